@@ -1,0 +1,19 @@
+"""Calibrating a chip without labels."""
+
+from aihwkit_nabn.calibration import methods as _methods  # noqa: F401  (registers the methods)
+from aihwkit_nabn.calibration.method import CALIBRATION_METHODS, CalibrationMethod, register_calibration_method
+from aihwkit_nabn.calibration.moments import Moments
+from aihwkit_nabn.calibration.report import CalibrationReport, LayerShift
+from aihwkit_nabn.calibration.routine import calibrate
+from aihwkit_nabn.calibration.session import CalibrationSession
+
+__all__ = [
+    "CALIBRATION_METHODS",
+    "CalibrationMethod",
+    "CalibrationReport",
+    "CalibrationSession",
+    "LayerShift",
+    "Moments",
+    "calibrate",
+    "register_calibration_method",
+]

@@ -1,0 +1,176 @@
+"""Reading calibration sets: any iterable, any kind of batch, a limit on the samples, checks on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from aihwkit_nabn.errors import CalibrationError
+
+ForwardFn = Callable[[nn.Module, Any], Any]
+
+
+def default_forward(model: nn.Module, batch: Any) -> Any:
+    """Call the model on a tensor, or on the first element of a tuple or list (images, labels); moved to its device.
+
+    Raises:
+        CalibrationError: the batch is of another kind.
+    """
+    images = batch[0] if isinstance(batch, (tuple, list)) and len(batch) else batch
+    if not isinstance(images, Tensor):
+        raise CalibrationError(
+            f"a calibration batch of type {type(batch).__name__} needs forward_fn(model, batch); without it a batch must "
+            "be a tensor or a tuple that begins with one"
+        )
+    like = next((t for t in (*model.parameters(), *model.buffers())), images)
+    return model(images.to(like.device))
+
+
+def limited(batches: Iterable[Any], max_samples: int | None) -> Iterator[tuple[Any, int]]:
+    """Yield each batch with its number of samples, cutting the last one so that `max_samples` are not exceeded.
+
+    Raises:
+        CalibrationError: a batch holds NaN or infinite values, or the loader itself fails.
+    """
+    seen = 0
+    index = 0
+    iterator = iter(batches)
+    while max_samples is None or seen < max_samples:
+        try:
+            batch = next(iterator)
+        except StopIteration:
+            return
+        except CalibrationError:
+            raise
+        except Exception as error:
+            raise CalibrationError(f"the calibration loader failed after {index} batches: {error}") from error
+        size = batch_size(batch)
+        if max_samples is not None and seen + size > max_samples:
+            batch = _first(batch, max_samples - seen, size)
+            size = batch_size(batch)
+        check_finite(batch, f"calibration batch {index}")
+        seen += size
+        index += 1
+        yield batch, size
+
+
+def batch_size(batch: Any) -> int:
+    """Return the number of samples: the length of the first tensor inside, or of the outermost list."""
+    if isinstance(batch, Tensor):
+        return batch.shape[0] if batch.dim() else 1
+    if isinstance(batch, Mapping):
+        return next((batch_size(value) for value in batch.values() if isinstance(value, (Tensor, list, tuple))), 1)
+    if isinstance(batch, Sequence) and not isinstance(batch, str):
+        if batch and isinstance(batch[0], (Tensor, Mapping)) and not _stands_for_samples(batch):
+            return batch_size(batch[0])
+        return len(batch)
+    return 1
+
+
+def _stands_for_samples(batch: Sequence[Any]) -> bool:
+    """A list of images or of per-image records, not a tuple of batched tensors."""
+    return isinstance(batch, list) and (isinstance(batch[0], Mapping) or batch[0].dim() == 3)
+
+
+def _first(batch: Any, n: int, size: int) -> Any:
+    """Return the first `n` of `size` samples; parts that do not count samples stay whole."""
+    if isinstance(batch, Tensor):
+        return batch[:n] if batch.dim() and batch.shape[0] == size else batch
+    if isinstance(batch, Mapping):
+        return {key: _first(value, n, size) for key, value in batch.items()}
+    if isinstance(batch, list) and len(batch) == size:
+        return batch[:n]
+    if isinstance(batch, (list, tuple)) and not hasattr(batch, "_fields"):
+        return type(batch)(_first(part, n, size) for part in batch)
+    return batch
+
+
+class SampleStore:
+    """Kept batches, to be drawn from in mini-batches.
+
+    Tensors, and tuples of tensors with one row per sample, are joined and drawn from sample by sample; batches of any other
+    kind are drawn whole, as they came.
+
+    Args:
+        batches: What a calibration set yielded, at least one.
+    """
+
+    def __init__(self, batches: Sequence[Any]) -> None:
+        self._whole = list(batches)
+        self._joined = _join(self._whole)
+        self.n = len(self._whole) if self._joined is None else self._joined[0].shape[0]
+
+    def split(self, share: float) -> tuple[list[int], list[int]]:
+        """Return the indices to learn from and those held out, evenly spaced; nothing is held out of fewer than two."""
+        n_held = min(self.n - 1, max(1, round(self.n * share))) if share > 0 else 0
+        held = sorted({round((i + 0.5) * self.n / n_held - 0.5) for i in range(n_held)}) if n_held else []
+        return [i for i in range(self.n) if i not in set(held)], held
+
+    def minibatches(self, index: list[int], size: int) -> list[list[int]]:
+        """Cut indices into groups of about `size` samples; whole batches stay alone."""
+        step = size if self._joined is not None else 1
+        groups = [index[i : i + step] for i in range(0, len(index), step)]
+        if len(groups) > 1 and len(groups[-1]) * 2 < step:  # a small rest would be a noisy step of its own
+            groups[-2:] = [groups[-2] + groups[-1]]
+        return groups
+
+    def take(self, index: list[int]) -> Any:
+        """Return the samples of one group as a batch of the original kind."""
+        if self._joined is None:
+            return self._whole[index[0]]
+        rows = torch.tensor(index)
+        parts = tuple(part[rows.to(part.device)] for part in self._joined)
+        return parts[0] if isinstance(self._whole[0], Tensor) else type(self._whole[0])(parts)
+
+
+def _join(batches: list[Any]) -> tuple[Tensor, ...] | None:
+    first = batches[0]
+    if all(isinstance(batch, Tensor) and batch.dim() for batch in batches):
+        columns: list[list[Tensor]] = [list(batches)]
+    elif type(first) in (tuple, list) and all(
+        type(batch) is type(first)
+        and len(batch) == len(first)
+        and all(isinstance(part, Tensor) and part.dim() and len(part) == len(batch[0]) for part in batch)
+        for batch in batches
+    ):
+        if type(first) is list and _stands_for_samples(first):
+            return None
+        columns = [list(column) for column in zip(*batches)]
+    else:
+        return None
+    if any(part.shape[1:] != column[0].shape[1:] for column in columns for part in column):
+        return None
+    return tuple(torch.cat(column) for column in columns)
+
+
+def check_finite(batch: Any, what: str) -> None:
+    """Raise if a floating-point tensor inside `batch` holds NaN or infinite values.
+
+    Raises:
+        CalibrationError: names `what`.
+    """
+    for tensor in tensors_in(batch):
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise CalibrationError(f"{what} holds NaN or infinite values")
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """Yield the tensors inside nested tuples, lists and dictionaries, in order."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for part in value.values():
+            yield from tensors_in(part)
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            yield from tensors_in(part)
+
+
+def describe(batch: Any) -> str:
+    """Return a batch's type and shapes, for messages."""
+    shapes = [str(tuple(tensor.shape)) for tensor in tensors_in(batch)]
+    shown = ", ".join(shapes[:3]) + (", ..." if len(shapes) > 3 else "")
+    return f"{type(batch).__name__} with {'shapes ' + shown if shapes else 'no tensor'}"

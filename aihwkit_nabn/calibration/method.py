@@ -1,0 +1,83 @@
+"""What a calibration method is, and the table of them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from aihwkit_nabn.calibration.session import CalibrationSession
+from aihwkit_nabn.errors import NabnError, suggestion
+from aihwkit_nabn.registry import Registry
+
+
+class CalibrationMethod:
+    """Base of the calibration methods: one class, one file, one decorator.
+
+    A subclass sets the attributes below, takes its options in its constructor (keywords with defaults) and writes
+    `calibrate`. What it may change is in the session: ``session.batchnorms[name].set_calibrated(mean, var)`` and
+    ``session.alignments[name].set(scale, offset)``. If it raises, the model is put back as it was.
+
+    Attributes:
+        summary: One line for tables and help.
+        needs_reference: Whether it compares with the digital model.
+        needs_batches: Whether it needs calibration batches.
+        replaces_statistics: Whether it puts new statistics in the trained ones' place. Such methods want calibration images that
+            went through the training augmentation, which the trained statistics contain; the others take images as
+            at test time.
+    """
+
+    name: ClassVar[str] = ""
+    summary: ClassVar[str] = ""
+    needs_reference: ClassVar[bool] = False
+    needs_batches: ClassVar[bool] = True
+    replaces_statistics: ClassVar[bool] = False
+
+    def calibrate(self, session: CalibrationSession) -> None:
+        """Calibrate the session's chip."""
+        raise NotImplementedError
+
+
+def _check(name: str, method: type[CalibrationMethod]) -> None:
+    if not (isinstance(method, type) and issubclass(method, CalibrationMethod)):
+        raise NabnError(f"calibration method {name!r} must be a class derived from CalibrationMethod, got {method!r}")
+    if method.calibrate is CalibrationMethod.calibrate:
+        raise NabnError(f"calibration method {name!r}: {method.__name__} does not write calibrate(self, session)")
+    required = [p.name for p in inspect.signature(method).parameters.values() if p.default is p.empty and p.kind <= 1]
+    if required:
+        raise NabnError(f"calibration method {name!r}: option {required[0]!r} needs a default")
+    method.name = name
+
+
+CALIBRATION_METHODS: Registry[type[CalibrationMethod]] = Registry("calibration method", check=_check)
+
+
+def register_calibration_method(
+    name: str,
+) -> Callable[[type[CalibrationMethod]], type[CalibrationMethod]]:
+    """Return a class decorator that enters a `CalibrationMethod` under `name`.
+
+    Raises:
+        NabnError: the name is taken or malformed, or the class is not one.
+    """
+    return CALIBRATION_METHODS.register(name)
+
+
+def build_method(method: str | CalibrationMethod, **options: Any) -> CalibrationMethod:
+    """Return a method from its name and options; an instance passes through.
+
+    Raises:
+        UnknownNameError: there is no method of this name; the nearest is suggested.
+        NabnError: an option is unknown or out of range.
+    """
+    if isinstance(method, CalibrationMethod):
+        if options:
+            raise NabnError(f"options {sorted(options)} go with a method's name, not with an instance")
+        return method
+    cls = CALIBRATION_METHODS.get(method)
+    known = list(inspect.signature(cls).parameters)
+    for option in options:
+        if option not in known:
+            allowed = ", ".join(known) or "none"
+            raise NabnError(f"method {method!r} has no option {option!r}{suggestion(option, known)}; options: {allowed}")
+    return cls(**options)

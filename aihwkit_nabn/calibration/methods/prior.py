@@ -1,0 +1,35 @@
+"""Mix the trained statistics with the chip's, as a prior worth so many samples."""
+
+from __future__ import annotations
+
+from aihwkit_nabn.calibration.method import CalibrationMethod, register_calibration_method
+from aihwkit_nabn.calibration.moments import Moments
+from aihwkit_nabn.calibration.session import CalibrationSession
+from aihwkit_nabn.errors import check_number
+from aihwkit_nabn.nn.batchnorm import NoiseAwareBatchNorm, Statistics
+
+
+@register_calibration_method("prior")
+class Prior(CalibrationMethod):
+    """``N / (N + n) mu_r + n / (N + n) mu_a`` for the mean, likewise for the variance; n samples were seen.
+
+    Args:
+        strength: N, how many samples the trained statistics are worth; 0 is method ``population``.
+
+    Source: Schneider et al. 2020, "Improving robustness against common corruptions by covariate shift adaptation".
+    """
+
+    summary = "mixture of the trained statistics and the chip's, N trained samples against n calibration samples"
+    replaces_statistics = True
+
+    def __init__(self, strength: float = 16.0) -> None:
+        self.strength = check_number("strength", strength, minimum=0.0)
+
+    def calibrate(self, session: CalibrationSession) -> None:
+        """Gather the chip's moments, mixing as it goes, and set the final mixture."""
+        def mixture(bn: NoiseAwareBatchNorm, total: Moments, now: Moments) -> Statistics:
+            share = self.strength / (self.strength + session.n_samples)
+            mean, var = bn.trained_statistics()
+            return share * mean.double() + (1 - share) * total.mean, share * var.double() + (1 - share) * total.var
+
+        session.set_batchnorms(session.observe_batchnorms(mixture), mixture)

@@ -1,0 +1,129 @@
+"""Exact population moments per channel, gathered batch by batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from aihwkit_nabn.errors import NabnError
+
+# Longest run that is summed in the input's own precision; longer ones are cut and added in float64.
+_RUN = 32_768
+# Where mean^2 / variance exceeds this, the sum of squares cancels too much and is taken around the mean instead.
+_CANCELLATION = 30.0
+
+
+@dataclass
+class Moments:
+    """Count, mean and sum of squared deviations per channel, over everything merged so far.
+
+    Merging adds the between-batch term (Chan et al. 1979), so batches of any sizes give what one pass over their
+    concatenation would.
+
+    Args:
+        count: Values per channel.
+        mean: ``[channels]`` float64.
+        m2: ``[channels]`` float64, sum of squared deviations from the mean.
+    """
+
+    count: int
+    mean: Tensor
+    m2: Tensor
+
+    @classmethod
+    def empty(cls, n_channels: int, device: torch.device | None = None) -> Moments:
+        """Return the moments of nothing."""
+        zero = torch.zeros(n_channels, dtype=torch.float64, device=device)
+        return cls(0, zero, zero.clone())
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, x: Tensor, channel_dim: int) -> Moments:
+        """Return the moments of one tensor.
+
+        Args:
+            x: Any shape; integers and half precision are widened.
+            channel_dim: Dimension of the channels.
+        """
+        x = x.detach()
+        if x.dtype not in (torch.float32, torch.float64):
+            x = x.float()
+        n_channels = x.shape[channel_dim]
+        count = x.numel() // max(n_channels, 1)
+        if count == 0:
+            return cls.empty(n_channels, x.device)
+        rows, dim = _rows(x, channel_dim)
+        total = _sum(rows, dim)
+        squares = _sum_of_squares(rows, dim)
+        mean = total / count
+        m2 = squares - count * mean * mean
+        if bool((count * mean * mean > _CANCELLATION * m2).any()):
+            centre = mean.to(x.dtype)
+            rows, _ = _rows(x - centre.view(-1, *(1,) * (-_negative(channel_dim, x.dim()) - 1)), channel_dim)
+            # The rounding of the centre to the input's dtype is put right by the second-order term.
+            shift = _sum(rows, dim) / count
+            mean = centre.double() + shift
+            m2 = _sum_of_squares(rows, dim) - count * shift * shift
+        return cls(count, mean, m2.clamp_(min=0.0))
+
+    @property
+    def var(self) -> Tensor:
+        """Population variance (divided by the count), ``[channels]`` float64; zero where there is nothing."""
+        return self.m2 / max(self.count, 1)
+
+    def merge(self, other: Moments) -> Moments:
+        """Take in another set's moments, in place; returns self."""
+        if other.count == 0:
+            return self
+        total = self.count + other.count
+        delta = other.mean.to(self.mean.device) - self.mean
+        self.mean = self.mean + delta * (other.count / total)
+        self.m2 = self.m2 + other.m2.to(self.m2.device) + delta * delta * (self.count * other.count / total)
+        self.count = total
+        return self
+
+    def affine(self, scale: Tensor, offset: Tensor) -> Moments:
+        """Return the moments of ``scale * x + offset``."""
+        scale, offset = scale.double(), offset.double()
+        return Moments(self.count, self.mean * scale + offset, self.m2 * scale * scale)
+
+    def check_finite(self, what: str) -> None:
+        """Raise if anything that went in was NaN or infinite.
+
+        Raises:
+            NabnError: names `what`.
+        """
+        if not bool(torch.isfinite(self.m2).all() & torch.isfinite(self.mean).all()):
+            raise NabnError(f"{what} produced NaN or infinite values on the calibration set")
+
+
+def _negative(dim: int, rank: int) -> int:
+    return dim if dim < 0 else dim - rank
+
+
+def _rows(x: Tensor, channel_dim: int) -> tuple[Tensor, int]:
+    """Return a view with the channels in dimension 1 or last, and the dimension to reduce first."""
+    channel_dim = _negative(channel_dim, x.dim())
+    if channel_dim == -1:
+        return x.reshape(-1, x.shape[-1]), 0
+    channels_last = x.movedim(channel_dim, -1)
+    if channels_last.is_contiguous() and not x.is_contiguous():
+        return channels_last.reshape(-1, channels_last.shape[-1]), 0
+    n_channels = x.shape[channel_dim]
+    return x.reshape(x.shape[:channel_dim].numel(), n_channels, -1), 2
+
+
+def _sum(rows: Tensor, dim: int) -> Tensor:
+    parts = [part.sum(dim).double() for part in rows.split(_RUN, dim)]
+    return _over_batch(sum(parts[1:], parts[0]), dim)
+
+
+def _sum_of_squares(rows: Tensor, dim: int) -> Tensor:
+    parts = [torch.linalg.vector_norm(part, dim=dim).double().square() for part in rows.split(_RUN, dim)]
+    return _over_batch(sum(parts[1:], parts[0]), dim)
+
+
+def _over_batch(sums: Tensor, dim: int) -> Tensor:
+    return sums if dim == 0 else sums.sum(0)

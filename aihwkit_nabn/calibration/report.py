@@ -1,0 +1,105 @@
+"""What a calibration found and did."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from aihwkit_nabn.calibration.moments import Moments
+from aihwkit_nabn.chip.calibration_state import CalibrationSnapshot, freeze_calibration
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerShift:
+    """How far one layer's distributions are from where they should be, before and after.
+
+    Args:
+        name: The layer.
+        kind: ``"BatchNorm"`` (its input against its statistics) or ``"analog layer"`` (its output against the reference's).
+        n_values: Values per channel that were seen.
+        mean_before: Root mean square over channels of the mean's shift, in target standard deviations.
+        mean_after: The same with the calibration in force.
+        spread_before: Root mean square over channels of ``ln(std / target std)``; 0 where the spreads agree.
+        spread_after: The same with the calibration in force.
+    """
+
+    name: str
+    kind: str
+    n_values: int
+    mean_before: float
+    mean_after: float
+    spread_before: float
+    spread_after: float
+
+    @classmethod
+    def between(
+        cls, name: str, kind: str, before: Moments, before_target: Moments, after: Moments, after_target: Moments
+    ) -> LayerShift:
+        """Compare moments with their targets, without and with the calibration."""
+        mean_before, spread_before = distance(before, before_target)
+        mean_after, spread_after = distance(after, after_target)
+        return cls(
+            name=name,
+            kind=kind,
+            n_values=before.count,
+            mean_before=mean_before,
+            mean_after=mean_after,
+            spread_before=spread_before,
+            spread_after=spread_after,
+        )
+
+
+def distance(got: Moments, target: Moments) -> tuple[float, float]:
+    """Return the shift of the mean (in target standard deviations) and of ``ln std``, root mean square over channels.
+
+    Channels whose target does not vary (dead ones) are left out.
+    """
+    live = (target.var > 0) & (got.var > 0)
+    if not bool(live.any()):
+        return 0.0, 0.0
+    shift = (got.mean - target.mean)[live] / target.var[live].sqrt()
+    spread = 0.5 * torch.log(got.var[live] / target.var[live])
+    return float(shift.square().mean().sqrt()), float(spread.square().mean().sqrt())
+
+
+@dataclass(kw_only=True)
+class CalibrationReport:
+    """Returned by `calibrate`.
+
+    Args:
+        method: Name of the method.
+        n_samples: Samples it saw.
+        n_batches: Batches it saw.
+        seconds: Wall-clock time it took.
+        layers: Shift of each layer before and after.
+    """
+
+    method: str
+    n_samples: int
+    n_batches: int
+    seconds: float
+    layers: list[LayerShift] = field(default_factory=list)
+    _model: nn.Module = field(repr=False)
+    _before: CalibrationSnapshot = field(repr=False)
+
+    def undo(self) -> None:
+        """Bring the model's calibration back to what it was before, bit for bit."""
+        self._before.restore()
+
+    def freeze(self) -> None:
+        """Stop following the inputs (method ``online``); the statistics stay as they are."""
+        freeze_calibration(self._model)
+
+    def __str__(self) -> str:
+        lines = [f"{self.method}: {self.n_samples} samples in {self.n_batches} batches, {self.seconds:.2f} s"]
+        if self.layers:
+            width = max(len(layer.name) for layer in self.layers)
+            lines.append(f"{'layer':<{width}}  mean shift [std]   ln(std ratio)")
+            for layer in self.layers:
+                lines.append(
+                    f"{layer.name:<{width}}  {layer.mean_before:6.3f} -> {layer.mean_after:6.3f}  "
+                    f"{layer.spread_before:6.3f} -> {layer.spread_after:6.3f}"
+                )
+        return "\n".join(lines)

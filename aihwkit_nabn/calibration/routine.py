@@ -1,0 +1,128 @@
+"""`calibrate`: check everything, run the method, and leave the model as it was if anything goes wrong."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sized
+from contextlib import contextmanager
+from typing import Any
+
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import nn
+
+from aihwkit_nabn.calibration.batches import ForwardFn, default_forward
+from aihwkit_nabn.calibration.method import CalibrationMethod, build_method
+from aihwkit_nabn.calibration.report import CalibrationReport
+from aihwkit_nabn.calibration.session import CalibrationSession, match_reference
+from aihwkit_nabn.chip.calibration_state import CalibrationSnapshot, alignments, clear_calibration
+from aihwkit_nabn.chip.programming import check_programmed
+from aihwkit_nabn.errors import CalibrationError, check_count
+from aihwkit_nabn.nn.layers import named_analog_layers
+
+
+def calibrate(
+    model: nn.Module,
+    batches: Iterable[Any] | None = None,
+    method: str | CalibrationMethod = "paired",
+    *,
+    reference: nn.Module | None = None,
+    max_samples: int | None = None,
+    forward_fn: ForwardFn | None = None,
+    progress: bool = False,
+    **options: Any,
+) -> CalibrationReport:
+    """Calibrate the chip that is on `model`, in place, without labels; an earlier calibration is replaced.
+
+    The batches are read once. `model.train()` is never called: analog tiles stay in eval mode.
+
+    Args:
+        model: A programmed analog model.
+        batches: Any iterable of batches: a DataLoader, a list, a generator. Methods ``batch`` and ``online`` need none.
+        method: Name of a registered method, or an instance.
+        reference: The digital model, for the methods that compare with it (``paired``, ``distill``).
+        max_samples: Stop after this many samples; None takes all.
+        forward_fn: ``forward_fn(model, batch)`` runs a model on a batch. Default: ``model(batch)`` for a tensor, ``model(batch[0])``
+            for a tuple.
+        progress: Show a progress bar.
+        options: The method's own options.
+
+    Returns:
+        A report with each layer's shift before and after, the samples seen, the time it took, and `undo()`.
+
+    Raises:
+        UnknownNameError: there is no such method.
+        NotProgrammedError: no chip has been programmed.
+        CalibrationError: the calibration set is empty or not finite, the reference does not fit, or a batch cannot be run.
+            Whatever is raised, the model is as it was.
+    """
+    run = build_method(method, **options)
+    if max_samples is not None:
+        check_count("max_samples", max_samples, minimum=1)
+    check_programmed(model)
+    if run.needs_batches and (batches is None or not isinstance(batches, Iterable)):
+        raise CalibrationError(f"method {run.name!r} needs calibration batches (an iterable), got {batches!r}")
+    if run.needs_reference:
+        if not isinstance(reference, nn.Module):
+            raise CalibrationError(f"method {run.name!r} compares with the digital model; pass reference=model")
+        match_reference(model, reference)
+    _check_not_folded(model)
+    alignments(model)  # aihwkit's own layers get theirs here, before the snapshot
+    before = CalibrationSnapshot.take(model)
+    begin = time.perf_counter()
+    try:
+        with evaluation_mode(model, reference), _progress_bar(progress, batches, max_samples, run.name) as advance:
+            clear_calibration(model)
+            session = CalibrationSession(
+                model, reference, batches, forward_fn or default_forward, max_samples, on_batch=advance
+            )
+            run.calibrate(session)
+    except BaseException:
+        before.restore()
+        raise
+    return CalibrationReport(
+        method=run.name,
+        n_samples=session.n_samples,
+        n_batches=session.n_batches,
+        seconds=time.perf_counter() - begin,
+        layers=session.layers,
+        _model=model,
+        _before=before,
+    )
+
+
+def _check_not_folded(model: nn.Module) -> None:
+    for name, layer in named_analog_layers(model).items():
+        if hasattr(layer, "_nabn_unfolded"):
+            raise CalibrationError(
+                f"layer {name!r} holds a folded calibration; undo the fold or program the chip again before calibrating"
+            )
+
+
+@contextmanager
+def evaluation_mode(*models: nn.Module | None) -> Iterator[None]:
+    """Put the models in eval mode inside the block and give every module its own flag back after it."""
+    flags = [(module, module.training) for model in models if model is not None for module in model.modules()]
+    try:
+        for module, _ in flags:
+            module.training = False
+        yield
+    finally:
+        for module, training in flags:
+            module.training = training
+
+
+@contextmanager
+def _progress_bar(
+    show: bool, batches: Iterable[Any] | None, max_samples: int | None, title: str
+) -> Iterator[Any]:
+    if not show or batches is None:
+        yield None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed} samples"), TimeRemainingColumn())
+    with Progress(*columns, transient=True) as bar:
+        total = max_samples
+        if isinstance(getattr(batches, "dataset", None), Sized):
+            n = len(batches.dataset)  # type: ignore[attr-defined]
+            total = n if max_samples is None else min(n, max_samples)
+        task = bar.add_task(f"calibrating ({title})", total=total)
+        yield lambda size: bar.advance(task, size)

@@ -1,0 +1,28 @@
+"""One programmed chip: programming, drift, seeds, and the calibration it carries."""
+
+from aihwkit_nabn.chip.calibration_state import (
+    CalibrationSnapshot,
+    FoldHandle,
+    calibration_disabled,
+    clear_calibration,
+    fold_calibration,
+    freeze_calibration,
+)
+from aihwkit_nabn.chip.programming import ChipState, chip_state, drift_chip, program_chip, set_read_noise_seed
+from aihwkit_nabn.chip.times import format_time, parse_time
+
+__all__ = [
+    "CalibrationSnapshot",
+    "ChipState",
+    "FoldHandle",
+    "calibration_disabled",
+    "chip_state",
+    "clear_calibration",
+    "drift_chip",
+    "fold_calibration",
+    "format_time",
+    "freeze_calibration",
+    "parse_time",
+    "program_chip",
+    "set_read_noise_seed",
+]

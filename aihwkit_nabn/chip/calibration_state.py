@@ -1,0 +1,216 @@
+"""Where a chip's calibration lives in the model: taking it out, putting it back, switching it off, folding it in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from aihwkit.simulator.tiles.inference import InferenceTileWithPeriphery
+from torch import Tensor, nn
+
+from aihwkit_nabn.errors import CalibrationError
+from aihwkit_nabn.nn.alignment import OutputAlignment
+from aihwkit_nabn.nn.batchnorm import NoiseAwareBatchNorm
+from aihwkit_nabn.nn.layers import NoiseAwareLayer, named_analog_layers
+
+
+def alignments(model: nn.Module) -> dict[str, OutputAlignment]:
+    """Return the output alignment of every analog layer, by the layer's name; aihwkit's own layers are given one."""
+    found = {}
+    for name, layer in named_analog_layers(model).items():
+        if not isinstance(layer, NoiseAwareLayer) and not hasattr(layer, "alignment"):
+            _attach_alignment(layer)
+        found[name] = layer.alignment
+    return found
+
+
+def batchnorms(model: nn.Module) -> dict[str, NoiseAwareBatchNorm]:
+    """Return the noise-aware BatchNorm layers with trained statistics, by name."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, NoiseAwareBatchNorm) and module.running_mean is not None
+    }
+
+
+def _attach_alignment(layer: Any) -> None:
+    n_channels = getattr(layer, "out_channels", None) or layer.out_features
+    kernel = getattr(layer, "kernel_size", ())
+    layer.alignment = OutputAlignment(n_channels, -(len(kernel) + 1)).train(layer.training)
+    layer.register_forward_hook(_align_output)
+
+
+def _align_output(layer: Any, args: Any, output: Tensor) -> Tensor:
+    aligned: Tensor = layer.alignment(output)
+    return aligned
+
+
+def _modules(model: nn.Module) -> list[Any]:
+    return [m for m in model.modules() if isinstance(m, (OutputAlignment, NoiseAwareBatchNorm))]
+
+
+_FIELDS = ("scale", "offset", "calibrated_mean", "calibrated_var", "live", "enabled", "calibration_enabled")
+
+
+@dataclass
+class CalibrationSnapshot:
+    """The calibration of a model at one moment; `restore` brings back the same tensors with the same bits."""
+
+    entries: list[tuple[Any, dict[str, Any]]]
+
+    @classmethod
+    def take(cls, model: nn.Module) -> CalibrationSnapshot:
+        """Copy what calibration may change."""
+        entries = []
+        for module in _modules(model):
+            state = {field: getattr(module, field) for field in _FIELDS if hasattr(module, field)}
+            entries.append((module, {k: v.clone() if isinstance(v, Tensor) else v for k, v in state.items()}))
+        return cls(entries)
+
+    def restore(self) -> None:
+        """Put everything back as it was."""
+        for module, state in self.entries:
+            for field, value in state.items():
+                setattr(module, field, value.clone() if isinstance(value, Tensor) else value)
+            module.observer = None
+
+
+def clear_calibration(model: nn.Module) -> None:
+    """Remove every calibrated statistic and alignment, also a folded one."""
+    for layer in named_analog_layers(model).values():
+        unfold(layer)
+    for module in _modules(model):
+        if isinstance(module, OutputAlignment):
+            module.reset()
+        else:
+            module.reset_calibration()
+
+
+@contextmanager
+def calibration_disabled(model: nn.Module) -> Iterator[nn.Module]:
+    """Run the same chip without its calibration inside the block; every switch is back where it was after it.
+
+    Raises:
+        CalibrationError: the calibration has been folded into the tiles, so it cannot be left out.
+    """
+    folded = [name for name, layer in named_analog_layers(model).items() if hasattr(layer, "_nabn_unfolded")]
+    if folded:
+        raise CalibrationError(f"the calibration is folded into the tiles (layer {folded[0]!r}); undo the fold first")
+    switched: list[tuple[Any, str, bool]] = []
+    for module in _modules(model):
+        field = "enabled" if isinstance(module, OutputAlignment) else "calibration_enabled"
+        switched.append((module, field, getattr(module, field)))
+    try:
+        for module, field, _ in switched:
+            setattr(module, field, False)
+        yield model
+    finally:
+        for module, field, value in switched:
+            setattr(module, field, value)
+
+
+def freeze_calibration(model: nn.Module) -> None:
+    """Stop following the inputs (method ``online``): the statistics stay as they are now.
+
+    A BatchNorm that normalises with each batch's own statistics (method ``batch``) has none to keep and goes back to its
+    calibrated ones, or to the trained ones where there are none.
+    """
+    for module in _modules(model):
+        if isinstance(module, NoiseAwareBatchNorm):
+            module.live = None
+
+
+@dataclass
+class FoldHandle:
+    """What `fold_calibration` did; `undo` takes it back bit for bit."""
+
+    model: nn.Module
+    before: CalibrationSnapshot
+    statistics: list[tuple[NoiseAwareBatchNorm, Tensor, Tensor]]
+
+    def undo(self) -> None:
+        """Give the tiles their own scales and biases back, and the alignments and statistics their values."""
+        for layer in named_analog_layers(self.model).values():
+            unfold(layer)
+        for module, mean, var in self.statistics:
+            module.running_mean, module.running_var = mean, var
+        self.before.restore()
+
+
+def fold_calibration(model: nn.Module) -> FoldHandle:
+    """Move the calibration to where it costs nothing: alignments into the tiles' digital output scale and bias.
+
+    Calibrated BatchNorm statistics take the trained ones' place (a BatchNorm costs the same with either), so the folded model
+    does the work of an uncalibrated one. Outputs stay equal to float accuracy. Programming another chip undoes the
+    tiles' part.
+
+    Returns:
+        A handle with `undo()`.
+
+    Raises:
+        CalibrationError: the calibration is live (methods ``batch`` and ``online``): freeze it first; or a layer is
+            aihwkit's own and has no bias to fold into.
+    """
+    live = [name for name, module in batchnorms(model).items() if module.live is not None]
+    if live:
+        raise CalibrationError(f"BatchNorm {live[0]!r} follows its inputs; call freeze_calibration(model) before folding")
+    layers = named_analog_layers(model)
+    for name, layer in layers.items():
+        alignment = getattr(layer, "alignment", None)
+        if alignment is not None and alignment.is_set and _bias_owner(layer) is None:
+            raise CalibrationError(
+                f"layer {name!r} is aihwkit's {type(layer).__name__} without a digital bias; convert the model with "
+                "convert_to_noise_aware to fold its calibration"
+            )
+    handle = FoldHandle(model, CalibrationSnapshot.take(model), [])
+    for layer in layers.values():
+        alignment = getattr(layer, "alignment", None)
+        if alignment is not None and alignment.is_set and alignment.enabled:
+            _fold_layer(layer, alignment.scale, alignment.offset)
+            alignment.reset()
+    for module in batchnorms(model).values():
+        if module.calibrated_mean is not None and module.calibration_enabled:
+            mean, var = module.trained_statistics()
+            handle.statistics.append((module, mean, var))
+            module.running_mean, module.running_var = module.calibrated_mean, module.calibrated_var
+            module.reset_calibration()
+    return handle
+
+
+def _bias_owner(layer: Any) -> Any:
+    """The module whose digital bias is added last: the tile array, or a single tile with a bias; None if there is none."""
+    analog_module = layer.analog_module
+    if isinstance(layer, NoiseAwareLayer) or getattr(analog_module, "bias", None) is not None:
+        return analog_module
+    return None
+
+
+@torch.no_grad()
+def _fold_layer(layer: Any, scale: Tensor, offset: Tensor) -> None:
+    owner = _bias_owner(layer)
+    tiles = [t for t in layer.analog_tiles() if isinstance(t, InferenceTileWithPeriphery)]
+    layer._nabn_unfolded = ([t.mapping_scales for t in tiles], owner.bias)
+    array = getattr(layer.analog_module, "array", [[layer.analog_module]])
+    for in_tiles in array:
+        start = 0
+        for tile in in_tiles:
+            part = scale[start : start + tile.out_size].to(tile.device, tile.get_dtype())
+            tile.mapping_scales = part.clone() if tile.mapping_scales is None else tile.mapping_scales * part
+            start += tile.out_size
+    bias = offset.clone() if owner.bias is None else owner.bias.detach() * scale.to(owner.bias) + offset.to(owner.bias)
+    owner.bias = nn.Parameter(bias, requires_grad=False)
+
+
+def unfold(layer: Any) -> None:
+    """Give a folded layer its own scales and bias back; nothing happens to one that is not folded."""
+    state = layer.__dict__.pop("_nabn_unfolded", None)
+    if state is None:
+        return
+    scales, bias = state
+    tiles = [t for t in layer.analog_tiles() if isinstance(t, InferenceTileWithPeriphery)]
+    for tile, scale in zip(tiles, scales):
+        tile.mapping_scales = scale
+    _bias_owner(layer).bias = bias

@@ -1,0 +1,217 @@
+"""One chip: a draw of programming noise on a model's tiles, at one time after programming."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from aihwkit.simulator.tiles.inference import InferenceTileWithPeriphery
+from torch import Tensor, nn
+
+from aihwkit_nabn.chip.calibration_state import clear_calibration, unfold
+from aihwkit_nabn.chip.times import parse_time
+from aihwkit_nabn.errors import ConversionError, NabnError, NotProgrammedError
+from aihwkit_nabn.nn.layers import NoiseAwareLayer, named_analog_layers
+from aihwkit_nabn.seeding import RandomStream, check_seed, derive_seed, isolated_rng
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChipState:
+    """Which chip a model holds.
+
+    Args:
+        seed: Of the programming noise.
+        t_inference: Seconds after programming.
+    """
+
+    seed: int
+    t_inference: float
+
+
+def program_chip(model: nn.Module, seed: int, t_inference: float | str = 0.0) -> nn.Module:
+    """Program the chip of this `seed` onto the model's tiles and let it drift to `t_inference`, in place.
+
+    The same seed gives the same chip whatever ran before, on every machine; the caller's random generators stay where they
+    were. Each tile draws from a stream of its own, so a layer's noise does not depend on the layers around it. A
+    calibration of an earlier chip is removed, and the read-noise stream starts anew from this seed.
+
+    Args:
+        model: An analog model, ours or one of aihwkit's `convert_to_analog` with inference tiles.
+        seed: Integer >= 0.
+        t_inference: Seconds after programming, or a text such as ``"1d"``.
+
+    Returns:
+        The model.
+
+    Raises:
+        ConversionError: the model has no inference tiles.
+        NabnError: seed or time is out of range, also of the noise model's; nothing has been changed then.
+    """
+    seed = check_seed("seed", seed)
+    seconds = parse_time(t_inference)
+    layers = _layers(model)
+    _check_time(layers, seconds)
+    clear_calibration(model)
+    for name, layer in layers.items():
+        unfold(layer)
+        _set_layer_max(layer)
+        for tile_name, tile in _tiles(layer):
+            with isolated_rng(derive_seed(seed, "program", name, tile_name)):
+                tile.program_weights(from_reference=not _was_trained(tile))
+    model.chip_state = ChipState(seed=seed, t_inference=seconds)
+    _drift(layers, seed, seconds)
+    set_read_noise_seed(model, seed)
+    return model
+
+
+def drift_chip(model: nn.Module, t_inference: float | str) -> nn.Module:
+    """Let the chip that is on the model drift to another time, in place; the devices stay the same ones.
+
+    Calibration, if any, stays too: what it is worth at the new time is for the caller to see.
+
+    Raises:
+        NotProgrammedError: `program_chip` has not been called.
+        NabnError: the time is out of range; nothing has been changed then.
+    """
+    seconds = parse_time(t_inference)
+    state = chip_state(model)
+    layers = _layers(model)
+    _check_time(layers, seconds)
+    _drift(layers, state.seed, seconds)
+    model.chip_state = ChipState(seed=state.seed, t_inference=seconds)
+    return model
+
+
+def chip_state(model: nn.Module) -> ChipState:
+    """Return which chip the model holds.
+
+    Raises:
+        NotProgrammedError: none that `program_chip` programmed.
+    """
+    state = getattr(model, "chip_state", None)
+    if not isinstance(state, ChipState):
+        raise NotProgrammedError("the model holds no chip yet; call program_chip(model, seed=...) first")
+    return state
+
+
+def check_programmed(model: nn.Module) -> None:
+    """Raise unless every tile has been programmed, by `program_chip` or by aihwkit's own functions.
+
+    Raises:
+        NotProgrammedError: names the first layer that has not.
+    """
+    for name, layer in _layers(model).items():
+        if any(tile.programmed_weights is None for _, tile in _tiles(layer)):
+            raise NotProgrammedError(f"layer {name!r} is not programmed; call program_chip(model, seed=...) first")
+
+
+def set_read_noise_seed(model: nn.Module, seed: int) -> None:
+    """Restart the model's read-noise stream: the noise drawn anew in every analog product.
+
+    Our layers draw from a stream of their own each. aihwkit's own torch-tile layers are given one (their draws are
+    redirected while they run); its compiled tiles use a C++ generator that cannot be seeded from here.
+
+    Raises:
+        ConversionError: the model has no inference tiles.
+        NabnError: the seed is no integer >= 0.
+    """
+    seed = check_seed("seed", seed)
+    for name, layer in _layers(model).items():
+        stream = derive_seed(seed, "read", name)
+        if isinstance(layer, NoiseAwareLayer):
+            layer.read_noise.restart(stream)
+        elif isinstance(getattr(layer, "_nabn_read_noise", None), _RedirectedStream):
+            layer._nabn_read_noise.stream.restart(stream)
+        else:
+            layer._nabn_read_noise = _RedirectedStream(RandomStream(stream))
+            layer.register_forward_pre_hook(_enter_stream)
+            layer.register_forward_hook(_leave_stream, always_call=True)
+
+
+class _RedirectedStream:
+    """A stream that stands in for the global generator during the forward pass of a layer that is not ours."""
+
+    def __init__(self, stream: RandomStream) -> None:
+        self.stream = stream
+        self.active: list[Any] = []
+
+
+def _enter_stream(layer: Any, args: tuple[Any, ...]) -> None:
+    device = next((a.device for a in args if isinstance(a, Tensor)), torch.device("cpu"))
+    block = layer._nabn_read_noise.stream.as_global(device)
+    block.__enter__()
+    layer._nabn_read_noise.active.append(block)
+
+
+def _leave_stream(layer: Any, args: tuple[Any, ...], output: Any) -> None:
+    if layer._nabn_read_noise.active:
+        layer._nabn_read_noise.active.pop().__exit__(None, None, None)
+
+
+def _layers(model: nn.Module) -> dict[str, nn.Module]:
+    layers = named_analog_layers(model) if isinstance(model, nn.Module) else {}
+    if not layers:
+        raise ConversionError(
+            f"{type(model).__name__} has no layer on inference tiles; convert it with convert_to_noise_aware first"
+        )
+    return layers
+
+
+def _tiles(layer: nn.Module) -> list[tuple[str, Any]]:
+    tiles = layer.named_analog_tiles()  # type: ignore[operator]
+    return [(name, tile) for name, tile in tiles if isinstance(tile, InferenceTileWithPeriphery)]
+
+
+def _check_time(layers: dict[str, nn.Module], seconds: float) -> None:
+    """Ask each noise model with a fitted range of times before anything is written."""
+    for name, layer in layers.items():
+        for _, tile in _tiles(layer):
+            check = getattr(tile.rpu_config.noise_model, "check_time", None)
+            if check is not None:
+                try:
+                    check(seconds)
+                except NabnError as error:
+                    raise NabnError(f"layer {name!r}: {error}") from error
+
+
+def _drift(layers: dict[str, nn.Module], seed: int, seconds: float) -> None:
+    for name, layer in layers.items():
+        for tile_name, tile in _tiles(layer):
+            with isolated_rng(derive_seed(seed, "drift", name, tile_name)):
+                tile.drift_weights(seconds)
+            tile._nabn_weight_version = _version(tile)
+
+
+def _version(tile: Any) -> int | None:
+    weight = getattr(tile.tile, "weight", None)
+    return weight._version if isinstance(weight, Tensor) else None
+
+
+def _was_trained(tile: Any) -> bool:
+    """Whether an optimizer has changed the weights since we wrote them.
+
+    aihwkit keeps the reference of the first programming and would program that again, losing the training.
+    """
+    written = getattr(tile, "_nabn_weight_version", None)
+    return written is not None and _version(tile) != written
+
+
+def _set_layer_max(layer: nn.Module) -> None:
+    """Tell noise models that ask for it the layer's largest weight, in each tile's own units."""
+    tiles = [tile for _, tile in _tiles(layer)]
+    if not any(hasattr(tile.rpu_config.noise_model, "layer_max") for tile in tiles):
+        return
+    scales, maxima = [], []
+    for tile in tiles:
+        reference = tile.reference_combined_weights
+        if reference is None or _was_trained(tile):
+            reference = tile.tile.get_weights()
+        scale = tile.get_scales()
+        scale = torch.ones(1, dtype=reference.dtype) if scale is None else scale.detach().cpu().abs()
+        scales.append(scale)
+        maxima.append((reference.detach().cpu().abs() * scale.view(-1, 1)).max() if reference.numel() else torch.zeros(()))
+    layer_max = torch.stack(maxima).max()
+    for tile, scale in zip(tiles, scales):
+        if hasattr(tile.rpu_config.noise_model, "layer_max"):
+            tile.rpu_config.noise_model.layer_max = layer_max / scale.view(-1, 1) if scale.numel() > 1 else layer_max / scale[0]

@@ -1,0 +1,288 @@
+"""The checks behind `nabn doctor`, each with what to do where it fails."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import re
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aihwkit_nabn.commands._probes import PROBES, ProbeResult, run_probes
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+OK, NOTE, FAULT = "ok", "note", "fault"
+Version = tuple[int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One line of the doctor's table.
+
+    Attributes:
+        name: What was looked at.
+        status: ``"ok"``; ``"note"``: something optional is missing or limited; ``"fault"``: the core is broken.
+        detail: What was found.
+        remedy: What to do about it, with the command to run.
+    """
+
+    name: str
+    status: str
+    detail: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """Versions that an aihwkit release's compiled tile was seen to work with; both ends included."""
+
+    aihwkit: Version
+    torch: tuple[Version, Version]
+    python: tuple[Version, Version]
+
+    def __str__(self) -> str:
+        return (
+            f"aihwkit {_text(self.aihwkit)} with torch {_text(self.torch[0])} to {_text(self.torch[1])} "
+            f"on Python {_text(self.python[0])} to {_text(self.python[1])}"
+        )
+
+
+WINDOWS = (
+    Window(aihwkit=(1, 1), torch=((2, 10), (2, 12)), python=((3, 10), (3, 12))),
+    Window(aihwkit=(1, 2), torch=((2, 13), (2, 15)), python=((3, 12), (3, 13))),
+)
+PYTHONS = ((3, 10), (3, 13))
+
+# import name: the distributions that provide it, the maintained fork first
+OPENMMLAB = {
+    "mmengine": ("onedl-mmengine", "mmengine"),
+    "mmcv": ("onedl-mmcv", "mmcv", "mmcv-lite"),
+    "mmdet": ("onedl-mmdetection", "mmdet"),
+    "mmseg": ("onedl-mmsegmentation", "mmsegmentation"),
+}
+
+
+def all_checks() -> list[Check]:
+    """Run every check. Nothing is raised: what fails is in the list."""
+    wanted = [name for name in PROBES if name.removesuffix("_ops") not in OPENMMLAB or _is_there(name)]
+    results = run_probes(wanted)
+    return [
+        check_python(sys.version_info[:2]),
+        _check_package("torch", results["torch"]),
+        _check_package("torchvision", results["torchvision"]),
+        _check_package("numpy", results["numpy"]),
+        check_window(sys.version_info[:2], version_of("aihwkit"), version_of("torch")),
+        _check_torch_tile(results["torch_tile"]),
+        _check_compiled_tile(results["compiled_tile"]),
+        _check_own(results["package"]),
+        _check_gpu(results["gpu"]),
+        *check_openmmlab(results),
+    ]
+
+
+def has_failed(checks: list[Check]) -> bool:
+    """Return whether the core is broken; what is merely missing or limited does not count."""
+    return any(check.status == FAULT for check in checks)
+
+
+def check_python(python: Version) -> Check:
+    """Check the interpreter's version."""
+    detail = ".".join(map(str, sys.version_info[:3])) if python == sys.version_info[:2] else _text(python)
+    if PYTHONS[0] <= python <= PYTHONS[1]:
+        return Check(name="Python", status=OK, detail=detail)
+    remedy = "make an environment with Python 3.11: uv venv --python 3.11"
+    return Check(name="Python", status=FAULT, detail=f"{detail}, not within 3.10 to 3.13", remedy=remedy)
+
+
+def check_window(python: Version, aihwkit: str | None, torch: str | None) -> Check:
+    """Check whether Python, aihwkit and torch belong together.
+
+    Args:
+        python: The interpreter's version.
+        aihwkit: The installed version as text; None if there is none.
+        torch: Likewise.
+    """
+    name = "aihwkit"
+    fitting = [window for window in WINDOWS if window.python[0] <= python <= window.python[1]]
+    if aihwkit is None:
+        remedy = _install(fitting[-1]) if fitting else _install(WINDOWS[0])
+        return Check(name=name, status=FAULT, detail="not installed", remedy=remedy)
+    if torch is None:
+        return Check(
+            name=name, status=FAULT, detail=f"{aihwkit}, without torch", remedy=f"{installer()} torch torchvision"
+        )
+    detail = f"{aihwkit} with torch {torch}"
+    number, torch_number = _number(aihwkit), _number(torch)
+    own = [window for window in WINDOWS if window.aihwkit == number]
+    if not own:
+        known = "; ".join(map(str, WINDOWS))
+        return Check(name=name, status=NOTE, detail=f"{detail}: a pair not tried; tried are {known}")
+    low, high = own[0].torch
+    if low <= torch_number <= high:
+        return Check(name=name, status=OK, detail=detail)
+    remedy = _install(own[0] if own[0] in fitting or not fitting else fitting[-1])
+    return Check(name=name, status=NOTE, detail=f"{detail}: known to work is {own[0]}", remedy=remedy)
+
+
+def check_openmmlab(results: dict[str, ProbeResult]) -> list[Check]:
+    """Check the optional OpenMMLab packages; nothing about them is a fault of the core.
+
+    Args:
+        results: Of the probes of those packages that are there.
+    """
+    missing = [name for name in OPENMMLAB if name not in results]
+    checks = []
+    for name, distributions in OPENMMLAB.items():
+        if name in missing:
+            checks.append(Check(name=name, status=NOTE, detail="not installed (optional)", remedy=_openmmlab_line()))
+            continue
+        found = results[name]
+        source = next((entry for entry in distributions if version_of(entry)), name)
+        remedy = "" if found.works else _openmmlab_line()
+        if not found.works and "MMCV==" in found.detail:
+            remedy = f"{installer()} onedl-mmcv onedl-mmdetection onedl-mmsegmentation  (versions that fit each other)"
+        detail = f"{found.detail} ({source})" if found.works else f"cannot be imported: {found.detail}"
+        checks.append(Check(name=name, status=OK if found.works else NOTE, detail=detail, remedy=remedy))
+        if name == "mmcv" and found.works:
+            checks.append(_check_ops(results["mmcv_ops"], source))
+    return checks
+
+
+def version_of(distribution: str) -> str | None:
+    """Return the installed version of a distribution, or None."""
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def installer() -> str:
+    """Return the command that installs packages into this environment: one made by uv has no pip."""
+    return "pip install" if importlib.util.find_spec("pip") else "uv pip install"
+
+
+def show(console: Console, checks: list[Check]) -> None:
+    """Print the checks as a table, the remedies below it, and a last line with the verdict."""
+    from rich.table import Table
+    from rich.text import Text
+
+    marks = {OK: ("ok", "green"), NOTE: ("note", "yellow"), FAULT: ("FAULT", "bold red")}
+    table = Table(title="aihwkit_nabn: what works here", title_justify="left")
+    table.add_column("check", no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    table.add_column("found", overflow="fold")
+    for check in checks:
+        mark, style = marks[check.status]
+        table.add_row(Text(check.name), Text(mark, style=style), Text(check.detail))
+    console.print(table)
+    remedies: dict[str, list[str]] = {}
+    for check in checks:
+        if check.remedy:
+            remedies.setdefault(check.remedy, []).append(check.name)
+    for remedy, names in remedies.items():
+        # No wrapping: a command must be possible to copy.
+        console.print(Text(f"{', '.join(names)}: {remedy}"), soft_wrap=True)
+    verdict = "The core is broken; see above." if has_failed(checks) else "The core works. Try: nabn demo"
+    console.print(Text(verdict, style="bold"))
+
+
+def _check_package(name: str, found: ProbeResult) -> Check:
+    if found.works:
+        return Check(name=name, status=OK, detail=found.detail)
+    detail = "not installed" if version_of(name) is None else f"{version_of(name)} fails: {found.detail}"
+    return Check(name=name, status=FAULT, detail=detail, remedy=f"{installer()} --force-reinstall {name}")
+
+
+def _check_torch_tile(found: ProbeResult) -> Check:
+    name = "torch tile"
+    if found.works:
+        return Check(name=name, status=OK, detail=found.detail)
+    return Check(name=name, status=FAULT, detail=found.detail, remedy=_install(_best_window()))
+
+
+def _check_compiled_tile(found: ProbeResult) -> Check:
+    name = "compiled tile"
+    if found.works:
+        return Check(name=name, status=OK, detail=found.detail)
+    detail = f"does not work here: {found.detail}; this package's own presets use the torch tile and don't need it"
+    return Check(name=name, status=NOTE, detail=detail, remedy=_install(_best_window()))
+
+
+def _check_own(found: ProbeResult) -> Check:
+    name = "aihwkit_nabn"
+    if found.works:
+        return Check(name=name, status=OK, detail=found.detail)
+    remedy = f"mend what is above first; if nothing is: {installer()} --force-reinstall --no-deps aihwkit-nabn"
+    return Check(name=name, status=FAULT, detail=found.detail, remedy=remedy)
+
+
+def _check_gpu(found: ProbeResult) -> Check:
+    name = "GPU"
+    if not found.works:
+        return Check(
+            name=name,
+            status=NOTE,
+            detail=f"not usable: {found.detail}",
+            remedy="update the NVIDIA driver; until then: --device cpu",
+        )
+    if not found.detail.startswith("built "):
+        return Check(name=name, status=OK, detail=found.detail)
+    if shutil.which("nvidia-smi") is None:
+        return Check(name=name, status=NOTE, detail="none here; everything runs on the CPU")
+    if found.detail == "built without CUDA":
+        remedy = f"{installer()} --force-reinstall torch torchvision"
+        return Check(name=name, status=NOTE, detail="there is one, but torch is built without CUDA", remedy=remedy)
+    remedy = "compare the driver (nvidia-smi) with torch.version.cuda"
+    return Check(name=name, status=NOTE, detail="torch is built for CUDA but sees none", remedy=remedy)
+
+
+def _check_ops(found: ProbeResult, source: str) -> Check:
+    name = "mmcv ops"
+    if found.works:
+        return Check(name=name, status=OK, detail=found.detail)
+    detail = f"not compiled, or for another torch: {found.detail}"
+    remedy = f'MMCV_WITH_OPS=1 {installer()} --no-build-isolation --force-reinstall --no-deps "{source}"'
+    if source == "mmcv-lite":
+        remedy = _openmmlab_line()
+    return Check(name=name, status=NOTE, detail=detail, remedy=remedy)
+
+
+def _openmmlab_line() -> str:
+    # A checkout's own set-up knows how mmcv must be built.
+    checkout = (Path(__file__).parents[2] / "pyproject.toml").is_file()
+    command = "uv sync" if checkout else f"{installer()} 'aihwkit-nabn[openmmlab]'"
+    return f"for detection and segmentation: {command}"
+
+
+def _best_window() -> Window:
+    python = sys.version_info[:2]
+    own = _number(version_of("aihwkit") or "0")
+    fitting = [window for window in WINDOWS if window.python[0] <= python <= window.python[1]]
+    return next((window for window in fitting if window.aihwkit == own), (fitting or list(WINDOWS))[-1])
+
+
+def _install(window: Window) -> str:
+    major, minor = window.aihwkit
+    low, high = window.torch
+    return (
+        f'{installer()} "aihwkit>={major}.{minor},<{major}.{minor + 1}" '
+        f'"torch>={_text(low)},<{high[0]}.{high[1] + 1}" torchvision'
+    )
+
+
+def _is_there(probe: str) -> bool:
+    return importlib.util.find_spec(probe.removesuffix("_ops")) is not None
+
+
+def _number(version: str) -> Version:
+    found = re.match(r"(\d+)(?:\.(\d+))?", version)
+    return (int(found[1]), int(found[2] or 0)) if found else (0, 0)
+
+
+def _text(version: Version) -> str:
+    return ".".join(map(str, version))

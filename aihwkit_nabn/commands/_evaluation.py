@@ -1,0 +1,147 @@
+"""What the evaluating commands and tools share: methods and scenarios from text, and showing the result."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aihwkit_nabn.errors import NabnError, UnknownNameError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from aihwkit_nabn.evaluation import EvaluationResult, MethodSpec, Scenario
+
+ALL = "all"
+PLAIN, AUGMENTED = "plain", "augmented"
+
+
+def split_names(text: str) -> list[str]:
+    """Return the names in a comma-separated text."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def method_specs(names: Sequence[str]) -> list[MethodSpec]:
+    """Return the methods, each with the calibration set that suits it.
+
+    Trained statistics contain the training augmentation, so methods that replace them calibrate on images that went
+    through it (``"augmented"``). Methods that compare with the digital model on the same images take them as they are
+    at test time (``"plain"``).
+
+    Args:
+        names: Registered names; ``"none"`` is the chip as programmed, ``"all"`` every registered method.
+
+    Raises:
+        NabnError: there are no names.
+        UnknownNameError: a name is not registered.
+    """
+    from aihwkit_nabn.calibration import CALIBRATION_METHODS
+    from aihwkit_nabn.evaluation import MethodSpec
+    from aihwkit_nabn.evaluation.scenario import UNCALIBRATED
+
+    if not names:
+        raise NabnError(f"methods must name at least one of {UNCALIBRATED}, {', '.join(CALIBRATION_METHODS.names())}")
+    wanted = [each for given in names for each in (CALIBRATION_METHODS.names() if given == ALL else [given])]
+    specs = [MethodSpec(UNCALIBRATED)]
+    for name in dict.fromkeys(wanted):
+        if name == UNCALIBRATED:
+            continue
+        if name not in CALIBRATION_METHODS:
+            raise UnknownNameError("calibration method", name, [UNCALIBRATED, ALL, *CALIBRATION_METHODS.names()])
+        method = CALIBRATION_METHODS.get(name)
+        batches = (AUGMENTED if method.replaces_statistics else PLAIN) if method.needs_batches else None
+        specs.append(MethodSpec(name, batches=batches))
+    return specs
+
+
+def parse_scenarios(noises: Sequence[str], times: Sequence[str]) -> list[Scenario]:
+    """Return one scenario per noise setting and time.
+
+    Args:
+        noises: Presets as `aihwkit_nabn.simulator.parse_preset` takes them.
+        times: Times after programming, as `aihwkit_nabn.chip.parse_time` takes them.
+
+    Raises:
+        NabnError: a preset or a time is unknown, malformed, out of range or given twice.
+    """
+    from aihwkit_nabn.chip import format_time, parse_time
+    from aihwkit_nabn.evaluation import Scenario
+    from aihwkit_nabn.simulator import parse_preset
+
+    seconds = [parse_time(time) for time in times]
+    scenarios = []
+    for noise in noises:
+        config = parse_preset(noise)
+        model = config.noise_model
+        # Several strengths of one model, at one time, are one curve; otherwise each setting is a curve over time.
+        name, _, options = noise.partition(":")
+        argument = getattr(model, "strength", None)
+        alike = [other for other in noises if other.partition(":")[0] == name]
+        strength = getattr(model, argument, None) if argument and len(alike) > 1 and len(seconds) == 1 else None
+        rest = [option for option in options.split(",") if option and option.partition("=")[0].strip() != argument]
+        group = noise if strength is None else ", ".join([name, *rest])
+        for time in seconds:
+            moves = getattr(model, "drifts", True) or len(seconds) > 1
+            scenarios.append(
+                Scenario(
+                    name=f"{noise}, {format_time(time)}" if moves else noise,
+                    rpu_config=config,
+                    t_inference=time,
+                    group=group,
+                    strength=strength,
+                )
+            )
+    return scenarios
+
+
+def import_extension(source: str) -> None:
+    """Import a Python file, or a module by name, that registers noise models or calibration methods.
+
+    Raises:
+        NabnError: there is no such file or module, or importing it fails.
+    """
+    path = Path(source)
+    try:
+        if path.suffix == ".py":
+            if not path.is_file():
+                raise NabnError(f"cannot import {source}: no such file")
+            name = f"nabn_extension_{path.stem}"
+            spec = importlib.util.spec_from_file_location(name, path)
+            if spec is None or spec.loader is None:
+                raise NabnError(f"cannot import {source}: no Python file")
+            module = importlib.util.module_from_spec(spec)
+            sys.modules[name] = module  # dataclasses and pickle look their module up there
+            spec.loader.exec_module(module)
+        else:
+            importlib.import_module(source)
+    except NabnError:
+        raise
+    except Exception as error:  # the user's own code: anything
+        raise NabnError(f"cannot import {source}: {type(error).__name__}: {error}") from error
+
+
+def show_result(console: Console, result: EvaluationResult, out: Path) -> None:
+    """Print the table of the first metric, write the folder of files, and say where they are."""
+    from aihwkit_nabn.reporting import print_table
+
+    print_table(result, console)
+    result.report(out)
+    files = ", ".join(sorted(path.name for path in out.iterdir() if path.is_file()))
+    console.print(f"Written to {out}/: {files}", style="bold", highlight=False, soft_wrap=True, markup=False)
+
+
+def check_out(out: Path) -> Path:
+    """Return `out` if a folder can be there: known before the work, not after it.
+
+    Raises:
+        NabnError: it is a file, or cannot be made.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise NabnError(f"out must be a folder that can be written, got {str(out)!r}: {error.strerror}") from error
+    return out

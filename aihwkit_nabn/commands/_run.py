@@ -1,0 +1,47 @@
+"""Running a typer application so that bad input gives one line and an exit code, never a traceback."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from aihwkit_nabn.errors import NabnError
+
+BAD_INPUT = 2
+INTERRUPTED = 130
+
+
+def run(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
+    """Run `app` and return its exit code; errors that a user can mend go to the error stream as one line.
+
+    Anything else is a defect of ours and keeps its traceback.
+
+    Args:
+        app: The application; its name begins the message.
+        arguments: What to parse; the process's own arguments if None.
+    """
+    name = app.info.name or "nabn"
+    try:
+        code = typer.main.get_command(app)(args=arguments, prog_name=name, standalone_mode=False)
+    except NabnError as error:
+        return _complain(name, str(error))
+    except (typer.Abort, KeyboardInterrupt):
+        print(f"{name}: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        # typer's usage errors; their base class has changed its module from version to version.
+        if not isinstance(error, _usage_error()):
+            raise
+        return _complain(name, error.format_message())
+    return code if isinstance(code, int) else 0
+
+
+def _usage_error() -> type[Exception]:
+    return typer.BadParameter.__mro__[2]
+
+
+def _complain(name: str, message: str) -> int:
+    print(f"{name}: error: {' '.join(message.split())}", file=sys.stderr)
+    return BAD_INPUT

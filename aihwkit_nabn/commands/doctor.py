@@ -1,0 +1,16 @@
+"""`nabn doctor`: which parts of the installation work here, and what to do about those that don't."""
+
+from __future__ import annotations
+
+import typer
+
+
+def command() -> None:
+    """Check python, torch, aihwkit's tiles, the GPU and OpenMMLab, and say what to do about each fault."""
+    from rich.console import Console
+
+    from aihwkit_nabn.commands._checks import all_checks, has_failed, show
+
+    checks = all_checks()
+    show(Console(), checks)
+    raise typer.Exit(1 if has_failed(checks) else 0)

@@ -1,0 +1,159 @@
+"""``torchvision:NAME``: any of torchvision's classifiers on a folder of images."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torchvision import transforms
+
+from aihwkit_nabn.commands.targets._base import TARGETS, TargetOptions, Task
+from aihwkit_nabn.commands.targets._weights import count_classes, fill_model, read_weights
+from aihwkit_nabn.data.classification import batch_accuracy
+from aihwkit_nabn.data.image_folder import FolderData, ImageBatches, TransformedImages, choose, open_image_folder
+from aihwkit_nabn.errors import NabnError, UnknownNameError, check_count
+from aihwkit_nabn.seeding import check_seed, derive_seed, isolated_rng
+
+_AUXILIARY = ("aux1", "aux2", "AuxLogits")  # heads of GoogLeNet and Inception v3, used in training only
+_TOP5_CLASSES = 10
+
+
+@TARGETS.register("torchvision")
+def load_torchvision(name: str, options: TargetOptions) -> Task:
+    """Return a torchvision classifier with the images of a folder.
+
+    Calibration images come from ``train/``, once through the test pipeline (resize, crop the centre, normalise) and
+    once through the usual training augmentation (crop at random, flip); accuracy is measured on ``val/``. The sizes and
+    the normalisation are those that torchvision gives with the model's own ImageNet weights.
+
+    Raises:
+        UnknownNameError: torchvision has no such classifier.
+        NabnError: the weights or the images cannot be read, or do not fit each other or the model.
+    """
+    known = torchvision.models.list_models(module=torchvision.models)
+    if name not in known:
+        raise UnknownNameError("torchvision classifier", name, known)
+    check_seed("seed", options.seed)
+    device = _check_device(options.device)
+    folder = open_image_folder(options.data)
+    model = _load_model(name, options, len(folder.classes)).to(device)
+    test, training, size = _pipelines(name, options.image_size)
+    test_images = choose(len(folder.val), options.limit, derive_seed(options.seed, "test images"))
+    chosen = choose(len(folder.train), options.max_samples, derive_seed(options.seed, "calibration images"))
+
+    def batches(indices: list[int], part: str, transform: Callable[[Any], Tensor]) -> ImageBatches:
+        images = TransformedImages(getattr(folder, part), indices, transform, options.seed)
+        return ImageBatches(images, batch_size=options.batch_size, workers=options.workers, labelled=part == "val")
+
+    measured = batches(test_images, "val", test)
+    _check_forward(model, name, size, device)
+
+    def eval_fn(candidate: nn.Module) -> dict[str, float]:
+        def moved() -> Iterator[tuple[Tensor, Tensor]]:
+            for images, labels in measured:
+                yield images.to(device), labels.to(device)
+
+        return batch_accuracy(candidate, moved(), top5=len(folder.classes) >= _TOP5_CLASSES)
+
+    return Task(
+        model=model,
+        eval_fn=eval_fn,
+        calibration_batches={"plain": batches(chosen, "train", test), "augmented": batches(chosen, "train", training)},
+        forward_fn=lambda candidate, images: candidate(images.to(device)),
+        description=_describe(name, options, folder, size, len(test_images), len(chosen)),
+    )
+
+
+def _load_model(name: str, options: TargetOptions, classes: int) -> nn.Module:
+    if options.weights == "random":
+        with isolated_rng(derive_seed(options.seed, "weights")):
+            return _without_auxiliary(_build(name, classes)).eval()
+    state = read_weights(options.weights)
+    if name.startswith("densenet"):
+        # torchvision's DenseNet files from before 2018 have a dot in these names.
+        state = {
+            re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)\.", r"\1\2.", key): value for key, value in state.items()
+        }
+    source = f"weights {options.weights}"
+    auxiliary = any(key.startswith(_AUXILIARY) for key in state)
+    found = count_classes(state, lambda count: _build(name, count, auxiliary), source)
+    if found != classes:
+        raise NabnError(
+            f"{source} tell {found} classes apart, but {options.data} has {classes} class folders; "
+            f"the folders must be the classes the model was trained on"
+        )
+    model = _build(name, found, auxiliary)
+    fill_model(model, state, source)
+    return _without_auxiliary(model).eval()
+
+
+def _build(name: str, classes: int, auxiliary: bool = False) -> nn.Module:
+    options: dict[str, Any] = {}
+    if name in ("googlenet", "inception_v3"):
+        options = {"aux_logits": auxiliary, "init_weights": False}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # about default arguments of torchvision's own
+        return torchvision.models.get_model(name, weights=None, num_classes=classes, **options)
+
+
+def _without_auxiliary(model: nn.Module) -> nn.Module:
+    for head in _AUXILIARY:
+        if getattr(model, head, None) is not None:
+            setattr(model, head, None)
+    return model
+
+
+def _pipelines(name: str, image_size: int | None) -> tuple[transforms.Compose, transforms.Compose, int]:
+    """Return the test pipeline, the training pipeline and the edge of the images they give."""
+    weights = torchvision.models.get_model_weights(name)
+    members = {entry.name: entry for entry in weights}
+    own = members.get("IMAGENET1K_V1", next(iter(members.values()))).transforms()
+    size, resize = own.crop_size[0], own.resize_size[0]
+    if image_size is not None:
+        check_count("image_size", image_size, minimum=1)
+        size, resize = image_size, round(image_size * resize / size)
+    to_tensor = [transforms.ToTensor(), transforms.Normalize(own.mean, own.std)]
+    test = [transforms.Resize(resize, own.interpolation), transforms.CenterCrop(size), *to_tensor]
+    training = [
+        transforms.RandomResizedCrop(size, interpolation=own.interpolation),
+        transforms.RandomHorizontalFlip(),
+        *to_tensor,
+    ]
+    return transforms.Compose(test), transforms.Compose(training), size
+
+
+def _check_device(device: str) -> torch.device:
+    try:
+        wanted = torch.device(device)
+        torch.empty(0, device=wanted)
+    except (RuntimeError, AssertionError) as error:  # the latter: torch built without CUDA
+        reason = (str(error).splitlines() or [""])[0]
+        raise NabnError(
+            f"device must be one that torch can use, such as cpu or cuda, got {device!r}: {reason}"
+        ) from error
+    return wanted
+
+
+def _check_forward(model: nn.Module, name: str, size: int, device: torch.device) -> None:
+    try:
+        with torch.inference_mode():
+            model(torch.zeros(1, 3, size, size, device=device))
+    except Exception as error:  # each model has its own way of refusing a size
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise NabnError(f"{name} cannot take images of {size} x {size} pixels: {reason}") from error
+
+
+def _describe(
+    name: str, options: TargetOptions, folder: FolderData, size: int, n_test: int, n_calibration: int
+) -> list[str]:
+    origin = "random weights" if options.weights == "random" else options.weights
+    return [
+        f"{name} ({origin}), {len(folder.classes)} classes, images of {size} x {size} pixels",
+        f"accuracy on {n_test} of the {len(folder.val)} images in {options.data}/val, "
+        f"calibration with {n_calibration} of the {len(folder.train)} in {options.data}/train, without their labels",
+    ]

@@ -1,0 +1,107 @@
+"""Errors of the package: each names the field, the value it had, and what is allowed."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable
+
+
+class NabnError(ValueError):
+    """Base of every error this package raises on purpose. A `ValueError`, so that generic handlers catch it."""
+
+
+class UnknownNameError(NabnError, KeyError):
+    """A name that no registry entry has.
+
+    Args:
+        kind: What was looked up, e.g. ``"noise model"``.
+        name: The name as given.
+        known: The names that exist.
+    """
+
+    def __init__(self, kind: str, name: object, known: Iterable[str]) -> None:
+        self.known = sorted(known)
+        super().__init__(f"unknown {kind} {name!r}{suggestion(name, self.known)}; known: {', '.join(self.known)}")
+
+    def __str__(self) -> str:
+        # KeyError would show the repr of the message, quotes and all.
+        return str(self.args[0])
+
+
+class NotProgrammedError(NabnError):
+    """The analog model holds no programmed chip yet."""
+
+
+class ConversionError(NabnError):
+    """A model, or one of its layers, cannot be converted as asked."""
+
+
+class CalibrationError(NabnError):
+    """A calibration set, a reference or a model with which calibration cannot be done."""
+
+
+class MissingDependencyError(NabnError, ImportError):
+    """An optional package is not installed; the message holds the install line."""
+
+
+def suggestion(name: object, known: Iterable[str]) -> str:
+    """Return ``", did you mean 'x'?"`` for the known name nearest to `name`, or an empty string."""
+    by_lower = {entry.lower(): entry for entry in known}
+    near = difflib.get_close_matches(str(name).lower(), list(by_lower), n=1, cutoff=0.5)
+    return f", did you mean {by_lower[near[0]]!r}?" if near else ""
+
+
+def missing_extra(package: str, extra: str) -> MissingDependencyError:
+    """Return the error for an optional `package` that the named extra of this project would install."""
+    return MissingDependencyError(f"{package} is not installed; run: pip install 'aihwkit-nabn[{extra}]'")
+
+
+def check_number(
+    field: str,
+    value: object,
+    *,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    exclusive_minimum: float | None = None,
+) -> float:
+    """Return `value` as a float if it is a finite number in range.
+
+    Args:
+        field: Name of the argument, for the message.
+        value: What the user gave.
+        minimum: Smallest allowed value.
+        maximum: Largest allowed value.
+        exclusive_minimum: The value must be larger than this.
+
+    Raises:
+        NabnError: `value` is no finite number or lies outside the range.
+    """
+    bounds = []
+    if minimum is not None:
+        bounds.append(f">= {minimum:g}")
+    if exclusive_minimum is not None:
+        bounds.append(f"> {exclusive_minimum:g}")
+    if maximum is not None:
+        bounds.append(f"<= {maximum:g}")
+    allowed = "a finite number" + (" " + " and ".join(bounds) if bounds else "")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise NabnError(f"{field} must be {allowed}, got {value!r}")
+    number = float(value)
+    too_small = (minimum is not None and number < minimum) or (
+        exclusive_minimum is not None and number <= exclusive_minimum
+    )
+    if too_small or (maximum is not None and number > maximum):
+        raise NabnError(f"{field} must be {allowed}, got {value!r}")
+    return number
+
+
+def check_count(field: str, value: object, *, minimum: int = 0) -> int:
+    """Return `value` if it is an integer of at least `minimum`.
+
+    Raises:
+        NabnError: `value` is no integer (a bool is none) or too small.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+        raise NabnError(f"{field} must be an integer >= {minimum}, got {value!r}")
+    return value

@@ -1,0 +1,200 @@
+"""Everything about an evaluation that can be checked before the first forward pass."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any
+
+import torch
+from torch import nn
+
+from aihwkit_nabn.calibration import CALIBRATION_METHODS
+from aihwkit_nabn.errors import NabnError, UnknownNameError, check_count, suggestion
+from aihwkit_nabn.evaluation.scenario import UNCALIBRATED, MethodSpec, Scenario, label_methods
+from aihwkit_nabn.seeding import check_seed
+
+EvalFn = Callable[[nn.Module], Mapping[str, float]]
+CalibrationBatches = Iterable[Any] | Mapping[str, Iterable[Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedMethod:
+    """A method with everything that calibrating takes.
+
+    Attributes:
+        spec: What the user asked for, with a label.
+        batches: The calibration set; None where the method needs none.
+        needs_reference: Whether the method compares with the digital model.
+    """
+
+    spec: MethodSpec
+    batches: Iterable[Any] | None
+    needs_reference: bool
+
+    @property
+    def label(self) -> str:
+        """How tables call the method."""
+        return self.spec.label or self.spec.method
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether it does anything at all."""
+        return self.spec.method != UNCALIBRATED
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A checked evaluation: scenarios x chips x methods."""
+
+    scenarios: list[Scenario]
+    methods: list[PlannedMethod]
+    chip_seeds: list[int]
+
+    @property
+    def n_records(self) -> int:
+        """Number of evaluations, the digital one not counted."""
+        return len(self.scenarios) * len(self.methods) * len(self.chip_seeds)
+
+
+def make_plan(
+    *,
+    model: object,
+    scenarios: Iterable[Scenario],
+    methods: Iterable[MethodSpec | str],
+    chips: int,
+    seed: int,
+    calibration_batches: CalibrationBatches | None,
+    functions: Mapping[str, object],
+    max_samples: int | None,
+) -> Plan:
+    """Check what `aihwkit_nabn.evaluate` was given and return what is to be done.
+
+    Args:
+        model: Must be a module.
+        scenarios: As `evaluate` takes them.
+        methods: As `evaluate` takes them.
+        chips: As `evaluate` takes it.
+        seed: As `evaluate` takes it.
+        calibration_batches: As `evaluate` takes them.
+        functions: By argument name, what must be callable or None; ``eval_fn`` must not be None.
+        max_samples: As `evaluate` takes it.
+
+    Raises:
+        NabnError: anything that cannot work, named with its value and with what is allowed.
+    """
+    if not isinstance(model, nn.Module):
+        raise NabnError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    for name, function in functions.items():
+        if not callable(function) and not (function is None and name != "eval_fn"):
+            raise NabnError(f"{name} must be callable, got {function!r}")
+    check_count("chips", chips, minimum=1)
+    first = check_seed("seed", seed)
+    if max_samples is not None:
+        check_count("max_samples", max_samples, minimum=1)
+    checked = _check_scenarios(scenarios)
+    planned = [_plan_method(spec, calibration_batches) for spec in label_methods(methods)]
+    _refuse_one_shot(planned, passes=len(checked) * chips)
+    return Plan(scenarios=checked, methods=planned, chip_seeds=[first + i for i in range(chips)])
+
+
+def check_metrics(metrics: object, *, place: str, expected: Iterable[str] | None = None) -> dict[str, float]:
+    """Return what ``eval_fn`` returned as plain floats.
+
+    Args:
+        metrics: Metric names to finite numbers.
+        place: Where it was returned, for messages: ``"for the digital model"``.
+        expected: The names it must have.
+
+    Raises:
+        NabnError: no mapping, an empty one, other names than before, or a value that is no finite number.
+    """
+    if not isinstance(metrics, Mapping) or not metrics:
+        raise NabnError(f'eval_fn must return a non-empty dict such as {{"accuracy": 91.6}}, got {metrics!r} {place}')
+    plain = {}
+    for name, value in metrics.items():
+        if not isinstance(name, str) or not name.strip():
+            raise NabnError(f"eval_fn must name its metrics with text, got the name {name!r} {place}")
+        if isinstance(value, torch.Tensor) and value.numel() == 1:
+            value = value.item()
+        if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+            raise NabnError(f"eval_fn must return finite numbers, got {name} = {value!r} {place}")
+        plain[name] = float(value)
+    if expected is not None and set(plain) != set(expected):
+        raise NabnError(
+            f"eval_fn must return the same metrics every time: the digital model had {sorted(expected)}, "
+            f"got {sorted(plain)} {place}"
+        )
+    return plain
+
+
+def _check_scenarios(scenarios: Iterable[Scenario]) -> list[Scenario]:
+    checked = [scenarios] if isinstance(scenarios, Scenario) else list(scenarios)
+    if not checked:
+        raise NabnError("scenarios must hold at least one Scenario, got none")
+    names: set[str] = set()
+    for scenario in checked:
+        if not isinstance(scenario, Scenario):
+            raise NabnError(f"scenarios must hold Scenario objects, got {scenario!r}")
+        if scenario.name in names:
+            raise NabnError(f"scenarios must have different names, got {scenario.name!r} twice")
+        names.add(scenario.name)
+    return checked
+
+
+def _plan_method(spec: MethodSpec, calibration_batches: CalibrationBatches | None) -> PlannedMethod:
+    if spec.method == UNCALIBRATED:
+        return PlannedMethod(spec=spec, batches=None, needs_reference=False)
+    if spec.method not in CALIBRATION_METHODS:
+        raise UnknownNameError("calibration method", spec.method, [UNCALIBRATED, *CALIBRATION_METHODS.names()])
+    method = CALIBRATION_METHODS.get(spec.method)
+    batches = _find_batches(spec, calibration_batches) if method.needs_batches else None
+    return PlannedMethod(spec=spec, batches=batches, needs_reference=method.needs_reference)
+
+
+def _find_batches(spec: MethodSpec, calibration_batches: CalibrationBatches | None) -> Iterable[Any]:
+    if calibration_batches is None:
+        raise NabnError(f"method {spec.method!r} needs calibration_batches, got None")
+    if not isinstance(calibration_batches, Mapping):
+        if spec.batches is not None:
+            raise NabnError(
+                f"method {spec.method!r} asks for the calibration set {spec.batches!r}, but calibration_batches is a "
+                f"single set; give a mapping of names to sets"
+            )
+        return _check_batches("calibration_batches", calibration_batches)
+    names = [str(name) for name in calibration_batches]
+    if spec.batches is None and len(names) != 1:
+        raise NabnError(
+            f"method {spec.method!r} must say which calibration set it takes, one of {names}: "
+            f'MethodSpec({spec.method!r}, batches="...")'
+        )
+    name = names[0] if spec.batches is None else spec.batches
+    if name not in calibration_batches:
+        raise NabnError(
+            f"method {spec.method!r} asks for the calibration set {name!r}{suggestion(name, names)}; known: {names}"
+        )
+    return _check_batches(f"calibration_batches[{name!r}]", calibration_batches[name])
+
+
+def _check_batches(field: str, batches: object) -> Iterable[Any]:
+    if isinstance(batches, (str, torch.Tensor)) or not isinstance(batches, Iterable):
+        raise NabnError(f"{field} must be an iterable of batches (a list, a DataLoader), got {type(batches).__name__}")
+    if hasattr(batches, "__len__") and len(batches) == 0:
+        raise NabnError(f"{field} must hold at least one batch, got none")
+    return batches
+
+
+def _refuse_one_shot(methods: list[PlannedMethod], passes: int) -> None:
+    for method in methods:
+        # An iterator is its own iterator: a second `for` over it would find nothing.
+        if method.batches is None or iter(method.batches) is not method.batches:
+            continue
+        total = passes * sum(other.batches is method.batches for other in methods)
+        if total > 1:
+            raise NabnError(
+                f"calibration batches of method {method.spec.method!r} must be an iterable that starts anew each time "
+                f"(a list, a DataLoader), got a {type(method.batches).__name__}, which gives its batches only once; "
+                f"this evaluation calibrates with them {total} times"
+            )

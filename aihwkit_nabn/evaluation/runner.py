@@ -1,0 +1,244 @@
+"""The evaluation loop: every method on the same chips, with the same read noise and the same calibration images."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import nn
+
+from aihwkit_nabn.calibration import calibrate
+from aihwkit_nabn.chip import program_chip, set_read_noise_seed
+from aihwkit_nabn.evaluation.plan import CalibrationBatches, EvalFn, Plan, PlannedMethod, check_metrics, make_plan
+from aihwkit_nabn.evaluation.result import EvaluationResult, Record
+from aihwkit_nabn.evaluation.scenario import MethodSpec, Scenario, config_key
+from aihwkit_nabn.evaluation.settings import describe
+from aihwkit_nabn.nn import convert_to_noise_aware
+from aihwkit_nabn.seeding import derive_seed, isolated_rng
+
+
+def evaluate(
+    model: nn.Module,
+    *,
+    scenarios: Iterable[Scenario],
+    methods: Iterable[MethodSpec | str],
+    eval_fn: EvalFn,
+    chips: int = 10,
+    seed: int = 0,
+    calibration_batches: CalibrationBatches | None = None,
+    forward_fn: Callable[[nn.Module, Any], Any] | None = None,
+    max_samples: int | None = None,
+    exclude: Iterable[str] = (),
+    progress: bool = True,
+    on_record: Callable[[Record], None] | None = None,
+) -> EvaluationResult:
+    """Measure what a chip does to a model and what each calibration method brings back.
+
+    The digital model comes first. Then, for every scenario, every chip is programmed once and all methods are tried on
+    that very chip, each undone before the next; the read-noise stream, the global random generators and the order of
+    the calibration batches start alike for each, so methods differ by what they do and by nothing else. The chip as
+    programmed, method ``"none"``, is always among them. The model and the caller's random generators come out as they
+    were; no module is ever put into training mode.
+
+    Args:
+        model: The digital model as trained.
+        scenarios: Noise settings and times, with different names.
+        methods: Names of calibration methods, or `MethodSpec` for the calibration set, the label, and options.
+        eval_fn: Called as ``eval_fn(model)`` under ``torch.no_grad``; returns metric names to finite numbers, higher
+            being better, the same names every time.
+        chips: Number of chips per scenario, >= 1. Five or more give a usable interval.
+        seed: Chip ``i`` is programmed with ``seed + i``.
+        calibration_batches: Unlabelled batches in an iterable that can be run through repeatedly (a list, a
+            DataLoader), or a mapping of names to such iterables, among which `MethodSpec.batches` chooses.
+        forward_fn: Called as ``forward_fn(model, batch)`` when calibrating; default: as `calibrate` does.
+        max_samples: Calibrate with at most this many samples; default: all.
+        exclude: Names of modules that stay digital, as `convert_to_noise_aware` takes them.
+        progress: Show a bar with the time left, if the error stream is a terminal.
+        on_record: Called with every `Record` as soon as it is there, e.g. to keep what an interrupted run had.
+
+    Raises:
+        NabnError: an argument that cannot work, found before anything is run; or an ``eval_fn`` that returned
+            something else than the same finite metrics each time.
+    """
+    plan = make_plan(
+        model=model,
+        scenarios=scenarios,
+        methods=methods,
+        chips=chips,
+        seed=seed,
+        calibration_batches=calibration_batches,
+        functions={"eval_fn": eval_fn, "forward_fn": forward_fn, "on_record": on_record},
+        exclude=exclude,
+        max_samples=max_samples,
+    )
+    settings = describe(model, plan, max_samples=max_samples, exclude=exclude)
+    with ExitStack() as stack:
+        stack.enter_context(_generators_restored(model, derive_seed(seed, "run")))
+        stack.enter_context(evaluation_mode(model))
+        bar = stack.enter_context(_Bar(plan.n_records + 1, shown=progress))
+        run = _Run(model, plan, seed, eval_fn, {"forward_fn": forward_fn, "max_samples": max_samples}, bar)
+        for record in run.records(exclude):
+            if on_record is not None:
+                on_record(record)
+    settings["conversion"] = run.conversions
+    return EvaluationResult(records=run.done, digital=run.digital, settings=settings)
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Put the model into eval mode inside the block; afterwards every module has the flag it had."""
+    flags = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, flag in flags:
+            module.training = flag
+
+
+class _Run:
+    """One evaluation under way."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        plan: Plan,
+        seed: int,
+        eval_fn: EvalFn,
+        calibration: dict[str, Any],
+        bar: _Bar,
+    ) -> None:
+        self.model, self.plan, self.seed, self.eval_fn = model, plan, seed, eval_fn
+        self.calibration, self.bar = calibration, bar
+        self.done: list[Record] = []
+        self.conversions: dict[str, str] = {}
+        self.digital: dict[str, float] = {}
+
+    def records(self, exclude: tuple[str, ...]) -> Iterator[Record]:
+        """Do everything, giving each record when it is measured."""
+        keys = [config_key(scenario.rpu_config) for scenario in self.plan.scenarios]
+        models: dict[bytes, nn.Module] = {}
+        for index, (scenario, key) in enumerate(zip(self.plan.scenarios, keys, strict=True)):
+            if key not in models:
+                models[key] = convert_to_noise_aware(self.model, scenario.rpu_config, exclude=exclude)
+            if not self.digital:  # after the first conversion: what cannot be converted should not cost an evaluation
+                self.digital = self._measure(self.model, self.seed, "for the digital model")
+                self.bar.advance()
+            self.conversions[scenario.name] = str(getattr(models[key], "conversion_report", ""))
+            for chip_seed in self.plan.chip_seeds:
+                program_chip(models[key], chip_seed, float(scenario.t_inference))
+                for method in self.plan.methods:
+                    self.bar.show(f"{scenario.name}, chip {chip_seed}, {method.label}")
+                    self.done.append(self._try_method(models[key], scenario, chip_seed, method))
+                    self.bar.advance()
+                    yield self.done[-1]
+            if key not in keys[index + 1 :]:
+                del models[key]  # a large model per noise setting would fill the memory
+
+    def _try_method(self, analog: nn.Module, scenario: Scenario, chip_seed: int, method: PlannedMethod) -> Record:
+        place = f"in scenario {scenario.name!r}, chip {chip_seed}, method {method.label!r}"
+        started = time.perf_counter()
+        report: Any = None
+        with evaluation_mode(analog):
+            if method.calibrates:
+                report = self._calibrate(analog, chip_seed, method)
+            calibrated = time.perf_counter()
+            try:
+                metrics = self._measure(analog, chip_seed, place, self.digital)
+            finally:
+                evaluated = time.perf_counter()
+                if report is not None:
+                    report.undo()
+        return Record(
+            scenario=scenario.name,
+            group=scenario.group,
+            strength=scenario.strength,
+            t_inference=float(scenario.t_inference),
+            method=method.label,
+            method_name=method.spec.method,
+            chip_seed=chip_seed,
+            metrics=metrics,
+            seconds_calibration=calibrated - started if method.calibrates else 0.0,
+            seconds_evaluation=evaluated - calibrated,
+            n_calibration_samples=0 if report is None else int(report.n_samples),
+        )
+
+    def _calibrate(self, analog: nn.Module, chip_seed: int, method: PlannedMethod) -> Any:
+        set_read_noise_seed(analog, derive_seed(chip_seed, "evaluate"))
+        # Seeded by the run, not by the chip: a shuffling loader gives every chip and every method the same images.
+        with isolated_rng(derive_seed(self.seed, "calibration")), _loader_restored(method.batches):
+            return calibrate(
+                analog,
+                method.batches,
+                method=method.spec.method,
+                reference=self.model if method.needs_reference else None,
+                progress=False,
+                **self.calibration,
+                **method.spec.options,
+            )
+
+    def _measure(
+        self, model: nn.Module, seed: int, place: str, expected: Iterable[str] | None = None
+    ) -> dict[str, float]:
+        if model is not self.model:
+            set_read_noise_seed(model, derive_seed(seed, "evaluate"))
+        with isolated_rng(derive_seed(seed, "evaluate")), torch.no_grad():
+            return check_metrics(self.eval_fn(model), place=place, expected=expected)
+
+
+class _Bar:
+    """A progress bar with the time left on the error stream; nothing where that is no terminal."""
+
+    def __init__(self, total: int, *, shown: bool) -> None:
+        console = Console(stderr=True)
+        self._progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not (shown and console.is_terminal),
+        )
+        self._task = self._progress.add_task("digital", total=total)
+
+    def show(self, text: str) -> None:
+        self._progress.update(self._task, description=text)
+
+    def advance(self) -> None:
+        self._progress.advance(self._task)
+
+    def __enter__(self) -> _Bar:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._progress.stop()
+
+
+@contextmanager
+def _generators_restored(model: nn.Module, seed: int) -> Iterator[None]:
+    """Restore the global generators of Python, numpy and torch, the model's CUDA devices included."""
+    devices = sorted({tensor.device.index for tensor in model.parameters() if tensor.device.type == "cuda"})
+    with torch.random.fork_rng(devices=devices) if devices else nullcontext(), isolated_rng(seed):
+        yield
+
+
+@contextmanager
+def _loader_restored(batches: object) -> Iterator[None]:
+    """Let a DataLoader that shuffles with a generator of its own give the same order again the next time."""
+    holders = (batches, getattr(batches, "sampler", None))
+    found = (getattr(holder, "generator", None) for holder in holders)
+    generators = [generator for generator in found if isinstance(generator, torch.Generator)]
+    states = [generator.get_state() for generator in generators]
+    try:
+        yield
+    finally:
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)

@@ -1,0 +1,138 @@
+"""Results as JSON files: versioned, written in one step, checked when read."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from aihwkit_nabn.errors import NabnError, suggestion
+from aihwkit_nabn.evaluation.record import Record
+
+FORMAT = "aihwkit_nabn.evaluation"
+VERSION = 1
+
+_KINDS: dict[str, tuple[type, ...]] = {
+    "str": (str,),
+    "str | None": (str, type(None)),
+    "int": (int,),
+    "float": (float, int),
+    "float | None": (float, int, type(None)),
+    "dict[str, float]": (dict,),
+}
+
+
+def write_result(path: Path, *, digital: dict[str, float], records: Sequence[Record], settings: dict[str, Any]) -> Path:
+    """Write the parts of a result to `path`, making the folder if need be.
+
+    Raises:
+        NabnError: the file cannot be written, or the settings hold something that JSON has not.
+    """
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "digital": digital,
+        "records": [dataclasses.asdict(record) for record in records],
+        "settings": settings,
+    }
+    try:
+        text = json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False)
+    except (TypeError, ValueError) as error:
+        raise NabnError(f"result cannot be written as JSON: {error}") from error
+    write_text(path, text + "\n")
+    return path
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file so that a reader finds the old one or the new one, never half of one.
+
+    Raises:
+        NabnError: the file cannot be written.
+    """
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file so that a reader finds the old one or the new one, never half of one.
+
+    Raises:
+        NabnError: the file cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise NabnError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """Read what `write_result` wrote and return its keyword arguments.
+
+    Raises:
+        NabnError: no such file, or one that is damaged, of something else, or of a newer version.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+    except FileNotFoundError as error:
+        raise NabnError(f"no result file {path}") from error
+    except OSError as error:
+        raise NabnError(f"cannot read {path}: {error.strerror or error}") from error
+    except ValueError as error:  # both no JSON and no UTF-8
+        raise NabnError(f"{path} is damaged, or no result file: {error}") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise NabnError(f"{path} is no result file of this package: its format is not {FORMAT!r}")
+    version = content.get("version")
+    if version != VERSION:
+        raise NabnError(f"{path} has version {version!r} of the format; this release reads version {VERSION}")
+    _check_keys(path, "the file", content, ["format", "version", "digital", "records", "settings"])
+    if not isinstance(content["records"], list) or not isinstance(content["settings"], dict):
+        raise NabnError(f"{path} is damaged: records must be a list and settings a mapping")
+    digital = _metrics(path, "digital", content["digital"])
+    records = [_record(path, index, entry, digital) for index, entry in enumerate(content["records"])]
+    return {"digital": digital, "records": records, "settings": content["settings"]}
+
+
+def _record(path: Path, index: int, entry: Any, digital: dict[str, float]) -> Record:
+    fields = {field.name: _KINDS[str(field.type)] for field in dataclasses.fields(Record)}
+    where = f"record {index}"
+    if not isinstance(entry, dict):
+        raise NabnError(f"{path} is damaged: {where} must be a mapping")
+    _check_keys(path, where, entry, list(fields))
+    for name, kinds in fields.items():
+        if not isinstance(entry[name], kinds) or isinstance(entry[name], bool):
+            raise NabnError(f"{path} is damaged: {name} of {where} must not be {entry[name]!r}")
+    metrics = _metrics(path, where, entry["metrics"])
+    if set(metrics) != set(digital):
+        raise NabnError(f"{path} is damaged: {where} has the metrics {sorted(metrics)}, not {sorted(digital)}")
+    return Record(**{**entry, "metrics": metrics})
+
+
+def _metrics(path: Path, where: str, metrics: Any) -> dict[str, float]:
+    numbers = metrics.values() if isinstance(metrics, dict) else []
+    if not numbers or not all(type(value) in (float, int) and math.isfinite(value) for value in numbers):
+        raise NabnError(f"{path} is damaged: the metrics of {where} must be finite numbers, got {metrics!r}")
+    return {name: float(value) for name, value in metrics.items()}
+
+
+def _check_keys(path: Path, where: str, entry: dict[str, Any], known: list[str]) -> None:
+    for key in entry:
+        if key not in known:
+            raise NabnError(f"{path} is damaged: {where} has the unknown key {key!r}{suggestion(key, known)}")
+    for key in known:
+        if key not in entry:
+            raise NabnError(f"{path} is damaged: {where} lacks {key!r}")
+
+
+def _refuse_constant(name: str) -> float:
+    # Python's JSON reader takes NaN and Infinity, which no result holds.
+    raise ValueError(f"{name} is no finite number")

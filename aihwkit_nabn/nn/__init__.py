@@ -1,0 +1,39 @@
+"""Noise-aware layers and the conversion of models to them."""
+
+from aihwkit_nabn.nn.alignment import OutputAlignment
+from aihwkit_nabn.nn.batchnorm import (
+    NoiseAwareBatchNorm,
+    NoiseAwareBatchNorm1d,
+    NoiseAwareBatchNorm2d,
+    NoiseAwareBatchNorm3d,
+)
+from aihwkit_nabn.nn.conversion import convert_to_noise_aware
+from aihwkit_nabn.nn.layers import (
+    NoiseAwareConv1d,
+    NoiseAwareConv2d,
+    NoiseAwareConv3d,
+    NoiseAwareLayer,
+    NoiseAwareLinear,
+    named_analog_layers,
+)
+from aihwkit_nabn.nn.registration import register, unregister
+from aihwkit_nabn.nn.report import ConversionReport, LayerEntry
+
+__all__ = [
+    "ConversionReport",
+    "LayerEntry",
+    "NoiseAwareBatchNorm",
+    "NoiseAwareBatchNorm1d",
+    "NoiseAwareBatchNorm2d",
+    "NoiseAwareBatchNorm3d",
+    "NoiseAwareConv1d",
+    "NoiseAwareConv2d",
+    "NoiseAwareConv3d",
+    "NoiseAwareLayer",
+    "NoiseAwareLinear",
+    "OutputAlignment",
+    "convert_to_noise_aware",
+    "named_analog_layers",
+    "register",
+    "unregister",
+]

@@ -1,0 +1,220 @@
+"""From a digital model to its analog form, with a report of what went where."""
+
+from __future__ import annotations
+
+import copy
+import fnmatch
+from collections.abc import Callable, Iterable
+
+from aihwkit.nn.modules.base import AnalogLayerBase
+from aihwkit.simulator.parameters.base import RPUConfigBase
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parameter import UninitializedParameter
+
+from aihwkit_nabn.errors import ConversionError, suggestion
+from aihwkit_nabn.nn import probe
+from aihwkit_nabn.nn.batchnorm import (
+    NoiseAwareBatchNorm,
+    NoiseAwareBatchNorm1d,
+    NoiseAwareBatchNorm2d,
+    NoiseAwareBatchNorm3d,
+)
+from aihwkit_nabn.nn.layers import NoiseAwareConv1d, NoiseAwareConv2d, NoiseAwareConv3d, NoiseAwareLinear
+from aihwkit_nabn.nn.report import ConversionReport, LayerEntry
+
+# The nearest class in the module's own order of inheritance decides.
+ANALOG_FORMS: dict[type[nn.Module], type[nn.Module]] = {
+    nn.Linear: NoiseAwareLinear,
+    nn.Conv1d: NoiseAwareConv1d,
+    nn.Conv2d: NoiseAwareConv2d,
+    nn.Conv3d: NoiseAwareConv3d,
+}
+NORMALIZATION_FORMS: dict[type[nn.Module], type[NoiseAwareBatchNorm]] = {
+    nn.BatchNorm1d: NoiseAwareBatchNorm1d,
+    nn.BatchNorm2d: NoiseAwareBatchNorm2d,
+    nn.BatchNorm3d: NoiseAwareBatchNorm3d,
+    _BatchNorm: NoiseAwareBatchNorm,
+}
+# Modules that read their children's weights themselves: converting the children would change nothing or break them.
+_OPAQUE = {nn.MultiheadAttention: "attention reads its projections' weights directly"}
+
+SpecificConfig = Callable[[str, nn.Module, RPUConfigBase], RPUConfigBase]
+
+
+def convert_to_noise_aware(
+    model: nn.Module,
+    rpu_config: RPUConfigBase,
+    exclude: Iterable[str] = (),
+    *,
+    specific_rpu_config_fun: SpecificConfig | None = None,
+) -> nn.Module:
+    """Return an analog copy of `model`: matrix layers on tiles, BatchNorm noise-aware, everything in eval mode.
+
+    Subclasses of the layers are converted too (where their forward pass computes the plain layer's function: it is tried),
+    a module used in several places stays one, and hooks are kept. The copy has the model's own class, so code that knows
+    the model knows the copy.
+
+    Args:
+        model: The reference; not changed.
+        rpu_config: aihwkit configuration with a noise model, e.g. from `aihwkit_nabn.presets`. Copied for every tile.
+        exclude: Names of modules to leave digital with all they contain; ``*`` and ``?`` match as in file names.
+        specific_rpu_config_fun: As in aihwkit: called with name, module and a copy of `rpu_config`, returns the
+            configuration for that layer.
+
+    Returns:
+        The copy, with a `ConversionReport` as its attribute `conversion_report`.
+
+    Raises:
+        ConversionError: nothing can be converted, an excluded name is not there, or an argument has the wrong type.
+    """
+    if not isinstance(model, nn.Module):
+        raise ConversionError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    if not isinstance(rpu_config, RPUConfigBase):
+        raise ConversionError(f"rpu_config must be an aihwkit RPU configuration, got {type(rpu_config).__name__}")
+    if not hasattr(rpu_config, "noise_model"):
+        raise ConversionError(
+            f"rpu_config must be for inference (InferenceRPUConfig or TorchInferenceRPUConfig), got {type(rpu_config).__name__}"
+        )
+    patterns = (exclude,) if isinstance(exclude, str) else tuple(exclude)
+    _check_patterns(model, patterns)
+    analog = copy.deepcopy(model)
+    work = _Conversion(rpu_config, patterns, specific_rpu_config_fun)
+    analog = work.replace(analog)
+    if not work.report.converted:
+        raise ConversionError(f"model {type(model).__name__} has no layer to put on tiles\n{work.report}")
+    analog.eval()
+    analog.conversion_report = work.report
+    return analog
+
+
+def _check_patterns(model: nn.Module, patterns: tuple[str, ...]) -> None:
+    names = [name for name, _ in model.named_modules(remove_duplicate=False) if name]
+    for pattern in patterns:
+        if not isinstance(pattern, str) or not fnmatch.filter(names, pattern):
+            raise ConversionError(f"exclude names {pattern!r}, which no module has{suggestion(pattern, names)}")
+
+
+class _Conversion:
+    """One walk over a model; `replaced` makes shared modules stay shared."""
+
+    def __init__(
+        self, rpu_config: RPUConfigBase, patterns: tuple[str, ...], specific: SpecificConfig | None
+    ) -> None:
+        self.rpu_config = rpu_config
+        self.patterns = patterns
+        self.specific = specific
+        self.report = ConversionReport()
+        self.replaced: dict[int, nn.Module] = {}
+        self.kept_alive: list[nn.Module] = []  # ids are only unique among the living
+
+    def replace(self, module: nn.Module, name: str = "") -> nn.Module:
+        """Return what takes the module's place."""
+        if id(module) not in self.replaced:
+            self.kept_alive.append(module)
+            self.replaced[id(module)] = self._convert(module, name)
+        return self.replaced[id(module)]
+
+    def _convert(self, module: nn.Module, name: str) -> nn.Module:
+        if any(fnmatch.fnmatch(name, pattern) for pattern in self.patterns):
+            return self._keep(module, name, "excluded")
+        for kind, reason in _OPAQUE.items():
+            if isinstance(module, kind):
+                return self._keep(module, name, reason)
+        if isinstance(module, AnalogLayerBase) and not module.IS_CONTAINER:
+            n_tiles = len(list(module.analog_tiles()))
+            n_weights = sum(tile.in_size * tile.out_size for tile in module.analog_tiles())
+            self.report.converted.append(
+                self._entry(module, name, reason="was analog already", n_tiles=n_tiles, n_weights=n_weights)
+            )
+            return module
+        form = _form(module, ANALOG_FORMS)
+        if form is not None:
+            return self._to_tiles(module, name, form)
+        if isinstance(module, NoiseAwareBatchNorm):
+            self.report.normalization.append(self._entry(module, name))
+            return module
+        norm_form = _form(module, NORMALIZATION_FORMS) or _frozen_form(module)
+        if norm_form is not None:
+            return self._to_noise_aware(module, name, norm_form)
+        for child_name, child in list(module._modules.items()):
+            if child is not None:
+                module._modules[child_name] = self.replace(child, f"{name}.{child_name}" if name else child_name)
+        if isinstance(module, nn.TransformerEncoderLayer):
+            module.activation_relu_or_gelu = 0  # its fused fast path would go past the tiles
+        if _matrix_weights(module, recurse=False):
+            return self._keep(module, name, f"{type(module).__name__} has no analog form", recurse=False)
+        return module
+
+    def _to_tiles(self, module: nn.Module, name: str, form: type[nn.Module]) -> nn.Module:
+        if any(isinstance(parameter, UninitializedParameter) for parameter in module.parameters()):
+            return self._refuse(module, name, "lazy layer without weights yet; run the model once first")
+        config = copy.deepcopy(self.rpu_config)
+        if self.specific is not None:
+            config = self.specific(name, module, config)
+        try:
+            analog = form.from_digital(module, config)  # type: ignore[attr-defined]
+        except ConversionError as error:
+            return self._refuse(module, name, str(error))
+        if not probe.has_stock_forward(module):
+            reason = probe.differs(module, _perfect_twin(module, form), probe.trial_shape(module))
+            if reason:
+                return self._refuse(module, name, reason)
+        entry = self._entry(module, name, n_tiles=len(list(analog.analog_tiles())))
+        self.report.converted.append(entry)
+        return analog
+
+    def _to_noise_aware(self, module: nn.Module, name: str, form: type[NoiseAwareBatchNorm]) -> nn.Module:
+        if getattr(module, "running_mean", None) is None:
+            return self._keep(module, name, "keeps no running statistics: normalises with each batch's own")
+        new = form.from_digital(module)
+        if not probe.has_stock_forward(module):
+            reason = probe.differs(module, new, probe.trial_shape(module))
+            if reason:
+                return self._refuse(module, name, reason)
+        self.report.normalization.append(self._entry(module, name))
+        return new
+
+    def _keep(self, module: nn.Module, name: str, reason: str, recurse: bool = True) -> nn.Module:
+        n_weights = _matrix_weights(module, recurse)
+        self.report.kept_digital.append(self._entry(module, name, reason=reason, n_weights=n_weights))
+        return module
+
+    def _refuse(self, module: nn.Module, name: str, reason: str) -> nn.Module:
+        self.report.refused.append(self._entry(module, name, reason=reason))
+        return module
+
+    @staticmethod
+    def _entry(
+        module: nn.Module, name: str, *, reason: str = "", n_tiles: int = 0, n_weights: int | None = None
+    ) -> LayerEntry:
+        if n_weights is None:
+            n_weights = _matrix_weights(module)
+        return LayerEntry(name=name, kind=type(module).__name__, n_weights=n_weights, reason=reason, n_tiles=n_tiles)
+
+
+def _perfect_twin(module: nn.Module, form: type[nn.Module]) -> nn.Module:
+    """The analog layer without any noise, to hold against the original."""
+    from aihwkit.simulator.configs import TorchInferenceRPUConfig
+
+    config = TorchInferenceRPUConfig(drift_compensation=None)
+    config.forward.is_perfect = True
+    twin: nn.Module = form.from_digital(module, config)  # type: ignore[attr-defined]
+    return twin
+
+
+def _form(module: nn.Module, forms: dict[type[nn.Module], type]) -> type | None:
+    return next((forms[cls] for cls in type(module).__mro__ if cls in forms), None)
+
+
+def _frozen_form(module: nn.Module) -> type[NoiseAwareBatchNorm] | None:
+    """Frozen BatchNorm layers (torchvision's, detectron2's) keep everything in buffers and share no base class."""
+    names = ("weight", "bias", "running_mean", "running_var")
+    if "Frozen" in type(module).__name__ and all(name in module._buffers for name in names) and hasattr(module, "eps"):
+        return NoiseAwareBatchNorm2d
+    return None
+
+
+def _matrix_weights(module: nn.Module, recurse: bool = True) -> int:
+    parameters = {id(p): p for p in module.parameters(recurse) if not isinstance(p, UninitializedParameter)}
+    return sum(parameter.numel() for parameter in parameters.values() if parameter.dim() >= 2)

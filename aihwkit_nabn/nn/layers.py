@@ -1,0 +1,202 @@
+"""Analog convolution and linear layers whose outputs can be aligned, on aihwkit's tiles."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from aihwkit.nn.modules.base import AnalogLayerBase
+from aihwkit.simulator.parameters.base import RPUConfigBase
+from aihwkit.simulator.parameters.enums import RPUDataType
+from aihwkit.simulator.tiles.array import TileModuleArray
+from aihwkit.simulator.tiles.inference import InferenceTileWithPeriphery
+from torch import Tensor, nn
+
+from aihwkit_nabn.errors import ConversionError
+from aihwkit_nabn.nn.alignment import OutputAlignment
+from aihwkit_nabn.seeding import RandomStream
+from aihwkit_nabn.simulator.mvm import LinearMap, analog_product, effective_weight, is_perfect
+
+_DATA_TYPES = {torch.float32: RPUDataType.FLOAT, torch.float64: RPUDataType.DOUBLE}
+
+
+class NoiseAwareLayer(AnalogLayerBase, nn.Module):
+    """A layer whose weight matrix lies on an array of aihwkit's tiles and whose output passes an `OutputAlignment`.
+
+    The tiles hold the matrix ``[out, in / groups * kernel]``: a grouped convolution is stored packed, each output's devices
+    once, and its groups are driven one after the other.
+
+    Args:
+        module: The digital layer; its weights are copied.
+        rpu_config: aihwkit's configuration of the tiles.
+        linear_map: How the matrix meets the input.
+
+    Attributes:
+        analog_module: aihwkit's `TileModuleArray`, one tile or several, with the digital bias.
+        alignment: Per-channel scale and offset of the output.
+        read_noise: Where the noise of each analog product is drawn from; programming a chip restarts it.
+
+    Raises:
+        ConversionError: dtype or tile cannot hold this layer.
+    """
+
+    def __init__(self, module: nn.Module, rpu_config: RPUConfigBase, linear_map: LinearMap) -> None:
+        super().__init__()
+        weight, bias = module.weight, module.bias
+        if weight.dtype not in _DATA_TYPES:
+            raise ConversionError(f"weights must be float32 or float64 to go on a tile, got {weight.dtype}")
+        if not hasattr(rpu_config, "noise_model"):
+            raise ConversionError(f"rpu_config must be an inference configuration, got {type(rpu_config).__name__}")
+        rpu_config.runtime.data_type = _DATA_TYPES[weight.dtype]
+        matrix = weight.detach().reshape(weight.shape[0], -1)
+        self.linear_map = linear_map
+        self.kernel_shape = tuple(weight.shape)
+        self.analog_module: TileModuleArray = rpu_config.tile_array_class(
+            matrix.shape[0], matrix.shape[1], rpu_config, bias is not None
+        )
+        if not is_perfect(self.analog_module):
+            self._check_unfolding()
+        self.alignment = OutputAlignment(matrix.shape[0], linear_map.channel_dim)
+        self.read_noise = RandomStream(0)
+        if bias is not None:
+            self.analog_module.bias.data = self.analog_module.bias.data.to(weight.dtype)
+        self.set_weights(matrix, None if bias is None else bias.detach())
+        self._copy_attributes(module)
+        self.to(weight.device)
+        self.train(module.training)
+
+    def _check_unfolding(self) -> None:
+        tile = next(self.analog_tiles())
+        plain_2d = self.linear_map.spatial_dims in (0, 2) and self.linear_map.groups == 1
+        if not plain_2d and not isinstance(tile.tile, nn.Module):
+            raise ConversionError(
+                f"aihwkit's compiled {type(tile).__name__} takes 2-d convolutions without groups; use a torch-tile preset"
+            )
+
+    def _copy_attributes(self, module: nn.Module) -> None:
+        """Keep what code around the layer reads from it (channels, stride, a framework's own marks) and its hooks."""
+        for name, value in module.__dict__.items():
+            if not name.startswith("_") and name != "training" and not hasattr(self, name):
+                setattr(self, name, value)
+        for name in ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs"):
+            for key, hook in getattr(module, name).items():
+                if not type(hook).__module__.startswith("torch.nn.utils"):  # weight re-parametrisations: already applied
+                    getattr(self, name)[key] = hook
+
+    @property
+    def weight(self) -> Tensor:
+        """The weights the tiles hold now, in the digital layer's shape, scales and drift factor included; detached."""
+        if isinstance(next(self.analog_tiles()).tile, nn.Module):
+            return effective_weight(self.analog_module).detach().reshape(self.kernel_shape)
+        return self.analog_module.get_weights()[0].reshape(self.kernel_shape)
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The digital bias ``[out]``."""
+        bias: Tensor | None = self.analog_module.bias
+        return bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the layer's output for `x`, in the layout of torch's own layer."""
+        out: Tensor = self.alignment(analog_product(x, self.analog_module, self.linear_map, self.read_noise))
+        return out
+
+    def extra_repr(self) -> str:
+        """Shape and tiles."""
+        tiles = list(self.analog_tiles())
+        kind = type(tiles[0].rpu_config).__name__
+        return f"{tuple(self.kernel_shape)}, tiles={len(tiles)}, bias={self.bias is not None}, {kind}"
+
+    def _digital(self, empty: nn.Module) -> nn.Module:
+        """Fill a digital layer with what this one computes now: weights, drift factor, bias and alignment."""
+        weight, bias = self.weight, self.bias
+        if self.alignment.is_set and self.alignment.enabled:
+            scale, offset = self.alignment.scale, self.alignment.offset
+            assert scale is not None and offset is not None
+            weight = weight * scale.view(-1, *(1,) * (weight.dim() - 1)).to(weight)
+            bias = offset if bias is None else bias * scale + offset
+        empty.weight = nn.Parameter(weight.clone())
+        empty.bias = None if bias is None else nn.Parameter(bias.detach().clone())
+        return empty.train(self.training)
+
+
+class _NoiseAwareConv(NoiseAwareLayer):
+    SPATIAL_DIMS = 0
+    DIGITAL: type[nn.modules.conv._ConvNd]
+
+    @classmethod
+    def from_digital(
+        cls, module: nn.Module, rpu_config: RPUConfigBase, tile_module_class: object = None
+    ) -> _NoiseAwareConv:
+        """Return the analog form of torch's convolution (any stride, padding, dilation, groups), weights copied.
+
+        Args:
+            module: The convolution.
+            rpu_config: Configuration of the tiles; taken over as it is.
+            tile_module_class: Not used: the layer always holds a tile array. Part of aihwkit's signature.
+        """
+        linear_map = LinearMap(
+            spatial_dims=cls.SPATIAL_DIMS,
+            kernel_size=tuple(module.kernel_size),
+            stride=tuple(module.stride),
+            padding=module.padding if isinstance(module.padding, str) else tuple(module.padding),
+            dilation=tuple(module.dilation),
+            groups=module.groups,
+            padding_mode=module.padding_mode,
+        )
+        return cls(module, rpu_config, linear_map)
+
+    @classmethod
+    def to_digital(cls, module: _NoiseAwareConv, realistic: bool = False) -> nn.Module:
+        """Return torch's convolution with the weights the tiles hold now, drift factor and alignment folded in."""
+        m: Any = module
+        geometry = (m.in_channels, m.out_channels, m.kernel_size, m.stride, m.padding, m.dilation, m.groups)
+        return module._digital(cls.DIGITAL(*geometry, bias=False, padding_mode=m.padding_mode))
+
+
+class NoiseAwareConv1d(_NoiseAwareConv):
+    """Analog `torch.nn.Conv1d`: ``[batch, channels, length]``."""
+
+    SPATIAL_DIMS = 1
+    DIGITAL = nn.Conv1d
+
+
+class NoiseAwareConv2d(_NoiseAwareConv):
+    """Analog `torch.nn.Conv2d`: ``[batch, channels, height, width]``."""
+
+    SPATIAL_DIMS = 2
+    DIGITAL = nn.Conv2d
+
+
+class NoiseAwareConv3d(_NoiseAwareConv):
+    """Analog `torch.nn.Conv3d`: ``[batch, channels, depth, height, width]``."""
+
+    SPATIAL_DIMS = 3
+    DIGITAL = nn.Conv3d
+
+
+class NoiseAwareLinear(NoiseAwareLayer):
+    """Analog `torch.nn.Linear`: ``[..., in_features]`` to ``[..., out_features]``."""
+
+    @classmethod
+    def from_digital(
+        cls, module: nn.Module, rpu_config: RPUConfigBase, tile_module_class: object = None
+    ) -> NoiseAwareLinear:
+        """Return the analog form of torch's linear layer, weights copied; arguments as for the convolutions."""
+        return cls(module, rpu_config, LinearMap())
+
+    @classmethod
+    def to_digital(cls, module: NoiseAwareLinear, realistic: bool = False) -> nn.Module:
+        """Return torch's linear layer with the weights the tiles hold now, drift factor and alignment folded in."""
+        m: Any = module
+        return module._digital(nn.Linear(m.in_features, m.out_features, bias=False))
+
+
+def named_analog_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """Return the layers of `model` that lie on inference tiles, ours and aihwkit's own, by name; shared ones once."""
+    layers = {}
+    for name, module in model.named_modules():
+        if isinstance(module, AnalogLayerBase) and not module.IS_CONTAINER:
+            if any(isinstance(tile, InferenceTileWithPeriphery) for tile in module.analog_tiles()):
+                layers[name] = module
+    return layers

@@ -1,0 +1,68 @@
+"""What a conversion did, layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerEntry:
+    """One module of the model.
+
+    Args:
+        name: Its name in the model.
+        kind: Its class.
+        n_weights: Matrix weights it owns (biases, norms and their like are not counted).
+        reason: Why it was treated as it was; empty for a plain conversion.
+        n_tiles: Tiles it lies on.
+    """
+
+    name: str
+    kind: str
+    n_weights: int = 0
+    reason: str = ""
+    n_tiles: int = 0
+
+
+@dataclass(kw_only=True)
+class ConversionReport:
+    """Every module with weights, and every BatchNorm, in exactly one of the lists.
+
+    Args:
+        converted: On tiles now.
+        normalization: BatchNorm layers that became noise-aware.
+        kept_digital: Left as they were on purpose or because they have no analog form.
+        refused: Of a kind that goes on tiles, but these cannot, each for its reason.
+    """
+
+    converted: list[LayerEntry] = field(default_factory=list)
+    normalization: list[LayerEntry] = field(default_factory=list)
+    kept_digital: list[LayerEntry] = field(default_factory=list)
+    refused: list[LayerEntry] = field(default_factory=list)
+
+    @property
+    def n_weights(self) -> int:
+        """Matrix weights in the model."""
+        return sum(entry.n_weights for entry in self)
+
+    @property
+    def analog_share(self) -> float:
+        """Share of the matrix weights that lie on tiles, 0 to 1."""
+        return sum(entry.n_weights for entry in self.converted) / max(self.n_weights, 1)
+
+    def __iter__(self) -> Iterator[LayerEntry]:
+        yield from (*self.converted, *self.normalization, *self.kept_digital, *self.refused)
+
+    def __str__(self) -> str:
+        tiles = sum(entry.n_tiles for entry in self.converted)
+        lines = [
+            f"{self.analog_share:.1%} of {self.n_weights:,} matrix weights on {tiles} tiles "
+            f"({len(self.converted)} layers); {len(self.normalization)} BatchNorm layers made noise-aware"
+        ]
+        for title, entries in (("kept digital", self.kept_digital), ("refused", self.refused)):
+            if entries:
+                share = sum(entry.n_weights for entry in entries) / max(self.n_weights, 1)
+                lines.append(f"{title}: {len(entries)} layers, {share:.1%} of the weights")
+                lines.extend(f"  {e.name or '(root)'} [{e.kind}, {e.n_weights:,}]: {e.reason}" for e in entries)
+        return "\n".join(lines)

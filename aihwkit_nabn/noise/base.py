@@ -1,0 +1,256 @@
+"""What every weight-noise model shares: the physics a subclass writes, and the shell aihwkit's tiles call."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import numbers
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from aihwkit.inference.noise.base import BaseNoiseModel
+from torch import Tensor
+
+from aihwkit_nabn.errors import NabnError, suggestion
+from aihwkit_nabn.registry import Registry
+from aihwkit_nabn.seeding import isolated_rng
+
+#: What `WeightNoiseModel.program` may return: the weights, alone or with the state that drift needs.
+Programmed = Tensor | tuple[Tensor, dict[str, Tensor]]
+NoiseClass = TypeVar("NoiseClass", bound=type[BaseNoiseModel])
+
+
+class WeightNoiseModel(BaseNoiseModel):
+    """Noise on the weights of one tile: drawn once by programming, then moving with time.
+
+    A subclass writes `program`, and `drift` if its devices change with time. It stores each constructor argument under
+    the argument's own name, so that models can be printed and compared. The rest of the class is the shell through
+    which any aihwkit tile uses the model: ``program_analog_weights`` and ``drift_analog_weights`` work as they are and
+    obey ``torch.manual_seed``.
+
+    Attributes:
+        strength: Name of the constructor argument at whose value 0 the model changes nothing at all.
+        t_range_s: Shortest and longest time after programming, in seconds, at which the model may be asked.
+        drifts: Whether the devices change with time, so that presets add a drift compensation.
+        columnwise_mapping: Whether presets scale each output column to the conductance range. True suits models whose
+            noise is given in conductance, False those whose noise is relative to the weights.
+        layer_max: Maximum |weight| of the whole layer in the tile's units, a scalar or ``[out, 1]``, set by whoever
+            programs a layer that was split over tiles. None: the maximum of the tile itself.
+    """
+
+    strength: ClassVar[str]
+    t_range_s: ClassVar[tuple[float, float]] = (0.0, math.inf)
+    drifts: ClassVar[bool] = False
+    columnwise_mapping: ClassVar[bool] = False
+    layer_max: Tensor | None = None
+
+    def program(self, weights: Tensor, w_max: Tensor, generator: torch.Generator) -> Programmed:
+        """Return the weights as the devices hold them right after programming.
+
+        Args:
+            weights: ``[out, in]`` target weights of one tile on the CPU, in the tile's units. May be overwritten.
+            w_max: Maximum |weight| of the whole layer in the same units, broadcastable to `weights`.
+            generator: Source of all randomness.
+
+        Returns:
+            The programmed weights, alone or with named tensors that `drift` needs later.
+        """
+        raise NotImplementedError
+
+    def drift(
+        self, programmed: Tensor, state: dict[str, Tensor], t_inference: float, generator: torch.Generator
+    ) -> Tensor:
+        """Return the weights `t_inference` seconds after programming; unchanged unless a subclass says otherwise.
+
+        Args:
+            programmed: What `program` returned. May be overwritten.
+            state: The tensors `program` returned with it; must be left as they are.
+            t_inference: Seconds since programming, within `t_range_s`.
+            generator: Source of all randomness.
+        """
+        return programmed
+
+    def check_time(self, t_inference: object) -> float:
+        """Return `t_inference` as a float if the model may be asked at that time.
+
+        Raises:
+            NabnError: it is no number, not finite, negative, or outside `t_range_s`.
+        """
+        low, high = self.t_range_s
+        is_number = isinstance(t_inference, numbers.Real) and not isinstance(t_inference, bool)
+        seconds = float(t_inference) if is_number else math.nan  # type: ignore[arg-type]
+        if not (math.isfinite(seconds) and low <= seconds <= high):
+            allowed = f"{low:g} to {high:g} seconds" if math.isfinite(high) else f"at least {low:g} seconds"
+            raise NabnError(f"t_inference must be {allowed} for {type(self).__name__}, got {t_inference!r}")
+        return seconds
+
+    def options(self) -> dict[str, Any]:
+        """Return the constructor arguments of this instance by name."""
+        return {name: getattr(self, name) for name in argument_names(type(self))}
+
+    @torch.no_grad()
+    def apply_programming_noise(self, weights: Tensor) -> tuple[Tensor, list[Any]]:
+        """Program one tile; the entry aihwkit's ``program_weights`` calls.
+
+        Args:
+            weights: ``[out, in]`` target weights in the tile's units, left unchanged.
+
+        Returns:
+            The programmed weights (shape, dtype and device of `weights`) and the list aihwkit hands back to
+            `apply_drift_noise`: one dictionary of tensors.
+        """
+        work = _work_copy(weights)
+        # torch's own generator, not a copy: a model that draws with torch.randn_like then moves the same stream on.
+        result = self.program(work, self._w_max(work), torch.random.default_generator)
+        programmed, state = result if isinstance(result, tuple) else (result, {})
+        return self._like(programmed, weights, "program"), [state]
+
+    @torch.no_grad()
+    def apply_drift_noise(
+        self, weights: Tensor, drift_noise_parameters: Sequence[Any] | None, t_inference: float
+    ) -> Tensor:
+        """Move one programmed tile to `t_inference`; the entry aihwkit's ``drift_weights`` calls.
+
+        Args:
+            weights: The weights `apply_programming_noise` returned, left unchanged.
+            drift_noise_parameters: The list it returned with them.
+            t_inference: Seconds since programming.
+
+        Raises:
+            NabnError: `t_inference` is outside the model's range.
+        """
+        seconds = self.check_time(t_inference)
+        kept = drift_noise_parameters[0] if drift_noise_parameters else {}
+        state = {name: tensor.cpu() for name, tensor in kept.items()}
+        return self._like(
+            self.drift(_work_copy(weights), state, seconds, torch.random.default_generator), weights, "drift"
+        )
+
+    @torch.no_grad()
+    def apply_noise(self, weights: Tensor, t_inference: float) -> Tensor:
+        """Return freshly programmed weights at `t_inference` seconds; at 0 as programmed.
+
+        Raises:
+            NabnError: `t_inference` is outside the model's range.
+        """
+        seconds = self.check_time(t_inference)
+        programmed, state = self.apply_programming_noise(weights)
+        return self.apply_drift_noise(programmed, state, seconds) if seconds > 0 else programmed
+
+    def _w_max(self, work: Tensor) -> Tensor:
+        if self.layer_max is None:
+            return work.abs().amax() if work.numel() else work.new_zeros(())
+        w_max = torch.as_tensor(self.layer_max).detach().to(work)
+        try:
+            fits = torch.broadcast_shapes(w_max.shape, work.shape) == work.shape
+        except RuntimeError:
+            fits = False
+        if not fits:
+            raise NabnError(
+                f"layer_max must be a scalar or [out, 1] for a tile of shape {list(work.shape)}, "
+                f"got shape {list(w_max.shape)}"
+            )
+        return w_max
+
+    def _like(self, result: object, weights: Tensor, method: str) -> Tensor:
+        name = f"{type(self).__name__}.{method}"
+        if not isinstance(result, Tensor):
+            raise NabnError(f"{name} must return a tensor, got {type(result).__name__}")
+        if result.shape != weights.shape:
+            raise NabnError(f"{name} must keep the shape {list(weights.shape)}, got {list(result.shape)}")
+        if result.dtype != _work_dtype(weights):
+            raise NabnError(f"{name} must keep the dtype {_work_dtype(weights)}, got {result.dtype}")
+        return result.to(device=weights.device, dtype=weights.dtype)
+
+    def __eq__(self, other: object) -> bool:
+        # By constructor arguments: layer_max belongs to the tile, and comparing tensors would be ambiguous.
+        return type(self) is type(other) and self.options() == other.options()  # type: ignore[attr-defined]
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.options().items())})"
+
+    def __str__(self, exclude_keys: list[str] | None = None, keys: list[str] | None = None) -> str:
+        shown = {
+            name: value
+            for name, value in self.options().items()
+            if name not in (exclude_keys or ()) and (keys is None or name in keys)
+        }
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
+
+
+def argument_names(model_class: type) -> list[str]:
+    """Return the names of a noise model's constructor arguments, in order."""
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    parameters = list(inspect.signature(model_class).parameters.values())
+    return [parameter.name for parameter in parameters if parameter.kind in kinds]
+
+
+def _work_dtype(weights: Tensor) -> torch.dtype:
+    # Half-precision weights are computed in single precision: noise of a few percent would be rounded visibly.
+    return torch.float64 if weights.dtype == torch.float64 else torch.float32
+
+
+def _work_copy(weights: Tensor) -> Tensor:
+    return weights.detach().to(device="cpu", dtype=_work_dtype(weights), copy=True)
+
+
+def _check_model(name: str, model_class: type[BaseNoiseModel]) -> None:
+    """Refuse what cannot be a noise model, and run the rest once on a tiny tensor."""
+    if not (isinstance(model_class, type) and issubclass(model_class, BaseNoiseModel)):
+        raise NabnError(f"noise model {name!r} must be a class derived from WeightNoiseModel, got {model_class!r}")
+    arguments = argument_names(model_class)
+    strength = getattr(model_class, "strength", None)
+    if strength not in arguments:
+        raise NabnError(
+            f"noise model {name!r}: the class attribute `strength` must name the constructor argument that switches "
+            f"{model_class.__name__} off at 0, got {strength!r}{suggestion(strength, arguments)}; "
+            f"allowed: {', '.join(arguments) or 'none, it has no argument'}"
+        )
+    for other in NOISE_MODELS.names():
+        if other != name and NOISE_MODELS.get(other).__name__.lower() == model_class.__name__.lower():
+            raise NabnError(f"noise model {name!r}: {other!r} has a class named {model_class.__name__} already")
+    try:
+        model = model_class()
+    except Exception as error:
+        raise NabnError(f"noise model {name!r}: {model_class.__name__}() failed without arguments: {error}") from error
+    missing = [argument for argument in arguments if not hasattr(model, argument)]
+    if missing and isinstance(model, WeightNoiseModel):
+        raise NabnError(
+            f"noise model {name!r}: {model_class.__name__} must store its argument {missing[0]!r} in self.{missing[0]}"
+        )
+    weights = torch.linspace(-1.0, 1.0, 6).reshape(2, 3)
+    t_inference = float(getattr(model_class, "t_range_s", (1.0, math.inf))[0])
+    try:
+        with isolated_rng(0):
+            programmed, state = model.apply_programming_noise(weights.clone())
+            drifted = model.apply_drift_noise(programmed, state, t_inference)
+    except Exception as error:
+        raise NabnError(f"noise model {name!r} failed on a tile of shape [2, 3]: {error}") from error
+    for step, result in (("programming", programmed), ("drift", drifted)):
+        got = (result.shape, result.dtype, result.device)
+        if got != (weights.shape, weights.dtype, weights.device):
+            raise NabnError(f"noise model {name!r}: {step} must keep shape, dtype and device, got {got}")
+        if not bool(torch.isfinite(result).all()):
+            raise NabnError(f"noise model {name!r}: {step} gave weights that are not finite")
+
+
+NOISE_MODELS: Registry[type[BaseNoiseModel]] = Registry("noise model", check=_check_model)
+
+
+def register_noise_model(name: str) -> Callable[[NoiseClass], NoiseClass]:
+    """Return a class decorator that enters a noise model under `name`.
+
+    The class is run once on a tiny tile with its default arguments, so that a mistake shows where it was made (helpers
+    it calls must stand above it in the file). From then on the model has a preset and a place in the contract tests.
+
+    Args:
+        name: lower_snake_case name for configs and the command line.
+
+    Raises:
+        NabnError: the name is taken or malformed; or the class does not derive from aihwkit's ``BaseNoiseModel``,
+            lacks `strength`, cannot be built without arguments, or fails on the tiny tile.
+    """
+    return NOISE_MODELS.register(name)  # type: ignore[return-value]

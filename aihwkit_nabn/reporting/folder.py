@@ -1,0 +1,53 @@
+"""The result as a folder of files."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pandas as pd
+
+from aihwkit_nabn.errors import NabnError
+from aihwkit_nabn.evaluation import EvaluationResult
+from aihwkit_nabn.evaluation.storage import write_text
+from aihwkit_nabn.reporting.plot import plot_accuracy
+from aihwkit_nabn.reporting.table import markdown_table
+
+
+def write_report(result: EvaluationResult, path: str | Path) -> Path:
+    """Write ``results.json``, ``table.md``, ``table.csv`` and one plot per metric into the folder `path`.
+
+    Args:
+        result: What `aihwkit_nabn.evaluate` returned.
+        path: The folder; made if need be.
+
+    Returns:
+        The folder's path.
+
+    Raises:
+        NabnError: `path` is a file, or cannot be written to.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_dir():
+        raise NabnError(f"path must be a folder, got the file {str(path)!r}")
+    result.to_json(path / "results.json")
+    plots = plot_names(result.metrics)
+    sections = [f"## {name}\n\n{markdown_table(result, name)}\n![{name}]({plots[name]})\n" for name in result.metrics]
+    write_text(path / "table.md", "\n".join(sections))
+    summary = pd.concat([result.summary(name) for name in result.metrics], ignore_index=True)
+    write_text(path / "table.csv", summary.to_csv(index=False))
+    for name in result.metrics:
+        plot_accuracy(result, path / plots[name], name)
+    return path
+
+
+def plot_names(metrics: list[str]) -> dict[str, str]:
+    """Return a file name per metric: ``coco/bbox_mAP`` becomes ``coco_bbox_mAP.png``."""
+    names: dict[str, str] = {}
+    for metric in metrics:
+        stem = re.sub(r"[^\w.-]+", "_", metric, flags=re.ASCII).strip("._") or "metric"
+        number = 1
+        while f"{stem}{'' if number == 1 else f'_{number}'}.png".lower() in {name.lower() for name in names.values()}:
+            number += 1
+        names[metric] = f"{stem}{'' if number == 1 else f'_{number}'}.png"
+    return names

@@ -1,0 +1,54 @@
+"""Colours, markers and line kinds of the methods: the same method looks the same in every plot."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from aihwkit_nabn.evaluation import Record
+
+# Okabe and Ito's colours, told apart with every common kind of colour blindness (jfly.uni-koeln.de/color), and wine in
+# place of their yellow, which is too pale for a line on white.
+_KNOWN = {
+    "none": ("#777777", "o"),
+    "population": ("#0072B2", "s"),
+    "ema": ("#E69F00", "^"),
+    "prior": ("#CC79A7", "D"),
+    "batch": ("#56B4E9", "v"),
+    "online": ("#009E73", "P"),
+    "paired": ("#D55E00", "X"),
+    "distill": ("#882255", "*"),
+}
+_FURTHER = [("#332288", "<"), ("#117733", ">"), ("#999933", "p"), ("#44AA99", "h"), ("#AA4499", "d"), ("#661100", "8")]
+_DASHES = ["-", "--", "-.", ":"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LineStyle:
+    """How a method's line is drawn, in matplotlib's words."""
+
+    color: str
+    marker: str
+    linestyle: str
+
+
+def line_styles(records: Iterable[Record]) -> dict[str, LineStyle]:
+    """Return a style for each method label.
+
+    Colour and marker go with the registered name, so that they are the same in plots with other methods; several labels
+    of one method differ in the dashes. A method that is not this package's has a colour by its name's hash.
+    """
+    names = {record.method: record.method_name for record in records}
+    styles: dict[str, LineStyle] = {}
+    seen: dict[str, int] = {}
+    for label, name in names.items():
+        color, marker = _KNOWN.get(name) or _FURTHER[_stable_hash(name) % len(_FURTHER)]
+        dashes = _DASHES[seen.setdefault(color, 0) % len(_DASHES)]
+        seen[color] += 1
+        styles[label] = LineStyle(color=color, marker=marker, linestyle=dashes)
+    return styles
+
+
+def _stable_hash(name: str) -> int:
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")

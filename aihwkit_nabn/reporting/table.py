@@ -1,0 +1,162 @@
+"""The result as a table, in the terminal and as GitHub markdown."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+from aihwkit_nabn.evaluation import Cell, EvaluationResult
+from aihwkit_nabn.reporting.text import WORSE, NumberStyle, best_methods, caption, number_style
+
+_UNLIMITED = 10_000  # columns of a console on which nothing is cut
+_HEADER_WIDTH = 14  # longer method labels are written on several lines
+
+_MOST_COLUMNS = 8
+"""A markdown table with more columns than this is turned: nobody knows how wide its reader is."""
+
+
+def print_table(result: EvaluationResult, console: Console | None = None, metric: str | None = None) -> None:
+    """Print scenarios against methods, the mean and its 95% interval over chips.
+
+    The best calibration method of a scenario is bold; one that is worse than doing nothing is red, with a footnote.
+    Where the console is too narrow for one column per method, each scenario becomes a block with one row per method.
+
+    Args:
+        result: What `aihwkit_nabn.evaluate` returned.
+        console: Where to print; default: the standard output.
+        metric: Which one; default: the first.
+
+    Raises:
+        UnknownNameError: there is no such metric.
+    """
+    console = console or Console()
+    name = result.metric_name(metric)
+    cells = result.cells(name)
+    style = number_style(cells, result.digital[name], ascii_only=console.options.ascii_only)
+    table = _wide_table(result, name, cells, style)
+    turned = Measurement.get(console, console.options.update(width=_UNLIMITED), table).maximum > console.width
+    if turned:
+        table = _block_table(result, name, cells, style)
+    console.print(table)
+    console.print(Text(caption(result, style, turned=turned), style="dim"))
+    if any(cell.hurts for cell in cells):
+        console.print(Text.assemble((style.mark, "red"), f" {WORSE}.", style="dim"))
+
+
+def markdown_table(result: EvaluationResult, metric: str | None = None) -> str:
+    """Return the table of `print_table` as GitHub markdown, the caption and the footnote below it.
+
+    Args:
+        result: What `aihwkit_nabn.evaluate` returned.
+        metric: Which one; default: the first.
+
+    Raises:
+        UnknownNameError: there is no such metric.
+    """
+    name = result.metric_name(metric)
+    cells = result.cells(name)
+    style = number_style(cells, result.digital[name])
+    best = best_methods(cells)
+    turned = 2 + len(result.methods) > _MOST_COLUMNS
+    if not turned:
+        header = [name, "digital", *result.methods]
+        rows = [
+            [scenario, style.number(result.digital[name]), *(_markdown(cell, style, best) for cell in row)]
+            for scenario, row in _by_scenario(cells).items()
+        ]
+    else:
+        header = ["scenario", "method", name, "difference", "recovered"]
+        rows = [
+            [scenario if index == 0 else "", method, _markdown(cell, style, best) if cell else value, *rest]
+            for scenario, row in _by_scenario(cells).items()
+            for index, (cell, method, value, *rest) in enumerate(_block_rows(result, name, row, style))
+        ]
+    lines = [_markdown_row(header), _markdown_row(["---", "---" if turned else "---:", *["---:"] * (len(header) - 2)])]
+    lines += [_markdown_row(row) for row in rows]
+    lines += ["", caption(result, style, turned=turned)]
+    if any(cell.hurts for cell in cells):
+        lines += ["", f"{style.mark} {WORSE}."]
+    return "\n".join(lines) + "\n"
+
+
+def _wide_table(result: EvaluationResult, metric: str, cells: Sequence[Cell], style: NumberStyle) -> Table:
+    table = _table(metric)
+    table.add_column("scenario", min_width=8)
+    for title in ("digital", *result.methods):
+        table.add_column(Text(textwrap.fill(title, _HEADER_WIDTH)), justify="right", vertical="bottom", no_wrap=True)
+    best = best_methods(cells)
+    group = None
+    for scenario, row in _by_scenario(cells).items():
+        if group is not None and row[0].record.group != group:
+            table.add_section()
+        group = row[0].record.group
+        values = [_rich(cell, style, best) for cell in row]
+        table.add_row(Text(scenario), style.number(result.digital[metric]), *values)
+    return table
+
+
+def _block_table(result: EvaluationResult, metric: str, cells: Sequence[Cell], style: NumberStyle) -> Table:
+    table = _table(metric)
+    table.add_column("scenario", min_width=8)
+    table.add_column("method", min_width=8)
+    for title in (metric, "difference", "recovered"):
+        table.add_column(Text(title), justify="right", no_wrap=title != metric)
+    best = best_methods(cells)
+    for scenario, row in _by_scenario(cells).items():
+        for index, (cell, method, value, *rest) in enumerate(_block_rows(result, metric, row, style)):
+            shown = _rich(cell, style, best) if cell else Text(value, no_wrap=True)
+            table.add_row(Text(scenario) if index == 0 else "", Text(method), shown, *rest)
+        table.add_section()
+    return table
+
+
+def _block_rows(
+    result: EvaluationResult, metric: str, row: Sequence[Cell], style: NumberStyle
+) -> list[tuple[Cell | None, str, str, str, str]]:
+    """Return one scenario's rows: cell, method, value, difference to uncalibrated, share recovered."""
+    rows: list[tuple[Cell | None, str, str, str, str]] = [
+        (None, "digital", style.number(result.digital[metric]), "", "")
+    ]
+    for cell in row:
+        difference = "" if cell.difference is None else style.estimate(cell.difference, signed=True)
+        recovered = style.share(cell.recovered) if cell.calibrated else ""
+        rows.append((cell, cell.record.method, style.estimate(cell.estimate), difference, recovered))
+    return rows
+
+
+def _table(metric: str) -> Table:
+    return Table(title=Text(f"{metric} (higher is better)", style="bold"), title_justify="left", box=box.SIMPLE_HEAD)
+
+
+def _by_scenario(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
+    rows: dict[str, list[Cell]] = {}
+    for cell in cells:
+        rows.setdefault(cell.record.scenario, []).append(cell)
+    return rows
+
+
+def _rich(cell: Cell, style: NumberStyle, best: dict[str, str]) -> Text:
+    text = Text(style.estimate(cell.estimate), no_wrap=True)
+    if cell.hurts:
+        text.append(style.mark)
+        text.stylize("red")
+    if best.get(cell.record.scenario) == cell.record.method:
+        text.stylize("bold")
+    return text
+
+
+def _markdown(cell: Cell, style: NumberStyle, best: dict[str, str]) -> str:
+    text = style.estimate(cell.estimate)
+    if best.get(cell.record.scenario) == cell.record.method:
+        text = f"**{text}**"
+    return text + style.mark if cell.hurts else text
+
+
+def _markdown_row(texts: Sequence[str]) -> str:
+    return "| " + " | ".join(text.replace("\\", "\\\\").replace("|", "\\|") for text in texts) + " |"

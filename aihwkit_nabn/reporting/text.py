@@ -1,0 +1,81 @@
+"""Numbers as people read them: how many digits, what stands for a missing interval, footnotes."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from aihwkit_nabn.evaluation import Cell, Estimate, EvaluationResult
+
+WORSE = "worse than uncalibrated: the 95% interval of the difference, paired by chip, lies below 0"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NumberStyle:
+    """How the numbers of one table are written.
+
+    Attributes:
+        decimals: Digits after the point.
+        plus_minus: Sign before the half-width.
+        mark: Sign after a number that a footnote explains.
+    """
+
+    decimals: int
+    plus_minus: str = "±"
+    mark: str = "†"
+
+    def number(self, value: float, *, signed: bool = False) -> str:
+        """Return the value, or ``"-"`` for NaN."""
+        if math.isnan(value):
+            return "-"
+        text = f"{value:+.{self.decimals}f}" if signed else f"{value:.{self.decimals}f}"
+        # -0.04 with one decimal would read "-0.0".
+        return text.replace("-", "+" if signed else "", 1) if float(text) == 0 and text.startswith("-") else text
+
+    def estimate(self, value: Estimate, *, signed: bool = False) -> str:
+        """Return mean and half-width of the interval."""
+        return f"{self.number(value.mean, signed=signed)} {self.plus_minus} {self.number(value.half_width)}"
+
+    def share(self, value: float) -> str:
+        """Return a share in percent, or ``"-"`` for NaN."""
+        return "-" if math.isnan(value) else f"{100 * value:.0f}%"
+
+
+def number_style(cells: Iterable[Cell], digital: float, *, ascii_only: bool = False) -> NumberStyle:
+    """Return a style that suits: 91.6 for percents, 0.449 for fractions, a digit more for tight intervals."""
+    listed = list(cells)
+    largest = max(abs(value) for value in [digital, *(cell.estimate.mean for cell in listed)])
+    decimals = 1 if largest > 1.5 else 3
+    widths = [cell.estimate.half_width for cell in listed if cell.estimate.half_width > 0]
+    if widths and statistics.median(widths) < 0.5 * 10.0**-decimals:
+        decimals += 1
+    if ascii_only:
+        return NumberStyle(decimals=decimals, plus_minus="+/-", mark="*")
+    return NumberStyle(decimals=decimals)
+
+
+def caption(result: EvaluationResult, style: NumberStyle, *, turned: bool) -> str:
+    """Return what the numbers of a table are; a turned one has the differences too."""
+    chips = result.n_chips
+    if chips == 1:
+        text = "1 chip, so without interval; more chips show what chance does."
+    else:
+        text = f"Mean over {chips} chips {style.plus_minus} half of the 95% interval (Student t over the chips)."
+    if turned:
+        text += (
+            " Difference: to uncalibrated, paired by chip. Recovered: share of the loss that came back"
+            f"{', not given for one chip' if chips == 1 else ', - where the loss is within the interval'}."
+        )
+    return text
+
+
+def best_methods(cells: Iterable[Cell]) -> dict[str, str]:
+    """Return the label of the best calibration method by scenario."""
+    best: dict[str, Cell] = {}
+    for cell in cells:
+        name = cell.record.scenario
+        if cell.calibrated and (name not in best or cell.estimate.mean > best[name].estimate.mean):
+            best[name] = cell
+    return {name: cell.record.method for name, cell in best.items()}

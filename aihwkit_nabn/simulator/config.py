@@ -1,0 +1,54 @@
+"""The RPU configuration all presets derive from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from aihwkit.inference.compensation.base import BaseDriftCompensation
+from aihwkit.inference.noise.base import BaseNoiseModel
+from aihwkit.simulator.configs import TorchInferenceRPUConfig
+from aihwkit.simulator.parameters import IOParameters, MappingParameter
+
+from aihwkit_nabn.noise.gaussian import GaussianWeightNoise
+
+
+def perfect_forward() -> IOParameters:
+    """Return input-output parameters of an ideal matrix-vector product: no converters, no read noise."""
+    return IOParameters(is_perfect=True)
+
+
+def weight_mapping() -> MappingParameter:
+    """Return 512 x 512 tiles that hold the weights in the layer's own units."""
+    return MappingParameter(max_input_size=512, max_output_size=512)
+
+
+def columnwise_mapping() -> MappingParameter:
+    """Return 512 x 512 tiles whose output columns each fill the conductance range.
+
+    Device noise is given in conductance, so a column whose weights are small next to the tile's largest would drown in
+    it; one digital scale per column, as in aihwkit's crossbar preset, prevents that.
+    """
+    return MappingParameter(
+        max_input_size=512, max_output_size=512, weight_scaling_omega=1.0, weight_scaling_columnwise=True
+    )
+
+
+@dataclass
+class NoiseAwareRPUConfig(TorchInferenceRPUConfig):
+    """An inference configuration in which only the named noise acts.
+
+    aihwkit's default adds 8-bit converters, output noise and PCM devices; here the matrix-vector product is perfect and
+    nothing is compensated unless asked for, so that an effect seen is the effect configured. Runs on aihwkit's torch
+    tile, on CPU and GPU. Every field of aihwkit's ``TorchInferenceRPUConfig`` can be given.
+
+    Attributes:
+        forward: Non-idealities of each matrix-vector product; perfect by default.
+        mapping: Tile sizes and weight scaling; 512 x 512 tiles in the layer's own units by default.
+        noise_model: What programming and time do to the weights; Gaussian, 0.06 of the maximum, by default.
+        drift_compensation: Digital rescaling of each tile's output after drift; None by default.
+    """
+
+    forward: IOParameters = field(default_factory=perfect_forward, metadata={"bindings_include": True})
+    mapping: MappingParameter = field(default_factory=weight_mapping)
+    noise_model: BaseNoiseModel = field(default_factory=GaussianWeightNoise)
+    drift_compensation: BaseDriftCompensation | None = None

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from aihwkit_nabn.calibration import CALIBRATION_METHODS
+from aihwkit_nabn.commands._evaluation import (
+    check_out,
+    import_extension,
+    method_specs,
+    parse_scenarios,
+    split_names,
+)
+from aihwkit_nabn.errors import NabnError, UnknownNameError
+from aihwkit_nabn.noise import NOISE_MODELS
+
+
+def test_split_names() -> None:
+    assert split_names(" none, paired ,,population") == ["none", "paired", "population"]
+    assert split_names("") == []
+
+
+def test_methods_that_replace_statistics_get_augmented_images() -> None:
+    specs = {spec.method: spec for spec in method_specs(["all"])}
+    assert list(specs) == ["none", *CALIBRATION_METHODS.names()]
+    for name in CALIBRATION_METHODS.names():
+        expected = {"population": "augmented", "ema": "augmented", "prior": "augmented", "batch": None, "online": None}
+        assert specs[name].batches == expected.get(name, "plain"), name
+
+
+def test_methods_are_taken_once_and_none_is_always_there() -> None:
+    assert [spec.method for spec in method_specs(["paired", "none", "paired"])] == ["none", "paired"]
+
+
+def test_method_errors() -> None:
+    with pytest.raises(UnknownNameError, match="'piared', did you mean 'paired'"):
+        method_specs(["piared"])
+    with pytest.raises(NabnError, match="methods must name"):
+        method_specs([])
+
+
+def test_one_setting_is_a_curve_over_time() -> None:
+    scenarios = parse_scenarios(["pcm"], ["1h", "86400"])
+    assert [scenario.name for scenario in scenarios] == ["pcm, 1h", "pcm, 1d"]
+    assert [scenario.t_inference for scenario in scenarios] == [3600.0, 86400.0]
+    assert {(scenario.group, scenario.strength) for scenario in scenarios} == {("pcm", None)}
+
+
+def test_several_strengths_of_one_model_are_a_curve_over_strength() -> None:
+    noises = ["gaussian:sigma=0.02,relative_to=max", "gaussian:sigma=0.06,relative_to=max", "pcm"]
+    scenarios = parse_scenarios(noises, ["1d"])
+    assert [scenario.strength for scenario in scenarios] == [0.02, 0.06, None]
+    assert [scenario.group for scenario in scenarios] == ["gaussian, relative_to=max"] * 2 + ["pcm"]
+    assert scenarios[0].name == noises[0] and scenarios[2].name == "pcm, 1d"
+
+
+@pytest.mark.parametrize(
+    ("noise", "time", "message"),
+    [
+        ("gausian", "1d", "did you mean 'gaussian'"),
+        ("gaussian:sigma=-1", "1d", "sigma"),
+        ("pcm", "-5", "time must be"),
+        ("pcm", "1 fortnight", "time must be"),
+    ],
+)
+def test_scenario_errors(noise: str, time: str, message: str) -> None:
+    with pytest.raises(NabnError, match=message):
+        parse_scenarios([noise], [time])
+
+
+def test_import_of_a_file_registers_its_noise(tmp_path: Path) -> None:
+    path = tmp_path / "my_noise.py"
+    path.write_text(
+        "from aihwkit_nabn.noise import WeightNoiseModel, register_noise_model\n"
+        "@register_noise_model('scaled_for_test')\n"
+        "class Scaled(WeightNoiseModel):\n"
+        "    strength = 'loss'\n"
+        "    def __init__(self, loss: float = 0.1) -> None:\n"
+        "        super().__init__()\n"
+        "        self.loss = loss\n"
+        "    def program(self, weights, w_max, generator):\n"
+        "        return weights * (1 - self.loss)\n"
+    )
+    try:
+        import_extension(str(path))
+        assert parse_scenarios(["scaled_for_test:loss=0.2"], ["1s"])[0].name == "scaled_for_test:loss=0.2"
+    finally:
+        NOISE_MODELS.unregister("scaled_for_test")
+
+
+def test_import_errors(tmp_path: Path) -> None:
+    with pytest.raises(NabnError, match="no such file"):
+        import_extension(str(tmp_path / "none.py"))
+    (tmp_path / "bad.py").write_text("1 / 0")
+    with pytest.raises(NabnError, match="ZeroDivisionError: division by zero"):
+        import_extension(str(tmp_path / "bad.py"))
+    with pytest.raises(NabnError, match="cannot import no_such_module_anywhere"):
+        import_extension("no_such_module_anywhere")
+
+
+def test_out_must_be_a_folder(tmp_path: Path) -> None:
+    assert check_out(tmp_path / "a" / "b").is_dir()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NabnError, match="out must be a folder"):
+        check_out(tmp_path / "file")
