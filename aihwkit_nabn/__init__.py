@@ -1,43 +1,85 @@
 """Noise-aware batch normalization and label-free calibration for networks on aihwkit's analog tiles."""
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from aihwkit_nabn._version import __version__
-from aihwkit_nabn.calibration import (
-    CalibrationMethod,
-    CalibrationReport,
-    CalibrationSession,
-    calibrate,
-    register_calibration_method,
-)
-from aihwkit_nabn.chip import (
-    calibration_disabled,
-    clear_calibration,
-    drift_chip,
-    fold_calibration,
-    freeze_calibration,
-    parse_time,
-    program_chip,
-    set_read_noise_seed,
-)
-from aihwkit_nabn.errors import NabnError
-from aihwkit_nabn.nn import (
-    NoiseAwareBatchNorm1d,
-    NoiseAwareBatchNorm2d,
-    NoiseAwareBatchNorm3d,
-    convert_to_noise_aware,
-    register,
-    unregister,
-)
-from aihwkit_nabn.noise import WeightNoiseModel, register_noise_model
-from aihwkit_nabn.simulator import presets
+
+if TYPE_CHECKING:
+    from aihwkit_nabn.calibration import (
+        CalibrationMethod,
+        CalibrationReport,
+        CalibrationSession,
+        calibrate,
+        register_calibration_method,
+    )
+    from aihwkit_nabn.chip import (
+        calibration_disabled,
+        clear_calibration,
+        drift_chip,
+        fold_calibration,
+        freeze_calibration,
+        parse_time,
+        program_chip,
+        set_read_noise_seed,
+    )
+    from aihwkit_nabn.errors import NabnError
+    from aihwkit_nabn.evaluation import EvaluationResult, MethodSpec, Scenario, evaluate
+    from aihwkit_nabn.nn import (
+        NoiseAwareBatchNorm1d,
+        NoiseAwareBatchNorm2d,
+        NoiseAwareBatchNorm3d,
+        convert_to_noise_aware,
+        register,
+        unregister,
+    )
+    from aihwkit_nabn.noise import WeightNoiseModel, register_noise_model
+    from aihwkit_nabn.simulator import presets
+
+# Loaded when first used: torch and aihwkit take seconds, which `nabn --help` need not wait for.
+_HOME = {
+    "CalibrationMethod": "calibration",
+    "CalibrationReport": "calibration",
+    "CalibrationSession": "calibration",
+    "EvaluationResult": "evaluation",
+    "MethodSpec": "evaluation",
+    "NabnError": "errors",
+    "NoiseAwareBatchNorm1d": "nn",
+    "NoiseAwareBatchNorm2d": "nn",
+    "NoiseAwareBatchNorm3d": "nn",
+    "Scenario": "evaluation",
+    "WeightNoiseModel": "noise",
+    "calibrate": "calibration",
+    "calibration_disabled": "chip",
+    "clear_calibration": "chip",
+    "convert_to_noise_aware": "nn",
+    "drift_chip": "chip",
+    "evaluate": "evaluation",
+    "fold_calibration": "chip",
+    "freeze_calibration": "chip",
+    "parse_time": "chip",
+    "presets": "simulator",
+    "program_chip": "chip",
+    "register": "nn",
+    "register_calibration_method": "calibration",
+    "register_noise_model": "noise",
+    "set_read_noise_seed": "chip",
+    "unregister": "nn",
+}
 
 __all__ = [
     "CalibrationMethod",
     "CalibrationReport",
     "CalibrationSession",
+    "EvaluationResult",
+    "MethodSpec",
     "NabnError",
     "NoiseAwareBatchNorm1d",
     "NoiseAwareBatchNorm2d",
     "NoiseAwareBatchNorm3d",
+    "Scenario",
     "WeightNoiseModel",
     "__version__",
     "calibrate",
@@ -45,6 +87,7 @@ __all__ = [
     "clear_calibration",
     "convert_to_noise_aware",
     "drift_chip",
+    "evaluate",
     "fold_calibration",
     "freeze_calibration",
     "parse_time",
@@ -56,3 +99,15 @@ __all__ = [
     "set_read_noise_seed",
     "unregister",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import numbers
 from collections.abc import Iterable
 
 
@@ -85,7 +86,7 @@ def check_number(
     if maximum is not None:
         bounds.append(f"<= {maximum:g}")
     allowed = "a finite number" + (" " + " and ".join(bounds) if bounds else "")
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
         raise NabnError(f"{field} must be {allowed}, got {value!r}")
     number = float(value)
     too_small = (minimum is not None and number < minimum) or (
@@ -102,6 +103,6 @@ def check_count(field: str, value: object, *, minimum: int = 0) -> int:
     Raises:
         NabnError: `value` is no integer (a bool is none) or too small.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < minimum:
         raise NabnError(f"{field} must be an integer >= {minimum}, got {value!r}")
-    return value
+    return int(value)

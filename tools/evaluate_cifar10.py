@@ -8,26 +8,30 @@ Run: ``python tools/evaluate_cifar10.py --data-root ../shared/data``
 
 from __future__ import annotations
 
-import json
+import functools
+import multiprocessing
+import os
 import sys
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import typer
 from rich.console import Console
-from torch import nn
+from torch import Tensor, nn
 
 from aihwkit_nabn.calibration import CALIBRATION_METHODS
 from aihwkit_nabn.commands._evaluation import AUGMENTED, PLAIN, check_out, method_specs, show_result, split_names
+from aihwkit_nabn.commands._records import RecordFile
 from aihwkit_nabn.commands._run import run
 from aihwkit_nabn.data.cifar import crop_and_flip, load_cifar_subset, normalise
 from aihwkit_nabn.data.classification import ImageSet, accuracy_on, image_batches
 from aihwkit_nabn.data.resnet_cifar import load_resnet20
-from aihwkit_nabn.errors import NabnError, UnknownNameError
+from aihwkit_nabn.errors import UnknownNameError
 from aihwkit_nabn.evaluation import EvaluationResult, MethodSpec, Record, Scenario, evaluate
 from aihwkit_nabn.evaluation.scenario import UNCALIBRATED
 from aihwkit_nabn.seeding import derive_seed
@@ -36,6 +40,7 @@ from aihwkit_nabn.simulator import build_preset
 FOLDER = "cifar10_subset"
 IMAGES, WEIGHTS = "cifar10_subset.npz", "resnet20_cifar10.pth"
 SETTINGS: dict[str, Callable[[], Scenario]] = {}
+Job = tuple[Scenario, int, list[MethodSpec]]  # a noise setting, a chip's seed, what to measure on it
 
 
 def _gaussian(key: str, kind: str, sigma: float, relative_to: str) -> None:
@@ -59,72 +64,6 @@ for _sigma in (0.1, 0.3):
     _gaussian(f"multiplicative-{_sigma:.1f}", "multiplicative", _sigma, "weight")
 for _time, _text in (("1h", "1 hour"), ("1d", "1 day"), ("1y", "1 year")):
     _pcm(f"pcm-{_time}", _time, _text)
-
-
-class RecordFile:
-    """Measurements as JSON lines, kept as they come; the first line says what they were made with.
-
-    Args:
-        path: The file.
-        setup: What must be the same for measurements to belong together.
-        resume: Take in what is there; otherwise begin anew.
-
-    Raises:
-        NabnError: the file is of another set-up, or damaged.
-    """
-
-    def __init__(self, path: Path, setup: dict[str, Any], *, resume: bool) -> None:
-        self.path = path
-        self.digital: dict[str, float] = {}
-        self.settings: list[dict[str, Any]] = []
-        self.records: list[Record] = []
-        lines = path.read_text().splitlines() if resume and path.is_file() else []
-        kept = [json.dumps({"setup": setup})]
-        for number, line in enumerate(lines):
-            try:
-                entry = json.loads(line)
-            except ValueError as error:
-                if number == len(lines) - 1:  # cut off in the middle of a write
-                    break
-                raise NabnError(f"{path} is damaged in line {number + 1}; run without --resume") from error
-            if number == 0:
-                _check_setup(path, entry.get("setup"), setup)
-                continue
-            self._take(entry)
-            kept.append(line)
-        path.write_text("".join(f"{line}\n" for line in kept))
-
-    def _take(self, entry: dict[str, Any]) -> None:
-        if "record" in entry:
-            self.records.append(Record(**entry["record"]))
-        if "settings" in entry:
-            self.settings.append(entry["settings"])
-            self.digital = entry["digital"]
-
-    def add(self, **entry: Any) -> None:
-        """Append an entry: ``record=...``, or ``settings=...`` with ``digital=...``."""
-        self._take(entry)
-        with self.path.open("a") as file:
-            file.write(json.dumps(entry) + "\n")
-
-    def done(self, scenario: str, chip_seed: int) -> set[str]:
-        """Return the labels of the methods that were measured on a chip."""
-        return {r.method for r in self.records if (r.scenario, r.chip_seed) == (scenario, chip_seed)}
-
-    def describes(self, scenario: str) -> bool:
-        """Return whether the settings of a scenario are there: they come after its first chip's measurements."""
-        return any(scenario in settings["conversion"] for settings in self.settings)
-
-
-def _check_setup(path: Path, old: object, new: dict[str, Any]) -> None:
-    if not isinstance(old, dict):
-        raise NabnError(f"{path} is no record file of this tool; run without --resume or with another --out")
-    for key in sorted(set(old) | set(new)):
-        if old.get(key) != new.get(key):
-            raise NabnError(
-                f"{path} was made with {key} = {old.get(key)!r}, not {new.get(key)!r}; "
-                f"run with the same, or without --resume, or with another --out"
-            )
 
 
 def choose_scenarios(names: list[str]) -> list[Scenario]:
@@ -186,6 +125,91 @@ def remembering(
     return measured
 
 
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """What is measured, apart from noise and methods; sent to worker processes, each of which loads it once."""
+
+    data_root: Path
+    seed: int
+    samples: int
+    calibration_batch: int
+    test_batch: int
+    device: str
+
+    @functools.cached_property
+    def parts(self) -> tuple[nn.Module, dict[str, list[Tensor]], Callable[[nn.Module], dict[str, float]]]:
+        """The model, the calibration sets, and the ``eval_fn``."""
+        train, test = load_cifar_subset(self.data_root / FOLDER / IMAGES)
+        model = load_resnet20(self.data_root / FOLDER / WEIGHTS).to(self.device)
+        test = ImageSet(images=normalise(test.images), labels=test.labels).to(self.device)
+        images = train.shuffled(derive_seed(self.seed, "calibration images")).first(self.samples).images
+        sets = {PLAIN: images, AUGMENTED: crop_and_flip(images, seed=derive_seed(self.seed, "augmentation"))}
+        batches = {
+            name: image_batches(normalise(each).to(self.device), self.calibration_batch) for name, each in sets.items()
+        }
+        return model, batches, remembering(accuracy_on(test, batch_size=self.test_batch), model)
+
+    def measure(
+        self, scenario: Scenario, chip: int, specs: list[MethodSpec], on_record: Callable[[Record], None] | None = None
+    ) -> EvaluationResult:
+        """Measure methods on one chip."""
+        model, batches, eval_fn = self.parts
+        return evaluate(
+            model,
+            scenarios=[scenario],
+            methods=specs,
+            chips=1,
+            seed=chip,
+            calibration_batches=batches,
+            eval_fn=eval_fn,
+            progress=False,
+            on_record=on_record,
+        )
+
+
+_bench: Bench | None = None  # of a worker process
+
+
+def _start_worker(bench: Bench, threads: int) -> None:
+    global _bench
+    torch.set_num_threads(threads)
+    _bench = bench
+
+
+def _measure_in_worker(scenario: Scenario, chip: int, specs: list[MethodSpec]) -> EvaluationResult:
+    if _bench is None:
+        raise RuntimeError("a worker process was not started with _start_worker")
+    return _bench.measure(scenario, chip, specs)
+
+
+def measure_all(
+    bench: Bench, jobs: list[Job], file: RecordFile, workers: int
+) -> Iterator[tuple[Job, EvaluationResult]]:
+    """Do the jobs, keeping every record, and give each job's result when it is there."""
+    if workers == 1:
+        for scenario, chip, specs in jobs:
+            result = bench.measure(scenario, chip, specs, file.adder(file.done(scenario.name, chip)))
+            file.add(settings=result.settings, digital=result.digital)
+            yield (scenario, chip, specs), result
+        return
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    # Spawned, not forked: a fork of a process in which torch has computed can hang.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(replace(bench), threads)) as pool:
+        waiting = {pool.submit(_measure_in_worker, *job): job for job in jobs}
+        try:
+            for future in as_completed(waiting):
+                scenario, chip, _ = waiting[future]
+                result = future.result()
+                add = file.adder(file.done(scenario.name, chip))
+                for record in result.records:
+                    add(record)
+                file.add(settings=result.settings, digital=result.digital)
+                yield waiting[future], result
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
 app = typer.Typer(name="evaluate_cifar10", add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -201,48 +225,35 @@ def main(
     calibration_batch: Annotated[int, typer.Option(min=1, help="Calibration images per batch.")] = 64,
     test_batch: Annotated[int, typer.Option(min=1, help="Test images per batch.")] = 233,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    workers: Annotated[int, typer.Option(min=1, help="Processes; more than one keep records chip by chip.")] = 1,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an earlier run in --out stopped.")] = False,
 ) -> None:
     """Evaluate ResNet-20 on a CIFAR-10 subset with every calibration method, plain and augmented images."""
     scenarios, specs = choose_scenarios(split_names(settings)), choose_methods(split_names(methods))
-    train, test = load_cifar_subset(data_root / FOLDER / IMAGES)
-    model = load_resnet20(data_root / FOLDER / WEIGHTS).to(device)
-    test = ImageSet(images=normalise(test.images), labels=test.labels).to(device)
-    images = train.shuffled(derive_seed(seed, "calibration images")).first(samples).images
-    augmented = crop_and_flip(images, seed=derive_seed(seed, "augmentation"))
-    batches = {
-        PLAIN: image_batches(normalise(images).to(device), calibration_batch),
-        AUGMENTED: image_batches(normalise(augmented).to(device), calibration_batch),
-    }
-    eval_fn = remembering(accuracy_on(test, batch_size=test_batch), model)
-    setup = {"seed": seed, "samples": len(images), "calibration_batch": calibration_batch, "test_batch": test_batch}
-    setup["torch"] = torch.__version__
-    file = RecordFile(check_out(out) / "records.jsonl", setup, resume=resume)
-
+    bench = Bench(
+        data_root=data_root,
+        seed=seed,
+        samples=samples,
+        calibration_batch=calibration_batch,
+        test_batch=test_batch,
+        device=device,
+    )
+    _ = bench.parts  # missing data is found before anything is written
+    setup = {name: value for name, value in vars(bench).items() if isinstance(value, int)}
+    file = RecordFile(check_out(out) / "records.jsonl", setup | {"torch": str(torch.__version__)}, resume=resume)
     console = Console()
     chip_seeds = [seed + index for index in range(chips)]
-    jobs = [(scenario, chip) for scenario in scenarios for chip in chip_seeds]
-    begin, worked = time.monotonic(), 0
-    for number, (scenario, chip) in enumerate(jobs, start=1):
-        done = file.done(scenario.name, chip)
-        missing = [spec for spec in specs if spec.label not in done]
-        if not missing and file.describes(scenario.name):
-            continue
-        result = evaluate(
-            model,
-            scenarios=[scenario],
-            methods=[specs[0], *(spec for spec in missing if spec is not specs[0])],
-            chips=1,
-            seed=chip,
-            calibration_batches=batches,
-            eval_fn=eval_fn,
-            progress=False,
-            on_record=lambda record, done=done: None if record.method in done else file.add(record=asdict(record)),
-        )
-        file.add(settings=result.settings, digital=result.digital)
-        worked += 1
-        left = (time.monotonic() - begin) / worked * (len(jobs) - number) / 60
-        scores = ", ".join(f"{r.method} {r.metrics['accuracy']:.1f}" for r in result.records)
+    jobs: list[Job] = []
+    for scenario in scenarios:
+        for chip in chip_seeds:
+            done = file.done(scenario.name, chip)
+            missing = [spec for spec in specs if spec.label not in done]
+            if missing or not file.describes(scenario.name):
+                jobs.append((scenario, chip, [specs[0], *(spec for spec in missing if spec is not specs[0])]))
+    begin = time.monotonic()
+    for number, ((scenario, chip, _specs), result) in enumerate(measure_all(bench, jobs, file, workers), start=1):
+        left = (time.monotonic() - begin) / number * (len(jobs) - number) / 60
+        scores = ", ".join(f"{record.method} {record.metrics['accuracy']:.1f}" for record in result.records)
         console.print(
             f"[{number}/{len(jobs)}, {left:.0f} min left] {scenario.name}, chip {chip}: {scores}",
             markup=False,

@@ -1,4 +1,4 @@
-"""Train the demo network on scikit-learn's digits and write its checkpoint (about a minute on two cores)."""
+"""Train the demo network on scikit-learn's digits and write its checkpoint (less than a minute)."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
+from aihwkit_nabn.commands.demo import one_thread
 from aihwkit_nabn.data.classification import accuracy_on
 from aihwkit_nabn.data.digits import CHECKPOINT, MAX_SHIFT, DigitsNet, load_digits, shift_images
 from aihwkit_nabn.seeding import derive_seed, isolated_rng
@@ -44,7 +45,7 @@ def main(
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """Train the demo network and write its checkpoint."""
-    with isolated_rng(seed):
+    with isolated_rng(seed), one_thread():
         model = DigitsNet()
         train(model, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, max_shift=max_shift, seed=seed)
     scores = {split: accuracy_on(load_digits(split))(model)["accuracy"] for split in ("train", "val", "test")}

@@ -1,7 +1,12 @@
 """Calibrating a chip without labels."""
 
 from aihwkit_nabn.calibration import methods as _methods  # noqa: F401  (registers the methods)
-from aihwkit_nabn.calibration.method import CALIBRATION_METHODS, CalibrationMethod, register_calibration_method
+from aihwkit_nabn.calibration.method import (
+    CALIBRATION_METHODS,
+    CalibrationMethod,
+    build_method,
+    register_calibration_method,
+)
 from aihwkit_nabn.calibration.moments import Moments
 from aihwkit_nabn.calibration.report import CalibrationReport, LayerShift
 from aihwkit_nabn.calibration.routine import calibrate
@@ -14,6 +19,7 @@ __all__ = [
     "CalibrationSession",
     "LayerShift",
     "Moments",
+    "build_method",
     "calibrate",
     "register_calibration_method",
 ]

@@ -22,8 +22,8 @@ def default_forward(model: nn.Module, batch: Any) -> Any:
     images = batch[0] if isinstance(batch, (tuple, list)) and len(batch) else batch
     if not isinstance(images, Tensor):
         raise CalibrationError(
-            f"a calibration batch of type {type(batch).__name__} needs forward_fn(model, batch); without it a batch must "
-            "be a tensor or a tuple that begins with one"
+            f"a calibration batch of type {type(batch).__name__} needs forward_fn(model, batch); without it a batch "
+            "must be a tensor or a tuple that begins with one"
         )
     like = next((t for t in (*model.parameters(), *model.buffers())), images)
     return model(images.to(like.device))
@@ -58,41 +58,56 @@ def limited(batches: Iterable[Any], max_samples: int | None) -> Iterator[tuple[A
 
 
 def batch_size(batch: Any) -> int:
-    """Return the number of samples: the length of the first tensor inside, or of the outermost list."""
+    """Return the number of samples in a batch.
+
+    That is the length of its first tensor; of a list of images ``[C, H, W]``, records or other objects, the length of
+    the list. A tuple holds the parts of a batch side by side (images, labels), and so does a list that begins with a
+    batched tensor; inside one, a list or tuple has an entry per sample.
+    """
+    size = _size(batch, inside=False)
+    return 1 if size is None else size
+
+
+def _size(batch: Any, inside: bool) -> int | None:
     if isinstance(batch, Tensor):
-        return batch.shape[0] if batch.dim() else 1
+        return batch.shape[0] if batch.dim() else None
     if isinstance(batch, Mapping):
-        return next((batch_size(value) for value in batch.values() if isinstance(value, (Tensor, list, tuple))), 1)
+        sizes = (_size(value, inside=True) for value in batch.values())
+        return next((size for size in sizes if size is not None), None)
     if isinstance(batch, Sequence) and not isinstance(batch, str):
-        if batch and isinstance(batch[0], (Tensor, Mapping)) and not _stands_for_samples(batch):
-            return batch_size(batch[0])
-        return len(batch)
-    return 1
+        return _size(batch[0], inside=True) if batch and not _lists_samples(batch, inside) else len(batch)
+    return None
 
 
-def _stands_for_samples(batch: Sequence[Any]) -> bool:
-    """A list of images or of per-image records, not a tuple of batched tensors."""
-    return isinstance(batch, list) and (isinstance(batch[0], Mapping) or batch[0].dim() == 3)
+def _lists_samples(batch: Sequence[Any], inside: bool) -> bool:
+    """Whether each entry is one sample, rather than one part of all samples."""
+    first = batch[0]
+    if isinstance(first, Tensor):
+        return first.dim() <= 3 if inside else isinstance(batch, list) and first.dim() == 3
+    if isinstance(first, Mapping):
+        return inside or isinstance(batch, list)
+    return inside or isinstance(batch, list) or not isinstance(first, (list, tuple))
 
 
-def _first(batch: Any, n: int, size: int) -> Any:
+def _first(batch: Any, n: int, size: int, inside: bool = False) -> Any:
     """Return the first `n` of `size` samples; parts that do not count samples stay whole."""
     if isinstance(batch, Tensor):
         return batch[:n] if batch.dim() and batch.shape[0] == size else batch
     if isinstance(batch, Mapping):
-        return {key: _first(value, n, size) for key, value in batch.items()}
-    if isinstance(batch, list) and len(batch) == size:
+        return {key: _first(value, n, size, inside=True) for key, value in batch.items()}
+    if not isinstance(batch, (list, tuple)) or not batch:
+        return batch
+    if len(batch) == size and _lists_samples(batch, inside):
         return batch[:n]
-    if isinstance(batch, (list, tuple)) and not hasattr(batch, "_fields"):
-        return type(batch)(_first(part, n, size) for part in batch)
-    return batch
+    parts = [_first(part, n, size, inside=True) for part in batch]
+    return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
 
 
 class SampleStore:
     """Kept batches, to be drawn from in mini-batches.
 
-    Tensors, and tuples of tensors with one row per sample, are joined and drawn from sample by sample; batches of any other
-    kind are drawn whole, as they came.
+    Tensors, and tuples of tensors with one row per sample, are joined and drawn from sample by sample; batches of any
+    other kind are drawn whole, as they came.
 
     Args:
         batches: What a calibration set yielded, at least one.
@@ -103,11 +118,17 @@ class SampleStore:
         self._joined = _join(self._whole)
         self.n = len(self._whole) if self._joined is None else self._joined[0].shape[0]
 
+    @property
+    def by_sample(self) -> bool:
+        """Whether single samples can be drawn."""
+        return self._joined is not None
+
     def split(self, share: float) -> tuple[list[int], list[int]]:
         """Return the indices to learn from and those held out, evenly spaced; nothing is held out of fewer than two."""
         n_held = min(self.n - 1, max(1, round(self.n * share))) if share > 0 else 0
         held = sorted({round((i + 0.5) * self.n / n_held - 0.5) for i in range(n_held)}) if n_held else []
-        return [i for i in range(self.n) if i not in set(held)], held
+        apart = set(held)
+        return [i for i in range(self.n) if i not in apart], held
 
     def minibatches(self, index: list[int], size: int) -> list[list[int]]:
         """Cut indices into groups of about `size` samples; whole batches stay alone."""
@@ -136,9 +157,9 @@ def _join(batches: list[Any]) -> tuple[Tensor, ...] | None:
         and all(isinstance(part, Tensor) and part.dim() and len(part) == len(batch[0]) for part in batch)
         for batch in batches
     ):
-        if type(first) is list and _stands_for_samples(first):
+        if _lists_samples(first, inside=False):
             return None
-        columns = [list(column) for column in zip(*batches)]
+        columns = [list(column) for column in zip(*batches, strict=True)]
     else:
         return None
     if any(part.shape[1:] != column[0].shape[1:] for column in columns for part in column):

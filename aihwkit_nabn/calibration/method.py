@@ -22,9 +22,9 @@ class CalibrationMethod:
         summary: One line for tables and help.
         needs_reference: Whether it compares with the digital model.
         needs_batches: Whether it needs calibration batches.
-        replaces_statistics: Whether it puts new statistics in the trained ones' place. Such methods want calibration images that
-            went through the training augmentation, which the trained statistics contain; the others take images as
-            at test time.
+        replaces_statistics: Whether it puts new statistics in the trained ones' place. Such methods want calibration
+            images that went through the training augmentation, which the trained statistics contain; the others take
+            images as at test time.
     """
 
     name: ClassVar[str] = ""
@@ -43,7 +43,10 @@ def _check(name: str, method: type[CalibrationMethod]) -> None:
         raise NabnError(f"calibration method {name!r} must be a class derived from CalibrationMethod, got {method!r}")
     if method.calibrate is CalibrationMethod.calibrate:
         raise NabnError(f"calibration method {name!r}: {method.__name__} does not write calibrate(self, session)")
-    required = [p.name for p in inspect.signature(method).parameters.values() if p.default is p.empty and p.kind <= 1]
+    options = [
+        p for p in inspect.signature(method).parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+    ]
+    required = [p.name for p in options if p.default is p.empty]
     if required:
         raise NabnError(f"calibration method {name!r}: option {required[0]!r} needs a default")
     method.name = name
@@ -78,6 +81,6 @@ def build_method(method: str | CalibrationMethod, **options: Any) -> Calibration
     known = list(inspect.signature(cls).parameters)
     for option in options:
         if option not in known:
-            allowed = ", ".join(known) or "none"
-            raise NabnError(f"method {method!r} has no option {option!r}{suggestion(option, known)}; options: {allowed}")
+            near, allowed = suggestion(option, known), ", ".join(known) or "none"
+            raise NabnError(f"method {method!r} has no option {option!r}{near}; options: {allowed}")
     return cls(**options)

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from aihwkit_nabn.errors import NabnError
+from aihwkit_nabn.errors import CalibrationError
 
 # Longest run that is summed in the input's own precision; longer ones are cut and added in float64.
 _RUN = 32_768
 # Where mean^2 / variance exceeds this, the sum of squares cancels too much and is taken around the mean instead.
-_CANCELLATION = 30.0
+_CANCELLATION = 100.0
 
 
 @dataclass
@@ -54,18 +54,16 @@ class Moments:
         count = x.numel() // max(n_channels, 1)
         if count == 0:
             return cls.empty(n_channels, x.device)
-        rows, dim = _rows(x, channel_dim)
-        total = _sum(rows, dim)
-        squares = _sum_of_squares(rows, dim)
-        mean = total / count
-        m2 = squares - count * mean * mean
-        if bool((count * mean * mean > _CANCELLATION * m2).any()):
-            centre = mean.to(x.dtype)
-            rows, _ = _rows(x - centre.view(-1, *(1,) * (-_negative(channel_dim, x.dim()) - 1)), channel_dim)
-            # The rounding of the centre to the input's dtype is put right by the second-order term.
-            shift = _sum(rows, dim) / count
-            mean = centre.double() + shift
-            m2 = _sum_of_squares(rows, dim) - count * shift * shift
+        mean, m2 = _raw_moments(x, channel_dim, count)
+        cancels = count * mean * mean > _CANCELLATION * m2
+        if bool(cancels.any()):
+            channels = cancels.nonzero().squeeze(1)
+            centre = mean[channels].to(x.dtype)
+            part = x.index_select(channel_dim, channels)
+            part = part - centre.view(-1, *(1,) * (-_negative(channel_dim, x.dim()) - 1))
+            # What the centre lost in rounding comes back as the mean of what is left.
+            shift, m2[channels] = _raw_moments(part, channel_dim, count)
+            mean[channels] = centre.double() + shift
         return cls(count, mean, m2.clamp_(min=0.0))
 
     @property
@@ -89,14 +87,26 @@ class Moments:
         scale, offset = scale.double(), offset.double()
         return Moments(self.count, self.mean * scale + offset, self.m2 * scale * scale)
 
+    @property
+    def is_finite(self) -> bool:
+        """Whether nothing that went in was NaN or infinite."""
+        return bool(torch.isfinite(self.m2.sum() + self.mean.sum()))  # one look for all channels
+
     def check_finite(self, what: str) -> None:
         """Raise if anything that went in was NaN or infinite.
 
         Raises:
-            NabnError: names `what`.
+            CalibrationError: names `what`.
         """
-        if not bool(torch.isfinite(self.m2).all() & torch.isfinite(self.mean).all()):
-            raise NabnError(f"{what} produced NaN or infinite values on the calibration set")
+        if not self.is_finite:
+            raise CalibrationError(f"{what} produced NaN or infinite values on the calibration set")
+
+
+def _raw_moments(x: Tensor, channel_dim: int, count: int) -> tuple[Tensor, Tensor]:
+    """Return mean and sum of squared deviations from plain sums, which cancel where the mean is large."""
+    rows, dim = _rows(x, channel_dim)
+    mean = _sum(rows, dim) / count
+    return mean, _sum_of_squares(rows, dim) - count * mean * mean
 
 
 def _negative(dim: int, rank: int) -> int:

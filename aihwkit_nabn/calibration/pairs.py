@@ -1,7 +1,8 @@
-"""Chip and reference side by side: each analog layer's output moments next to the digital layer's on the same inputs."""
+"""Chip and reference side by side: each analog layer's output moments next to the reference's on the same inputs."""
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from aihwkit_nabn.errors import CalibrationError
 from aihwkit_nabn.nn.alignment import OutputAlignment, align
 
 # Positions per channel and call whose reference values are kept until the chip's come, for the correlation.
-_PROBE = 2048
+_PROBE = 1024
 
 
 @dataclass
@@ -127,26 +128,28 @@ class _LayerObserver:
 
 
 def _sample(output: Tensor, channel_dim: int) -> Tensor:
-    """Return the values at evenly spaced positions, ``[positions, channels]``, the same ones for equal shapes."""
-    channels_last = output.movedim(channel_dim, -1)
-    n_channels = channels_last.shape[-1]
-    shape = channels_last.shape[:-1]
-    n = shape.numel()
-    if n <= _PROBE:
-        return channels_last.reshape(-1, n_channels)
-    # An odd step walks through rows and columns alike instead of staying in one column.
-    index = torch.arange(0, n, n // _PROBE | 1, device=output.device)
-    return channels_last[torch.unravel_index(index, shape)]
+    """Return the values on a coarse grid of positions, ``[positions, channels]``, the same one for equal shapes."""
+    channels = output.dim() + channel_dim
+    positions = output.numel() // max(output.shape[channels], 1)
+    grid = [slice(None)] * output.dim()
+    # Neighbouring positions say nearly the same, so the grid is thinned along the longest dimensions first.
+    lengths = {d: output.shape[d] for d in range(output.dim()) if d != channels}
+    steps = dict.fromkeys(lengths, 1)
+    while positions > _PROBE:
+        longest = max(lengths, key=lambda d: lengths[d] / steps[d])
+        steps[longest] += 1
+        positions = math.prod(-(-length // steps[d]) for d, length in lengths.items())
+    for d, step in steps.items():
+        grid[d] = slice(step // 2, None, step)
+    return output[tuple(grid)].movedim(channel_dim, -1).reshape(-1, output.shape[channels])
 
 
 @torch.no_grad()
-def align_with_reference(
-    session: CalibrationSession, rule: PairRule, *, wants_cross: bool = False
-) -> dict[str, Pair]:
+def align_with_reference(session: CalibrationSession, rule: PairRule, *, wants_cross: bool = False) -> dict[str, Pair]:
     """Run reference and chip over the batches, once each, and align every analog layer's output with the reference's.
 
-    Batch by batch the reference goes first; then the chip, each layer's output corrected by what `rule` makes of the moments
-    of all calls so far before it goes on, so that every layer is measured behind corrected ones. Both sides' moments
+    Batch by batch the reference goes first; then the chip, each layer's output corrected by what `rule` makes of the
+    moments of all calls so far before it goes on, so that every layer is measured behind corrected ones. Both sides' moments
     cover the same samples at every step, so what is special about them cancels.
 
     Args:

@@ -17,7 +17,8 @@ class LayerShift:
 
     Args:
         name: The layer.
-        kind: ``"BatchNorm"`` (its input against its statistics) or ``"analog layer"`` (its output against the reference's).
+        kind: ``"BatchNorm"`` (its input against its statistics) or ``"analog layer"`` (its output against the
+            reference's).
         n_values: Values per channel that were seen.
         mean_before: Root mean square over channels of the mean's shift, in target standard deviations.
         mean_after: The same with the calibration in force.

@@ -14,10 +14,9 @@ from aihwkit_nabn.calibration.batches import ForwardFn, default_forward
 from aihwkit_nabn.calibration.method import CalibrationMethod, build_method
 from aihwkit_nabn.calibration.report import CalibrationReport
 from aihwkit_nabn.calibration.session import CalibrationSession, match_reference
-from aihwkit_nabn.chip.calibration_state import CalibrationSnapshot, alignments, clear_calibration
+from aihwkit_nabn.chip.calibration_state import CalibrationSnapshot, alignments, check_not_folded, clear_calibration
 from aihwkit_nabn.chip.programming import check_programmed
 from aihwkit_nabn.errors import CalibrationError, check_count
-from aihwkit_nabn.nn.layers import named_analog_layers
 
 
 def calibrate(
@@ -41,8 +40,8 @@ def calibrate(
         method: Name of a registered method, or an instance.
         reference: The digital model, for the methods that compare with it (``paired``, ``distill``).
         max_samples: Stop after this many samples; None takes all.
-        forward_fn: ``forward_fn(model, batch)`` runs a model on a batch. Default: ``model(batch)`` for a tensor, ``model(batch[0])``
-            for a tuple.
+        forward_fn: ``forward_fn(model, batch)`` runs a model on a batch. Default: ``model(batch)`` for a tensor,
+            ``model(batch[0])`` for a tuple.
         progress: Show a progress bar.
         options: The method's own options.
 
@@ -52,8 +51,8 @@ def calibrate(
     Raises:
         UnknownNameError: there is no such method.
         NotProgrammedError: no chip has been programmed.
-        CalibrationError: the calibration set is empty or not finite, the reference does not fit, or a batch cannot be run.
-            Whatever is raised, the model is as it was.
+        CalibrationError: the calibration set is empty or not finite, the reference does not fit, or a batch cannot be
+            run. Whatever is raised, the model is as it was.
     """
     run = build_method(method, **options)
     if max_samples is not None:
@@ -65,7 +64,7 @@ def calibrate(
         if not isinstance(reference, nn.Module):
             raise CalibrationError(f"method {run.name!r} compares with the digital model; pass reference=model")
         match_reference(model, reference)
-    _check_not_folded(model)
+    check_not_folded(model)
     alignments(model)  # aihwkit's own layers get theirs here, before the snapshot
     before = CalibrationSnapshot.take(model)
     begin = time.perf_counter()
@@ -90,14 +89,6 @@ def calibrate(
     )
 
 
-def _check_not_folded(model: nn.Module) -> None:
-    for name, layer in named_analog_layers(model).items():
-        if hasattr(layer, "_nabn_unfolded"):
-            raise CalibrationError(
-                f"layer {name!r} holds a folded calibration; undo the fold or program the chip again before calibrating"
-            )
-
-
 @contextmanager
 def evaluation_mode(*models: nn.Module | None) -> Iterator[None]:
     """Put the models in eval mode inside the block and give every module its own flag back after it."""
@@ -112,13 +103,16 @@ def evaluation_mode(*models: nn.Module | None) -> Iterator[None]:
 
 
 @contextmanager
-def _progress_bar(
-    show: bool, batches: Iterable[Any] | None, max_samples: int | None, title: str
-) -> Iterator[Any]:
+def _progress_bar(show: bool, batches: Iterable[Any] | None, max_samples: int | None, title: str) -> Iterator[Any]:
     if not show or batches is None:
         yield None
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed} samples"), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed} samples"),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, transient=True) as bar:
         total = max_samples
         if isinstance(getattr(batches, "dataset", None), Sized):

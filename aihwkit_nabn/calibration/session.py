@@ -85,12 +85,10 @@ class CalibrationSession:
         if self.n_samples == 0:
             raise CalibrationError("the calibration set is empty: no batch with a sample came out of it")
 
-    @torch.no_grad()
-    def run_through(self) -> None:
-        """Run the chip over the batches, if there are any."""
-        if self._batches is not None:
-            for batch in self.batches():
-                self.run_analog(batch)
+    @property
+    def has_batches(self) -> bool:
+        """Whether there is a calibration set."""
+        return self._batches is not None
 
     def run_analog(self, batch: Any) -> Any:
         """Return the analog model's output for a batch, with whatever is calibrated or observed so far."""
@@ -125,7 +123,7 @@ class CalibrationSession:
         return match_reference(self.model, self.reference)
 
     @contextmanager
-    def recording(self, modules: dict[str, nn.Module], record: Callable[[str, Tensor], None]) -> Iterator[None]:
+    def recording(self, modules: dict[str, nn.Module], record: Callable[[str, Any], None]) -> Iterator[None]:
         """Call ``record(name, output)`` for every output of the given modules inside the block."""
         handles = []
         try:
@@ -141,7 +139,8 @@ class CalibrationSession:
         """Run the chip over the batches, each BatchNorm normalising with what `rule` makes of its input so far.
 
         Args:
-            rule: Called as ``rule(layer, moments so far, moments of this call)``; returns mean and variance ``[channels]``.
+            rule: Called as ``rule(layer, moments so far, moments of this call)``; returns mean and variance
+                ``[channels]``.
 
         Returns:
             Population moments of each BatchNorm's input.
@@ -154,7 +153,8 @@ class CalibrationSession:
                 "the model has no BatchNorm with trained statistics to calibrate; use method='paired', which needs none"
             )
         gathered = {
-            name: Moments.empty(bn.num_features, bn.trained_statistics()[0].device) for name, bn in self.batchnorms.items()
+            name: Moments.empty(bn.num_features, bn.trained_statistics()[0].device)
+            for name, bn in self.batchnorms.items()
         }
         try:
             for name, bn in self.batchnorms.items():
@@ -179,14 +179,12 @@ class CalibrationSession:
             trained = _as_moments(*bn.trained_statistics(), moments.count)
             bn.set_calibrated(mean, var)
             self.layers.append(
-                LayerShift.between(
-                    name, "BatchNorm", moments, trained, moments, _as_moments(mean, var, moments.count)
-                )
+                LayerShift.between(name, "BatchNorm", moments, trained, moments, _as_moments(mean, var, moments.count))
             )
 
 
-def _hook(name: str, record: Callable[[str, Tensor], None]) -> Callable[..., None]:
-    def hook(module: nn.Module, args: Any, output: Tensor) -> None:
+def _hook(name: str, record: Callable[[str, Any], None]) -> Callable[..., None]:
+    def hook(module: nn.Module, args: Any, output: Any) -> None:
         record(name, output)
 
     return hook
@@ -221,7 +219,8 @@ def match_reference(model: nn.Module, reference: nn.Module) -> dict[str, nn.Modu
     for name, layer in named_analog_layers(model).items():
         twin = by_name.get(name)
         if twin is None:
-            raise CalibrationError(f"reference has no layer {name!r}{suggestion(name, by_name)}; is it the same network?")
+            near = suggestion(name, by_name)
+            raise CalibrationError(f"reference has no layer {name!r}{near}; is it the same network?")
         weight = getattr(twin, "weight", None)
         if not isinstance(weight, Tensor):
             raise CalibrationError(f"reference layer {name!r} is a {type(twin).__name__} without weights")

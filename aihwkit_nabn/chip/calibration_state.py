@@ -19,7 +19,8 @@ from aihwkit_nabn.nn.layers import NoiseAwareLayer, named_analog_layers
 
 def alignments(model: nn.Module) -> dict[str, OutputAlignment]:
     """Return the output alignment of every analog layer, by the layer's name; aihwkit's own layers are given one."""
-    found = {}
+    found: dict[str, OutputAlignment] = {}
+    layer: Any
     for name, layer in named_analog_layers(model).items():
         if not isinstance(layer, NoiseAwareLayer) and not hasattr(layer, "alignment"):
             _attach_alignment(layer)
@@ -52,6 +53,8 @@ def _modules(model: nn.Module) -> list[Any]:
     return [m for m in model.modules() if isinstance(m, (OutputAlignment, NoiseAwareBatchNorm))]
 
 
+# Where a folded layer keeps what was there before.
+_UNFOLDED = "_nabn_unfolded"
 _FIELDS = ("scale", "offset", "calibrated_mean", "calibrated_var", "live", "enabled", "calibration_enabled")
 
 
@@ -80,8 +83,7 @@ class CalibrationSnapshot:
 
 def clear_calibration(model: nn.Module) -> None:
     """Remove every calibrated statistic and alignment, also a folded one."""
-    for layer in named_analog_layers(model).values():
-        unfold(layer)
+    unfold_all(model)
     for module in _modules(model):
         if isinstance(module, OutputAlignment):
             module.reset()
@@ -94,11 +96,9 @@ def calibration_disabled(model: nn.Module) -> Iterator[nn.Module]:
     """Run the same chip without its calibration inside the block; every switch is back where it was after it.
 
     Raises:
-        CalibrationError: the calibration has been folded into the tiles, so it cannot be left out.
+        CalibrationError: the calibration has been folded, so it cannot be left out.
     """
-    folded = [name for name, layer in named_analog_layers(model).items() if hasattr(layer, "_nabn_unfolded")]
-    if folded:
-        raise CalibrationError(f"the calibration is folded into the tiles (layer {folded[0]!r}); undo the fold first")
+    check_not_folded(model)
     switched: list[tuple[Any, str, bool]] = []
     for module in _modules(model):
         field = "enabled" if isinstance(module, OutputAlignment) else "calibration_enabled"
@@ -115,8 +115,8 @@ def calibration_disabled(model: nn.Module) -> Iterator[nn.Module]:
 def freeze_calibration(model: nn.Module) -> None:
     """Stop following the inputs (method ``online``): the statistics stay as they are now.
 
-    A BatchNorm that normalises with each batch's own statistics (method ``batch``) has none to keep and goes back to its
-    calibrated ones, or to the trained ones where there are none.
+    A BatchNorm that normalises with each batch's own statistics (method ``batch``) has none to keep and goes back to
+    its calibrated ones, or to the trained ones where there are none.
     """
     for module in _modules(model):
         if isinstance(module, NoiseAwareBatchNorm):
@@ -129,34 +129,33 @@ class FoldHandle:
 
     model: nn.Module
     before: CalibrationSnapshot
-    statistics: list[tuple[NoiseAwareBatchNorm, Tensor, Tensor]]
 
     def undo(self) -> None:
-        """Give the tiles their own scales and biases back, and the alignments and statistics their values."""
-        for layer in named_analog_layers(self.model).values():
-            unfold(layer)
-        for module, mean, var in self.statistics:
-            module.running_mean, module.running_var = mean, var
+        """Give tiles and BatchNorm layers their own values back, and the calibration to where it was."""
+        unfold_all(self.model)
         self.before.restore()
 
 
 def fold_calibration(model: nn.Module) -> FoldHandle:
     """Move the calibration to where it costs nothing: alignments into the tiles' digital output scale and bias.
 
-    Calibrated BatchNorm statistics take the trained ones' place (a BatchNorm costs the same with either), so the folded model
-    does the work of an uncalibrated one. Outputs stay equal to float accuracy. Programming another chip undoes the
-    tiles' part.
+    Calibrated BatchNorm statistics take the trained ones' place (a BatchNorm costs the same with either), so the folded
+    model does the work of an uncalibrated one. Outputs stay equal to float accuracy. Programming another chip takes the
+    fold out.
 
     Returns:
         A handle with `undo()`.
 
     Raises:
-        CalibrationError: the calibration is live (methods ``batch`` and ``online``): freeze it first; or a layer is
-            aihwkit's own and has no bias to fold into.
+        CalibrationError: the calibration is live (methods ``batch`` and ``online``): freeze it first; or it has been
+            folded already; or a layer is aihwkit's own and has no bias to fold into.
     """
+    check_not_folded(model)
     live = [name for name, module in batchnorms(model).items() if module.live is not None]
     if live:
-        raise CalibrationError(f"BatchNorm {live[0]!r} follows its inputs; call freeze_calibration(model) before folding")
+        raise CalibrationError(
+            f"BatchNorm {live[0]!r} follows its inputs; call freeze_calibration(model) before folding"
+        )
     layers = named_analog_layers(model)
     for name, layer in layers.items():
         alignment = getattr(layer, "alignment", None)
@@ -165,7 +164,7 @@ def fold_calibration(model: nn.Module) -> FoldHandle:
                 f"layer {name!r} is aihwkit's {type(layer).__name__} without a digital bias; convert the model with "
                 "convert_to_noise_aware to fold its calibration"
             )
-    handle = FoldHandle(model, CalibrationSnapshot.take(model), [])
+    handle = FoldHandle(model, CalibrationSnapshot.take(model))
     for layer in layers.values():
         alignment = getattr(layer, "alignment", None)
         if alignment is not None and alignment.is_set and alignment.enabled:
@@ -173,15 +172,39 @@ def fold_calibration(model: nn.Module) -> FoldHandle:
             alignment.reset()
     for module in batchnorms(model).values():
         if module.calibrated_mean is not None and module.calibration_enabled:
-            mean, var = module.trained_statistics()
-            handle.statistics.append((module, mean, var))
+            module.__dict__[_UNFOLDED] = module.trained_statistics()
             module.running_mean, module.running_var = module.calibrated_mean, module.calibrated_var
             module.reset_calibration()
     return handle
 
 
+def check_not_folded(model: nn.Module) -> None:
+    """Raise if the model's calibration has been folded.
+
+    Raises:
+        CalibrationError: names the first folded layer.
+    """
+    for name, module in model.named_modules():
+        if _UNFOLDED in module.__dict__:
+            raise CalibrationError(
+                f"layer {name!r} holds a folded calibration; undo the fold or program the chip again first"
+            )
+
+
+def unfold_all(model: nn.Module) -> None:
+    """Give every folded layer its own scales, bias and statistics back."""
+    module: Any
+    for module in model.modules():
+        state = module.__dict__.pop(_UNFOLDED, None)
+        if state is not None and isinstance(module, NoiseAwareBatchNorm):
+            device = module.trained_statistics()[0].device
+            module.running_mean, module.running_var = (value.to(device) for value in state)
+        elif state is not None:
+            _unfold_layer(module, *state)
+
+
 def _bias_owner(layer: Any) -> Any:
-    """The module whose digital bias is added last: the tile array, or a single tile with a bias; None if there is none."""
+    """The module whose digital bias is added last: the tile array, or a single tile with a bias; None without one."""
     analog_module = layer.analog_module
     if isinstance(layer, NoiseAwareLayer) or getattr(analog_module, "bias", None) is not None:
         return analog_module
@@ -191,8 +214,7 @@ def _bias_owner(layer: Any) -> Any:
 @torch.no_grad()
 def _fold_layer(layer: Any, scale: Tensor, offset: Tensor) -> None:
     owner = _bias_owner(layer)
-    tiles = [t for t in layer.analog_tiles() if isinstance(t, InferenceTileWithPeriphery)]
-    layer._nabn_unfolded = ([t.mapping_scales for t in tiles], owner.bias)
+    layer.__dict__[_UNFOLDED] = ([tile.mapping_scales for tile in _tiles(layer)], owner.bias)
     array = getattr(layer.analog_module, "array", [[layer.analog_module]])
     for in_tiles in array:
         start = 0
@@ -204,13 +226,15 @@ def _fold_layer(layer: Any, scale: Tensor, offset: Tensor) -> None:
     owner.bias = nn.Parameter(bias, requires_grad=False)
 
 
-def unfold(layer: Any) -> None:
-    """Give a folded layer its own scales and bias back; nothing happens to one that is not folded."""
-    state = layer.__dict__.pop("_nabn_unfolded", None)
-    if state is None:
-        return
-    scales, bias = state
-    tiles = [t for t in layer.analog_tiles() if isinstance(t, InferenceTileWithPeriphery)]
-    for tile, scale in zip(tiles, scales):
-        tile.mapping_scales = scale
-    _bias_owner(layer).bias = bias
+def _unfold_layer(layer: Any, scales: list[Tensor | None], bias: nn.Parameter | None) -> None:
+    # The model may have moved to another device in between.
+    for tile, scale in zip(_tiles(layer), scales, strict=True):
+        tile.mapping_scales = None if scale is None else scale.to(tile.device)
+    owner = _bias_owner(layer)
+    if bias is not None:
+        bias.data = bias.data.to(owner.bias.device)
+    owner.bias = bias
+
+
+def _tiles(layer: Any) -> list[Any]:
+    return [tile for tile in layer.analog_tiles() if isinstance(tile, InferenceTileWithPeriphery)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,11 +10,12 @@ import torch
 from aihwkit.simulator.tiles.inference import InferenceTileWithPeriphery
 from torch import Tensor, nn
 
-from aihwkit_nabn.chip.calibration_state import clear_calibration, unfold
+from aihwkit_nabn.chip.calibration_state import clear_calibration
 from aihwkit_nabn.chip.times import parse_time
 from aihwkit_nabn.errors import ConversionError, NabnError, NotProgrammedError
 from aihwkit_nabn.nn.layers import NoiseAwareLayer, named_analog_layers
 from aihwkit_nabn.seeding import RandomStream, check_seed, derive_seed, isolated_rng
+from aihwkit_nabn.simulator.compensation import match_readout_dtype
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +34,8 @@ class ChipState:
 def program_chip(model: nn.Module, seed: int, t_inference: float | str = 0.0) -> nn.Module:
     """Program the chip of this `seed` onto the model's tiles and let it drift to `t_inference`, in place.
 
-    The same seed gives the same chip whatever ran before, on every machine; the caller's random generators stay where they
-    were. Each tile draws from a stream of its own, so a layer's noise does not depend on the layers around it. A
+    The same seed gives the same chip whatever ran before, on every machine; the caller's random generators stay where
+    they were. Each tile draws from a stream of its own, so a layer's noise does not depend on the layers around it. A
     calibration of an earlier chip is removed, and the read-noise stream starts anew from this seed.
 
     Args:
@@ -53,14 +55,16 @@ def program_chip(model: nn.Module, seed: int, t_inference: float | str = 0.0) ->
     layers = _layers(model)
     _check_time(layers, seconds)
     clear_calibration(model)
+    model.__dict__.pop("chip_state", None)  # there is none until all tiles are written
     for name, layer in layers.items():
-        unfold(layer)
+        _set_reference(layer)
         _set_layer_max(layer)
         for tile_name, tile in _tiles(layer):
+            match_readout_dtype(tile)
             with isolated_rng(derive_seed(seed, "program", name, tile_name)):
-                tile.program_weights(from_reference=not _was_trained(tile))
-    model.chip_state = ChipState(seed=seed, t_inference=seconds)
+                tile.program_weights()
     _drift(layers, seed, seconds)
+    model.__dict__["chip_state"] = ChipState(seed=seed, t_inference=seconds)
     set_read_noise_seed(model, seed)
     return model
 
@@ -71,15 +75,18 @@ def drift_chip(model: nn.Module, t_inference: float | str) -> nn.Module:
     Calibration, if any, stays too: what it is worth at the new time is for the caller to see.
 
     Raises:
-        NotProgrammedError: `program_chip` has not been called.
+        NotProgrammedError: `program_chip` has not been called, or the weights have been trained since.
         NabnError: the time is out of range; nothing has been changed then.
     """
     seconds = parse_time(t_inference)
     state = chip_state(model)
     layers = _layers(model)
     _check_time(layers, seconds)
+    for name, layer in layers.items():
+        if any(_was_trained(tile) for _, tile in _tiles(layer)):
+            raise NotProgrammedError(f"layer {name!r} was trained after it was programmed; call program_chip again")
     _drift(layers, state.seed, seconds)
-    model.chip_state = ChipState(seed=state.seed, t_inference=seconds)
+    model.__dict__["chip_state"] = ChipState(seed=state.seed, t_inference=seconds)
     return model
 
 
@@ -149,7 +156,7 @@ def _leave_stream(layer: Any, args: tuple[Any, ...], output: Any) -> None:
         layer._nabn_read_noise.active.pop().__exit__(None, None, None)
 
 
-def _layers(model: nn.Module) -> dict[str, nn.Module]:
+def _layers(model: nn.Module) -> dict[str, Any]:
     layers = named_analog_layers(model) if isinstance(model, nn.Module) else {}
     if not layers:
         raise ConversionError(
@@ -159,7 +166,7 @@ def _layers(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def _tiles(layer: nn.Module) -> list[tuple[str, Any]]:
-    tiles = layer.named_analog_tiles()  # type: ignore[operator]
+    tiles: Any = layer.named_analog_tiles()  # type: ignore[operator]
     return [(name, tile) for name, tile in tiles if isinstance(tile, InferenceTileWithPeriphery)]
 
 
@@ -178,14 +185,40 @@ def _check_time(layers: dict[str, nn.Module], seconds: float) -> None:
 def _drift(layers: dict[str, nn.Module], seed: int, seconds: float) -> None:
     for name, layer in layers.items():
         for tile_name, tile in _tiles(layer):
+            tile._nabn_written = None  # so that an interruption in between is not taken for training
             with isolated_rng(derive_seed(seed, "drift", name, tile_name)):
                 tile.drift_weights(seconds)
-            tile._nabn_weight_version = _version(tile)
+            tile._nabn_written = _Written.of(tile)
 
 
-def _version(tile: Any) -> int | None:
-    weight = getattr(tile.tile, "weight", None)
-    return weight._version if isinstance(weight, Tensor) else None
+@dataclass(frozen=True, kw_only=True)
+class _Written:
+    """How a tile's weights were when we wrote them.
+
+    Optimizers change a parameter in place, which its version counter tells; aihwkit's own programming and drift do not
+    touch the counter. A copy of the tile starts counting anew: there the checksum tells.
+    """
+
+    parameter_id: int
+    version: int
+    checksum: int
+
+    @classmethod
+    def of(cls, tile: Any) -> _Written:
+        parameter = _trainable(tile)
+        return cls(
+            parameter_id=id(parameter), version=getattr(parameter, "_version", 0), checksum=_weight_checksum(tile)
+        )
+
+
+def _weight_checksum(tile: Any) -> int:
+    weights = tile.tile.get_weights().detach().cpu().contiguous()
+    return zlib.crc32(weights.view(torch.uint8).numpy())
+
+
+def _trainable(tile: Any) -> Tensor | None:
+    """The parameter an optimizer sees: of the torch tile, or the one a compiled tile shares its memory with."""
+    return getattr(tile.tile, "weight", getattr(tile, "shared_weights", None))
 
 
 def _was_trained(tile: Any) -> bool:
@@ -193,8 +226,21 @@ def _was_trained(tile: Any) -> bool:
 
     aihwkit keeps the reference of the first programming and would program that again, losing the training.
     """
-    written = getattr(tile, "_nabn_weight_version", None)
-    return written is not None and _version(tile) != written
+    written: _Written | None = getattr(tile, "_nabn_written", None)
+    if written is None:
+        return False
+    parameter = _trainable(tile)
+    if id(parameter) == written.parameter_id:
+        return getattr(parameter, "_version", 0) != written.version
+    return _weight_checksum(tile) != written.checksum
+
+
+def _set_reference(layer: nn.Module) -> None:
+    """Make the weights the tiles hold the ones to program, where they are new: never programmed or trained since."""
+    for _, tile in _tiles(layer):
+        if tile.reference_combined_weights is None or _was_trained(tile):
+            tile.reference_combined_weights = tile.tile.get_weights().detach().cpu().clone()
+        tile._nabn_written = None
 
 
 def _set_layer_max(layer: nn.Module) -> None:
@@ -205,13 +251,12 @@ def _set_layer_max(layer: nn.Module) -> None:
     scales, maxima = [], []
     for tile in tiles:
         reference = tile.reference_combined_weights
-        if reference is None or _was_trained(tile):
-            reference = tile.tile.get_weights()
         scale = tile.get_scales()
         scale = torch.ones(1, dtype=reference.dtype) if scale is None else scale.detach().cpu().abs()
         scales.append(scale)
-        maxima.append((reference.detach().cpu().abs() * scale.view(-1, 1)).max() if reference.numel() else torch.zeros(()))
+        in_layer_units = reference.detach().cpu().abs() * scale.view(-1, 1)
+        maxima.append(in_layer_units.max() if reference.numel() else torch.zeros((), dtype=reference.dtype))
     layer_max = torch.stack(maxima).max()
-    for tile, scale in zip(tiles, scales):
+    for tile, scale in zip(tiles, scales, strict=True):
         if hasattr(tile.rpu_config.noise_model, "layer_max"):
-            tile.rpu_config.noise_model.layer_max = layer_max / scale.view(-1, 1) if scale.numel() > 1 else layer_max / scale[0]
+            tile.rpu_config.noise_model.layer_max = layer_max / (scale.view(-1, 1) if scale.numel() > 1 else scale[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 import re
 
 from aihwkit_nabn.errors import NabnError
@@ -29,7 +30,7 @@ def parse_time(time: float | str) -> float:
                 seconds = float(match[1]) * UNITS[match[2].lower() or "s"]
             except ValueError:
                 seconds = None
-    elif isinstance(time, (int, float)) and not isinstance(time, bool):
+    elif isinstance(time, numbers.Real) and not isinstance(time, bool):
         seconds = float(time)
     if seconds is None or not math.isfinite(seconds) or seconds < 0:
         raise NabnError(f"time must be {allowed}, got {time!r}")

@@ -195,7 +195,11 @@ def _check_package(name: str, found: ProbeResult) -> Check:
     if found.works:
         return Check(name=name, status=OK, detail=found.detail)
     detail = "not installed" if version_of(name) is None else f"{version_of(name)} fails: {found.detail}"
-    return Check(name=name, status=FAULT, detail=detail, remedy=f"{installer()} --force-reinstall {name}")
+    wanted = name
+    if name != "numpy":  # torch and torchvision go together
+        low, high = _best_window().torch
+        wanted = f'"torch>={_text(low)},<{high[0]}.{high[1] + 1}" torchvision'
+    return Check(name=name, status=FAULT, detail=detail, remedy=f"{installer()} --force-reinstall {wanted}")
 
 
 def _check_torch_tile(found: ProbeResult) -> Check:
@@ -224,12 +228,9 @@ def _check_own(found: ProbeResult) -> Check:
 def _check_gpu(found: ProbeResult) -> Check:
     name = "GPU"
     if not found.works:
-        return Check(
-            name=name,
-            status=NOTE,
-            detail=f"not usable: {found.detail}",
-            remedy="update the NVIDIA driver; until then: --device cpu",
-        )
+        # A torch that cannot be imported has a line of its own.
+        remedy = "" if "ImportError" in found.detail else "update the NVIDIA driver; until then: --device cpu"
+        return Check(name=name, status=NOTE, detail=f"not usable: {found.detail}", remedy=remedy)
     if not found.detail.startswith("built "):
         return Check(name=name, status=OK, detail=found.detail)
     if shutil.which("nvidia-smi") is None:
@@ -246,7 +247,8 @@ def _check_ops(found: ProbeResult, source: str) -> Check:
     if found.works:
         return Check(name=name, status=OK, detail=found.detail)
     detail = f"not compiled, or for another torch: {found.detail}"
-    remedy = f'MMCV_WITH_OPS=1 {installer()} --no-build-isolation --force-reinstall --no-deps "{source}"'
+    same = f"{source}=={version_of(source)}"
+    remedy = f"MMCV_WITH_OPS=1 {installer()} --no-build-isolation --force-reinstall --no-deps {same}"
     if source == "mmcv-lite":
         remedy = _openmmlab_line()
     return Check(name=name, status=NOTE, detail=detail, remedy=remedy)

@@ -45,7 +45,9 @@ def method_specs(names: Sequence[str]) -> list[MethodSpec]:
 
     if not names:
         raise NabnError(f"methods must name at least one of {UNCALIBRATED}, {', '.join(CALIBRATION_METHODS.names())}")
-    wanted = [each for given in names for each in (CALIBRATION_METHODS.names() if given == ALL else [given])]
+    # Those that work on statistics first, then those that compare with the digital model.
+    everything = sorted(CALIBRATION_METHODS.names(), key=lambda name: CALIBRATION_METHODS.get(name).needs_reference)
+    wanted = [each for given in names for each in (everything if given == ALL else [given])]
     specs = [MethodSpec(UNCALIBRATED)]
     for name in dict.fromkeys(wanted):
         if name == UNCALIBRATED:

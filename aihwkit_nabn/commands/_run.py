@@ -34,7 +34,7 @@ def run(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
         # typer's usage errors; their base class has changed its module from version to version.
         if not isinstance(error, _usage_error()):
             raise
-        return _complain(name, error.format_message())
+        return _complain(name, getattr(error, "format_message", error.__str__)())
     return code if isinstance(code, int) else 0
 
 

@@ -11,6 +11,8 @@ def command() -> None:
 
     from aihwkit_nabn.commands._checks import all_checks, has_failed, show
 
-    checks = all_checks()
-    show(Console(), checks)
+    console = Console()
+    with console.status("trying each part, about ten seconds"):
+        checks = all_checks()
+    show(console, checks)
     raise typer.Exit(1 if has_failed(checks) else 0)

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sized
+from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any
 
 import torch
 from torch import nn
 
-from aihwkit_nabn.calibration import CALIBRATION_METHODS
+from aihwkit_nabn.calibration import CALIBRATION_METHODS, CalibrationMethod
+from aihwkit_nabn.calibration.method import build_method
 from aihwkit_nabn.errors import NabnError, UnknownNameError, check_count, suggestion
 from aihwkit_nabn.evaluation.scenario import UNCALIBRATED, MethodSpec, Scenario, label_methods
 from aihwkit_nabn.seeding import check_seed
 
 EvalFn = Callable[[nn.Module], Mapping[str, float]]
 CalibrationBatches = Iterable[Any] | Mapping[str, Iterable[Any]]
+
+AUGMENTED = "augmented"
+"""Name of the calibration set, among several, for methods that replace statistics: with the training augmentation."""
+
+PLAIN = "plain"
+"""Name of the calibration set, among several, for the other methods: images as at test time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +138,8 @@ def check_metrics(metrics: object, *, place: str, expected: Iterable[str] | None
 
 
 def _check_scenarios(scenarios: Iterable[Scenario]) -> list[Scenario]:
-    checked = [scenarios] if isinstance(scenarios, Scenario) else list(scenarios)
+    single: Any = scenarios  # one scenario without a list around it is taken too
+    checked: list[Scenario] = [single] if isinstance(single, Scenario) else list(scenarios)
     if not checked:
         raise NabnError("scenarios must hold at least one Scenario, got none")
     names: set[str] = set()
@@ -149,12 +157,18 @@ def _plan_method(spec: MethodSpec, calibration_batches: CalibrationBatches | Non
         return PlannedMethod(spec=spec, batches=None, needs_reference=False)
     if spec.method not in CALIBRATION_METHODS:
         raise UnknownNameError("calibration method", spec.method, [UNCALIBRATED, *CALIBRATION_METHODS.names()])
-    method = CALIBRATION_METHODS.get(spec.method)
-    batches = _find_batches(spec, calibration_batches) if method.needs_batches else None
-    return PlannedMethod(spec=spec, batches=batches, needs_reference=method.needs_reference)
+    method = build_method(spec.method, **spec.options)  # so that a wrong option is found now
+    if not method.needs_batches:
+        if spec.batches is not None:
+            raise NabnError(f"method {spec.method!r} takes no calibration set, got batches={spec.batches!r}")
+        return PlannedMethod(spec=spec, batches=None, needs_reference=method.needs_reference)
+    name, batches = _find_batches(spec, method, calibration_batches)
+    return PlannedMethod(spec=replace(spec, batches=name), batches=batches, needs_reference=method.needs_reference)
 
 
-def _find_batches(spec: MethodSpec, calibration_batches: CalibrationBatches | None) -> Iterable[Any]:
+def _find_batches(
+    spec: MethodSpec, method: CalibrationMethod, calibration_batches: CalibrationBatches | None
+) -> tuple[str | None, Iterable[Any]]:
     if calibration_batches is None:
         raise NabnError(f"method {spec.method!r} needs calibration_batches, got None")
     if not isinstance(calibration_batches, Mapping):
@@ -163,25 +177,31 @@ def _find_batches(spec: MethodSpec, calibration_batches: CalibrationBatches | No
                 f"method {spec.method!r} asks for the calibration set {spec.batches!r}, but calibration_batches is a "
                 f"single set; give a mapping of names to sets"
             )
-        return _check_batches("calibration_batches", calibration_batches)
+        return None, _check_batches("calibration_batches", calibration_batches)
     names = [str(name) for name in calibration_batches]
-    if spec.batches is None and len(names) != 1:
+    suiting = AUGMENTED if method.replaces_statistics else PLAIN
+    if spec.batches is not None:
+        name = spec.batches
+    elif len(names) == 1:
+        name = names[0]
+    elif suiting in names:
+        name = suiting
+    else:
         raise NabnError(
             f"method {spec.method!r} must say which calibration set it takes, one of {names}: "
-            f'MethodSpec({spec.method!r}, batches="...")'
+            f'MethodSpec({spec.method!r}, batches="..."); or call the set that suits it {suiting!r}'
         )
-    name = names[0] if spec.batches is None else spec.batches
     if name not in calibration_batches:
         raise NabnError(
             f"method {spec.method!r} asks for the calibration set {name!r}{suggestion(name, names)}; known: {names}"
         )
-    return _check_batches(f"calibration_batches[{name!r}]", calibration_batches[name])
+    return name, _check_batches(f"calibration_batches[{name!r}]", calibration_batches[name])
 
 
 def _check_batches(field: str, batches: object) -> Iterable[Any]:
     if isinstance(batches, (str, torch.Tensor)) or not isinstance(batches, Iterable):
         raise NabnError(f"{field} must be an iterable of batches (a list, a DataLoader), got {type(batches).__name__}")
-    if hasattr(batches, "__len__") and len(batches) == 0:
+    if isinstance(batches, Sized) and len(batches) == 0:
         raise NabnError(f"{field} must hold at least one batch, got none")
     return batches
 

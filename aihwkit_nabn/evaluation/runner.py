@@ -54,7 +54,9 @@ def evaluate(
         chips: Number of chips per scenario, >= 1. Five or more give a usable interval.
         seed: Chip ``i`` is programmed with ``seed + i``.
         calibration_batches: Unlabelled batches in an iterable that can be run through repeatedly (a list, a
-            DataLoader), or a mapping of names to such iterables, among which `MethodSpec.batches` chooses.
+            DataLoader), or a mapping of names to such iterables, among which `MethodSpec.batches` chooses; where it
+            does not, methods that replace statistics take ``"augmented"`` (images through the training augmentation,
+            which the trained statistics contain) and the others ``"plain"`` (images as at test time).
         forward_fn: Called as ``forward_fn(model, batch)`` when calibrating; default: as `calibrate` does.
         max_samples: Calibrate with at most this many samples; default: all.
         exclude: Names of modules that stay digital, as `convert_to_noise_aware` takes them.
@@ -73,9 +75,9 @@ def evaluate(
         seed=seed,
         calibration_batches=calibration_batches,
         functions={"eval_fn": eval_fn, "forward_fn": forward_fn, "on_record": on_record},
-        exclude=exclude,
         max_samples=max_samples,
     )
+    exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
     settings = describe(model, plan, max_samples=max_samples, exclude=exclude)
     with ExitStack() as stack:
         stack.enter_context(_generators_restored(model, derive_seed(seed, "run")))

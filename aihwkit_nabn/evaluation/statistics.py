@@ -66,8 +66,7 @@ def estimate(values: Sequence[float], confidence: float = 0.95) -> Estimate:
 def paired_difference(values: Sequence[float], baseline: Sequence[float], confidence: float = 0.95) -> Estimate:
     """Return the estimate of ``values - baseline``, chip by chip.
 
-    Chips differ more from each other than methods do on one chip, so this interval is much narrower than the
-    difference of two independent means would have.
+    What a chip does to both alike cancels; two independent means would count it twice.
 
     Args:
         values: One measurement per chip.

@@ -90,7 +90,7 @@ def align(x: Tensor, scale: Tensor, offset: Tensor, channel_dim: int) -> Tensor:
 
 
 def adopt_optional_buffers(module: nn.Module, names: tuple[str, ...], state: dict[str, Any], prefix: str) -> None:
-    """Make room for buffers that are None in a fresh module but stand in the state dict being loaded, and the reverse."""
+    """Make room for buffers that are None in a fresh module but stand in the state dict to load, and the reverse."""
     like = next((t for t in (*module.parameters(), *module.buffers())), None)
     for name in names:
         value = state.get(prefix + name)

@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.nn.alignment import adopt_optional_buffers
+from aihwkit_nabn.nn.carry_over import carry_over
 
 Statistics = tuple[Tensor, Tensor]
 
@@ -26,8 +27,8 @@ class NoiseAwareBatchNorm(_BatchNorm):
         calibrated_mean: ``[channels]``, the chip's statistics, or None before calibration.
         calibrated_var: ``[channels]``, likewise.
         calibration_enabled: Whether the calibrated statistics are used; the trained ones otherwise.
-        live: Called with each input in eval mode and the layer itself, returns the mean and variance to normalise with: for
-            statistics that are taken from the batch at hand or follow it (methods ``batch`` and ``online``).
+        live: Called with each input in eval mode and the layer itself, returns the mean and variance to normalise with:
+            for statistics that are taken from the batch at hand or follow it (methods ``batch`` and ``online``).
         observer: The same while a calibration runs; goes before everything else.
 
     Source: noise-aware batch normalization, Tsai et al., arXiv 2007.03230 (abstract).
@@ -107,9 +108,9 @@ class NoiseAwareBatchNorm(_BatchNorm):
 
     @classmethod
     def from_digital(
-        cls, module: nn.Module, rpu_config: object = None, tile_module_class: object = None
+        cls, module: Any, rpu_config: object = None, tile_module_class: object = None
     ) -> NoiseAwareBatchNorm:
-        """Return the noise-aware form of a BatchNorm, SyncBatchNorm or frozen BatchNorm; values are copied.
+        """Return the noise-aware form of a BatchNorm, SyncBatchNorm or frozen BatchNorm; values and hooks are copied.
 
         `rpu_config` and `tile_module_class` are there for aihwkit's ``convert_to_analog`` and not used.
         """
@@ -133,6 +134,7 @@ class NoiseAwareBatchNorm(_BatchNorm):
         new.load_state_dict(state, strict=False)
         for name, parameter in new.named_parameters():
             parameter.requires_grad_(not frozen and getattr(module, name).requires_grad)
+        carry_over(module, new)
         return new.train(module.training)
 
     @classmethod
@@ -145,9 +147,9 @@ class NoiseAwareBatchNorm(_BatchNorm):
         mean, var = state.pop("calibrated_mean", None), state.pop("calibrated_var", None)
         if mean is not None and module.calibration_enabled:
             state.update(running_mean=mean, running_var=var)
+        new.to(next((value for value in state.values() if value.is_floating_point()), torch.empty(0)))
         new.load_state_dict(state)
-        like = next(iter(state.values()), torch.empty(0))
-        return new.to(like.device).train(module.training)
+        return new.train(module.training)
 
 
 class NoiseAwareBatchNorm1d(NoiseAwareBatchNorm, nn.BatchNorm1d):

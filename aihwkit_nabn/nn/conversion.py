@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 import fnmatch
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from aihwkit.nn.modules.base import AnalogLayerBase
 from aihwkit.simulator.parameters.base import RPUConfigBase
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.parameter import UninitializedParameter
+from torch.nn.parameter import is_lazy
 
 from aihwkit_nabn.errors import ConversionError, suggestion
 from aihwkit_nabn.nn import probe
@@ -39,6 +40,8 @@ NORMALIZATION_FORMS: dict[type[nn.Module], type[NoiseAwareBatchNorm]] = {
 # Modules that read their children's weights themselves: converting the children would change nothing or break them.
 _OPAQUE = {nn.MultiheadAttention: "attention reads its projections' weights directly"}
 
+_LAZY = "lazy layer without weights yet; run the model once first"
+
 SpecificConfig = Callable[[str, nn.Module, RPUConfigBase], RPUConfigBase]
 
 
@@ -51,9 +54,9 @@ def convert_to_noise_aware(
 ) -> nn.Module:
     """Return an analog copy of `model`: matrix layers on tiles, BatchNorm noise-aware, everything in eval mode.
 
-    Subclasses of the layers are converted too (where their forward pass computes the plain layer's function: it is tried),
-    a module used in several places stays one, and hooks are kept. The copy has the model's own class, so code that knows
-    the model knows the copy.
+    Subclasses of the layers are converted too (where their forward pass computes the plain layer's function: it is
+    tried), a module used in several places stays one, and hooks are kept. The copy has the model's own class, so code
+    that knows the model knows the copy.
 
     Args:
         model: The reference; not changed.
@@ -74,13 +77,17 @@ def convert_to_noise_aware(
         raise ConversionError(f"rpu_config must be an aihwkit RPU configuration, got {type(rpu_config).__name__}")
     if not hasattr(rpu_config, "noise_model"):
         raise ConversionError(
-            f"rpu_config must be for inference (InferenceRPUConfig or TorchInferenceRPUConfig), got {type(rpu_config).__name__}"
+            "rpu_config must be for inference (InferenceRPUConfig or TorchInferenceRPUConfig), "
+            f"got {type(rpu_config).__name__}"
         )
     patterns = (exclude,) if isinstance(exclude, str) else tuple(exclude)
     _check_patterns(model, patterns)
-    analog = copy.deepcopy(model)
-    work = _Conversion(rpu_config, patterns, specific_rpu_config_fun)
-    analog = work.replace(analog)
+    lazy = next((name for name, buffer in model.named_buffers() if is_lazy(buffer)), None)
+    if lazy is not None:  # torch cannot copy these
+        raise ConversionError(f"buffer {lazy!r} belongs to a {_LAZY}")
+    copied = copy.deepcopy(model)
+    work = _Conversion(rpu_config, _excluded(copied, patterns), specific_rpu_config_fun)
+    analog: Any = work.replace(copied)
     if not work.report.converted:
         raise ConversionError(f"model {type(model).__name__} has no layer to put on tiles\n{work.report}")
     analog.eval()
@@ -95,18 +102,27 @@ def _check_patterns(model: nn.Module, patterns: tuple[str, ...]) -> None:
             raise ConversionError(f"exclude names {pattern!r}, which no module has{suggestion(pattern, names)}")
 
 
+def _excluded(model: nn.Module, patterns: tuple[str, ...]) -> set[int]:
+    """Return the ids of the modules left digital, under whichever of their names, with all they contain."""
+    return {
+        id(part)
+        for name, module in model.named_modules(remove_duplicate=False)
+        if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+        for part in module.modules()
+    }
+
+
 class _Conversion:
     """One walk over a model; `replaced` makes shared modules stay shared."""
 
-    def __init__(
-        self, rpu_config: RPUConfigBase, patterns: tuple[str, ...], specific: SpecificConfig | None
-    ) -> None:
+    def __init__(self, rpu_config: RPUConfigBase, excluded: set[int], specific: SpecificConfig | None) -> None:
         self.rpu_config = rpu_config
-        self.patterns = patterns
+        self.excluded = excluded
         self.specific = specific
         self.report = ConversionReport()
         self.replaced: dict[int, nn.Module] = {}
         self.kept_alive: list[nn.Module] = []  # ids are only unique among the living
+        self.counted: set[int] = set()  # parameters in the report, each once also where modules share it
 
     def replace(self, module: nn.Module, name: str = "") -> nn.Module:
         """Return what takes the module's place."""
@@ -116,7 +132,7 @@ class _Conversion:
         return self.replaced[id(module)]
 
     def _convert(self, module: nn.Module, name: str) -> nn.Module:
-        if any(fnmatch.fnmatch(name, pattern) for pattern in self.patterns):
+        if id(module) in self.excluded:
             return self._keep(module, name, "excluded")
         for kind, reason in _OPAQUE.items():
             if isinstance(module, kind):
@@ -142,13 +158,13 @@ class _Conversion:
                 module._modules[child_name] = self.replace(child, f"{name}.{child_name}" if name else child_name)
         if isinstance(module, nn.TransformerEncoderLayer):
             module.activation_relu_or_gelu = 0  # its fused fast path would go past the tiles
-        if _matrix_weights(module, recurse=False):
+        if _matrix_parameters(module, recurse=False):
             return self._keep(module, name, f"{type(module).__name__} has no analog form", recurse=False)
         return module
 
     def _to_tiles(self, module: nn.Module, name: str, form: type[nn.Module]) -> nn.Module:
-        if any(isinstance(parameter, UninitializedParameter) for parameter in module.parameters()):
-            return self._refuse(module, name, "lazy layer without weights yet; run the model once first")
+        if any(is_lazy(parameter) for parameter in module.parameters()):
+            return self._refuse(module, name, _LAZY)
         config = copy.deepcopy(self.rpu_config)
         if self.specific is not None:
             config = self.specific(name, module, config)
@@ -176,7 +192,7 @@ class _Conversion:
         return new
 
     def _keep(self, module: nn.Module, name: str, reason: str, recurse: bool = True) -> nn.Module:
-        n_weights = _matrix_weights(module, recurse)
+        n_weights = self._count(module, recurse)
         self.report.kept_digital.append(self._entry(module, name, reason=reason, n_weights=n_weights))
         return module
 
@@ -184,12 +200,17 @@ class _Conversion:
         self.report.refused.append(self._entry(module, name, reason=reason))
         return module
 
-    @staticmethod
+    def _count(self, module: nn.Module, recurse: bool = True) -> int:
+        """Matrix weights of the module that no entry has counted yet."""
+        new = [p for p in _matrix_parameters(module, recurse) if id(p) not in self.counted]
+        self.counted.update(map(id, new))
+        return sum(parameter.numel() for parameter in new)
+
     def _entry(
-        module: nn.Module, name: str, *, reason: str = "", n_tiles: int = 0, n_weights: int | None = None
+        self, module: nn.Module, name: str, *, reason: str = "", n_tiles: int = 0, n_weights: int | None = None
     ) -> LayerEntry:
         if n_weights is None:
-            n_weights = _matrix_weights(module)
+            n_weights = self._count(module)
         return LayerEntry(name=name, kind=type(module).__name__, n_weights=n_weights, reason=reason, n_tiles=n_tiles)
 
 
@@ -215,6 +236,5 @@ def _frozen_form(module: nn.Module) -> type[NoiseAwareBatchNorm] | None:
     return None
 
 
-def _matrix_weights(module: nn.Module, recurse: bool = True) -> int:
-    parameters = {id(p): p for p in module.parameters(recurse) if not isinstance(p, UninitializedParameter)}
-    return sum(parameter.numel() for parameter in parameters.values() if parameter.dim() >= 2)
+def _matrix_parameters(module: nn.Module, recurse: bool = True) -> list[nn.Parameter]:
+    return [p for p in module.parameters(recurse) if not is_lazy(p) and p.dim() >= 2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,12 +11,14 @@ from aihwkit.simulator.parameters.base import RPUConfigBase
 from aihwkit.simulator.parameters.enums import RPUDataType
 from aihwkit.simulator.tiles.array import TileModuleArray
 from aihwkit.simulator.tiles.inference import InferenceTileWithPeriphery
+from aihwkit.simulator.tiles.module import TileModule
 from torch import Tensor, nn
 
 from aihwkit_nabn.errors import ConversionError
 from aihwkit_nabn.nn.alignment import OutputAlignment
+from aihwkit_nabn.nn.carry_over import carry_over
 from aihwkit_nabn.seeding import RandomStream
-from aihwkit_nabn.simulator.mvm import LinearMap, analog_product, effective_weight, is_perfect
+from aihwkit_nabn.simulator.mvm import LinearMap, analog_product, effective_weight, is_perfect, tiles_of
 
 _DATA_TYPES = {torch.float32: RPUDataType.FLOAT, torch.float64: RPUDataType.DOUBLE}
 
@@ -23,8 +26,8 @@ _DATA_TYPES = {torch.float32: RPUDataType.FLOAT, torch.float64: RPUDataType.DOUB
 class NoiseAwareLayer(AnalogLayerBase, nn.Module):
     """A layer whose weight matrix lies on an array of aihwkit's tiles and whose output passes an `OutputAlignment`.
 
-    The tiles hold the matrix ``[out, in / groups * kernel]``: a grouped convolution is stored packed, each output's devices
-    once, and its groups are driven one after the other.
+    The tiles hold the matrix ``[out, in / groups * kernel]``: a grouped convolution is stored packed, each output's
+    devices once, and its groups are driven one after the other.
 
     Args:
         module: The digital layer; its weights are copied.
@@ -40,19 +43,20 @@ class NoiseAwareLayer(AnalogLayerBase, nn.Module):
         ConversionError: dtype or tile cannot hold this layer.
     """
 
-    def __init__(self, module: nn.Module, rpu_config: RPUConfigBase, linear_map: LinearMap) -> None:
+    def __init__(self, module: Any, rpu_config: RPUConfigBase, linear_map: LinearMap) -> None:
         super().__init__()
         weight, bias = module.weight, module.bias
         if weight.dtype not in _DATA_TYPES:
             raise ConversionError(f"weights must be float32 or float64 to go on a tile, got {weight.dtype}")
         if not hasattr(rpu_config, "noise_model"):
             raise ConversionError(f"rpu_config must be an inference configuration, got {type(rpu_config).__name__}")
-        rpu_config.runtime.data_type = _DATA_TYPES[weight.dtype]
+        config: Any = rpu_config
+        config.runtime.data_type = _DATA_TYPES[weight.dtype]
         matrix = weight.detach().reshape(weight.shape[0], -1)
         self.linear_map = linear_map
         self.kernel_shape = tuple(weight.shape)
-        self.analog_module: TileModuleArray = rpu_config.tile_array_class(
-            matrix.shape[0], matrix.shape[1], rpu_config, bias is not None
+        self.analog_module: TileModuleArray = config.tile_array_class(
+            matrix.shape[0], matrix.shape[1], config, bias is not None
         )
         if not is_perfect(self.analog_module):
             self._check_unfolding()
@@ -60,35 +64,27 @@ class NoiseAwareLayer(AnalogLayerBase, nn.Module):
         self.read_noise = RandomStream(0)
         if bias is not None:
             self.analog_module.bias.data = self.analog_module.bias.data.to(weight.dtype)
-        self.set_weights(matrix, None if bias is None else bias.detach())
-        self._copy_attributes(module)
+        self.analog_module.set_weights(matrix, None if bias is None else bias.detach())
+        carry_over(module, self)
         self.to(weight.device)
         self.train(module.training)
 
+    def _tiles(self) -> list[TileModule]:
+        return tiles_of(self.analog_module)
+
     def _check_unfolding(self) -> None:
-        tile = next(self.analog_tiles())
+        tile = self._tiles()[0]
         plain_2d = self.linear_map.spatial_dims in (0, 2) and self.linear_map.groups == 1
         if not plain_2d and not isinstance(tile.tile, nn.Module):
             raise ConversionError(
-                f"aihwkit's compiled {type(tile).__name__} takes 2-d convolutions without groups; use a torch-tile preset"
+                f"aihwkit's compiled {type(tile).__name__} takes 2-d convolutions without groups; "
+                "use a torch-tile preset"
             )
-
-    def _copy_attributes(self, module: nn.Module) -> None:
-        """Keep what code around the layer reads from it (channels, stride, a framework's own marks) and its hooks."""
-        for name, value in module.__dict__.items():
-            if not name.startswith("_") and name != "training" and not hasattr(self, name):
-                setattr(self, name, value)
-        for name in ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs"):
-            for key, hook in getattr(module, name).items():
-                if not type(hook).__module__.startswith("torch.nn.utils"):  # weight re-parametrisations: already applied
-                    getattr(self, name)[key] = hook
 
     @property
     def weight(self) -> Tensor:
         """The weights the tiles hold now, in the digital layer's shape, scales and drift factor included; detached."""
-        if isinstance(next(self.analog_tiles()).tile, nn.Module):
-            return effective_weight(self.analog_module).detach().reshape(self.kernel_shape)
-        return self.analog_module.get_weights()[0].reshape(self.kernel_shape)
+        return effective_weight(self.analog_module).detach().reshape(self.kernel_shape)
 
     @property
     def bias(self) -> Tensor | None:
@@ -103,31 +99,29 @@ class NoiseAwareLayer(AnalogLayerBase, nn.Module):
 
     def extra_repr(self) -> str:
         """Shape and tiles."""
-        tiles = list(self.analog_tiles())
+        tiles = self._tiles()
         kind = type(tiles[0].rpu_config).__name__
         return f"{tuple(self.kernel_shape)}, tiles={len(tiles)}, bias={self.bias is not None}, {kind}"
 
-    def _digital(self, empty: nn.Module) -> nn.Module:
+    def _digital(self, empty: Any) -> nn.Module:
         """Fill a digital layer with what this one computes now: weights, drift factor, bias and alignment."""
         weight, bias = self.weight, self.bias
-        if self.alignment.is_set and self.alignment.enabled:
-            scale, offset = self.alignment.scale, self.alignment.offset
-            assert scale is not None and offset is not None
+        scale, offset = self.alignment.scale, self.alignment.offset
+        if self.alignment.enabled and scale is not None and offset is not None:
             weight = weight * scale.view(-1, *(1,) * (weight.dim() - 1)).to(weight)
             bias = offset if bias is None else bias * scale + offset
         empty.weight = nn.Parameter(weight.clone())
         empty.bias = None if bias is None else nn.Parameter(bias.detach().clone())
-        return empty.train(self.training)
+        digital: nn.Module = empty.train(self.training)
+        return digital
 
 
 class _NoiseAwareConv(NoiseAwareLayer):
     SPATIAL_DIMS = 0
-    DIGITAL: type[nn.modules.conv._ConvNd]
+    DIGITAL: Callable[..., nn.Module]
 
     @classmethod
-    def from_digital(
-        cls, module: nn.Module, rpu_config: RPUConfigBase, tile_module_class: object = None
-    ) -> _NoiseAwareConv:
+    def from_digital(cls, module: Any, rpu_config: RPUConfigBase, tile_module_class: object = None) -> _NoiseAwareConv:
         """Return the analog form of torch's convolution (any stride, padding, dilation, groups), weights copied.
 
         Args:
@@ -194,7 +188,7 @@ class NoiseAwareLinear(NoiseAwareLayer):
 
 def named_analog_layers(model: nn.Module) -> dict[str, nn.Module]:
     """Return the layers of `model` that lie on inference tiles, ours and aihwkit's own, by name; shared ones once."""
-    layers = {}
+    layers: dict[str, nn.Module] = {}
     for name, module in model.named_modules():
         if isinstance(module, AnalogLayerBase) and not module.IS_CONTAINER:
             if any(isinstance(tile, InferenceTileWithPeriphery) for tile in module.analog_tiles()):

@@ -55,9 +55,11 @@ def differs(original: nn.Module, converted: nn.Module, shape: tuple[int, ...]) -
     expected, got = outputs
     if not isinstance(expected, Tensor) or expected.shape != got.shape:
         return "its forward pass does not return one tensor of the usual shape"
-    error = float((expected - got).abs().max() / expected.abs().max().clamp(min=1e-12))
-    if not error <= 1e-4:
-        return f"its own forward pass computes something else than the plain layer (relative difference {error:.1e})"
+    difference = float((expected - got).abs().max() / expected.abs().max().clamp(min=1e-12))
+    if not difference <= 1e-4:
+        return (
+            f"its own forward pass computes something else than the plain layer (relative difference {difference:.1e})"
+        )
     return ""
 
 
@@ -66,7 +68,7 @@ def trial_shape(module: nn.Module) -> tuple[int, ...]:
     if isinstance(module, nn.Linear):
         return (2, module.in_features)
     if isinstance(module, nn.modules.conv._ConvNd):
-        spans = (d * (k - 1) + 3 for k, d in zip(module.kernel_size, module.dilation))
+        spans = (d * (k - 1) + 3 for k, d in zip(module.kernel_size, module.dilation, strict=True))
         return (2, module.in_channels, *spans)
     n_channels = len(next(t for t in (*module.buffers(), *module.parameters()) if t.dim() == 1))
     rank = next((r for c, r in ((nn.BatchNorm1d, 1), (nn.BatchNorm3d, 3)) if isinstance(module, c)), 2)

@@ -5,20 +5,21 @@ from __future__ import annotations
 from aihwkit.nn import conversion as aihwkit_conversion
 from torch import nn
 
+from aihwkit_nabn.nn.batchnorm import NoiseAwareBatchNorm
 from aihwkit_nabn.nn.conversion import ANALOG_FORMS, NORMALIZATION_FORMS
 
 _replaced: dict[type[nn.Module], type | None] = {}
 
 
 def _forms() -> dict[type[nn.Module], type]:
-    return {**ANALOG_FORMS, **NORMALIZATION_FORMS, nn.SyncBatchNorm: NORMALIZATION_FORMS[nn.modules.batchnorm._BatchNorm]}
+    return {**ANALOG_FORMS, **NORMALIZATION_FORMS, nn.SyncBatchNorm: NoiseAwareBatchNorm}
 
 
 def register() -> None:
     """Make aihwkit's plain `convert_to_analog` (and `convert_to_digital`) use the noise-aware layers.
 
-    Works for BatchNorm and for layers whose exact class aihwkit looks up; subclasses, shared modules and the report need
-    `aihwkit_nabn.convert_to_noise_aware`. Doing it twice changes nothing.
+    Works for BatchNorm and for layers whose exact class aihwkit looks up; subclasses, shared modules and the report
+    need `aihwkit_nabn.convert_to_noise_aware`. Doing it twice changes nothing.
     """
     conversion_map = aihwkit_conversion._DEFAULT_CONVERSION_MAP
     for digital, analog in _forms().items():

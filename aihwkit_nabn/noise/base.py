@@ -142,11 +142,9 @@ class WeightNoiseModel(BaseNoiseModel):
         if self.layer_max is None:
             return work.abs().amax() if work.numel() else work.new_zeros(())
         w_max = torch.as_tensor(self.layer_max).detach().to(work)
-        try:
-            fits = torch.broadcast_shapes(w_max.shape, work.shape) == work.shape
-        except RuntimeError:
-            fits = False
-        if not fits:
+        # By hand: torch.broadcast_shapes imports sympy, which takes seconds.
+        pairs = zip(reversed(w_max.shape), reversed(work.shape), strict=False)
+        if w_max.dim() > work.dim() or any(size not in (1, full) for size, full in pairs):
             raise NabnError(
                 f"layer_max must be a scalar or [out, 1] for a tile of shape {list(work.shape)}, "
                 f"got shape {list(w_max.shape)}"

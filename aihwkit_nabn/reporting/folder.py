@@ -11,7 +11,7 @@ from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.evaluation import EvaluationResult
 from aihwkit_nabn.evaluation.storage import write_text
 from aihwkit_nabn.reporting.plot import plot_accuracy
-from aihwkit_nabn.reporting.table import markdown_table
+from aihwkit_nabn.reporting.table import markdown_overview, markdown_table
 
 
 def write_report(result: EvaluationResult, path: str | Path) -> Path:
@@ -32,7 +32,11 @@ def write_report(result: EvaluationResult, path: str | Path) -> Path:
         raise NabnError(f"path must be a folder, got the file {str(path)!r}")
     result.to_json(path / "results.json")
     plots = plot_names(result.metrics)
-    sections = [f"## {name}\n\n{markdown_table(result, name)}\n![{name}]({plots[name]})\n" for name in result.metrics]
+    sections = [
+        f"## {name}\n\n{markdown_overview(result, name)}\n![{name}]({plots[name]})\n\n"
+        f"## {name}, scenario by scenario\n\n{markdown_table(result, name)}"
+        for name in result.metrics
+    ]
     write_text(path / "table.md", "\n".join(sections))
     summary = pd.concat([result.summary(name) for name in result.metrics], ignore_index=True)
     write_text(path / "table.csv", summary.to_csv(index=False))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -13,6 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
+from matplotlib.transforms import ScaledTranslation
 
 from aihwkit_nabn.chip import format_time
 from aihwkit_nabn.errors import NabnError
@@ -20,7 +23,9 @@ from aihwkit_nabn.evaluation import Cell, EvaluationResult
 from aihwkit_nabn.evaluation.storage import write_bytes
 from aihwkit_nabn.reporting.style import line_styles
 
-_MOST_PANELS_PER_ROW = 3
+_DPI = 150
+_MOST_BANDS = 4  # more shaded bands than this blend into one grey
+_MARK_GAP = 2.5  # points between the marks of neighbouring methods at one strength
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,21 +72,25 @@ def plot_accuracy(result: EvaluationResult, path: str | Path, metric: str | None
     panels: dict[str | None, list[Cell]] = {}
     for cell in result.cells(name):
         panels.setdefault(cell.record.group, []).append(cell)
-    columns = min(len(panels), _MOST_PANELS_PER_ROW)
+    columns = 2 if len(panels) == 4 else min(len(panels), 3)
     rows = math.ceil(len(panels) / columns)
     # The object interface: pyplot would keep the figure, and a style the caller has set, for the whole process.
-    figure = Figure(figsize=(2.2 + 4.0 * columns, 0.4 + 3.2 * rows), layout="constrained")
+    crowd = max(len({cell.record.scenario for cell in cells}) for cells in panels.values())
+    width = max(4.2, 0.7 * crowd)
+    figure = Figure(figsize=(2.2 + width * columns, 0.4 + 3.4 * rows), dpi=_DPI, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns, sharey=True, squeeze=False).flatten()
     for panel, (group, cells) in zip(axes, panels.items(), strict=False):
         _draw_panel(panel, cells, result.digital[name])
-        panel.set_title(group or "", fontsize=10)
+        panel.set_title(textwrap.fill(group or "", 52), fontsize=10)
     for index, panel in enumerate(axes):
         panel.set_visible(index < len(panels))
         panel.tick_params(labelleft=index % columns == 0)
         if index % columns == 0:
             panel.set_ylabel(name)
-    _add_legend(figure, axes[: len(panels)], result)
+    lows, highs = zip(*(_ends(cell) for cells in panels.values() for cell in cells), strict=True)
+    axes[0].set_ylim(*_padded(min(result.digital[name], *lows), max(result.digital[name], *highs)))
+    _add_legend(figure, result)
     buffer = io.BytesIO()
     canvas.print_png(buffer, metadata={"Software": None})
     write_bytes(path, buffer.getvalue())
@@ -96,12 +105,15 @@ def _draw_panel(panel: Axes, cells: Sequence[Cell], digital: float) -> None:
         panel.set_xscale("log")
     for index, (label, style) in enumerate(styles.items()):
         mine = sorted((c for c in cells if c.record.method == label), key=lambda c: axis.position[c.record.scenario])
-        # Without an order among the scenarios, marks stand side by side instead of one above the other.
-        shift = 0.0 if axis.joined else 0.6 * ((index + 0.5) / len(styles) - 0.5)
+        # Marks at one place stand side by side, or the last one drawn would hide the others.
+        place = (index - (len(styles) - 1) / 2) / len(styles)
+        shift = 0.0 if axis.joined else 0.7 * place
+        points = _MARK_GAP * len(styles) * place if axis.joined else 0.0
+        beside = panel.transData + ScaledTranslation(points / 72, 0, panel.figure.dpi_scale_trans)
         x = [axis.position[cell.record.scenario] + shift for cell in mine]
         means = [cell.estimate.mean for cell in mine]
-        # One chip has no interval: its bar is left out, not drawn at NaN.
-        halves = [0.0 if math.isnan(cell.estimate.half_width) else cell.estimate.half_width for cell in mine]
+        lows, highs = zip(*map(_ends, mine), strict=True)
+        halves = [(high - low) / 2 for low, high in zip(lows, highs, strict=True)]
         joined = axis.joined and len(mine) > 1
         panel.errorbar(
             x,
@@ -109,31 +121,55 @@ def _draw_panel(panel: Axes, cells: Sequence[Cell], digital: float) -> None:
             yerr=halves if any(halves) else None,
             color=style.color,
             marker=style.marker,
-            markersize=5,
-            markeredgecolor="white",
-            markeredgewidth=0.5,
+            markersize=5.5,
+            markerfacecolor=style.face,
+            markeredgewidth=1.0,
             linestyle=style.linestyle if joined else "none",
             linewidth=1.6,
             elinewidth=1.0,
             capsize=2.5,
             zorder=3,
+            transform=beside,
         )
-        if joined and any(halves):
-            low = [mean - half for mean, half in zip(means, halves, strict=True)]
-            high = [mean + half for mean, half in zip(means, halves, strict=True)]
-            panel.fill_between(x, low, high, color=style.color, alpha=0.12, linewidth=0, zorder=2)
+        if joined and any(halves) and len(styles) <= _MOST_BANDS:
+            panel.fill_between(x, lows, highs, color=style.color, alpha=0.12, linewidth=0, zorder=2)
     panel.set_xlabel(axis.label)
     if axis.ticks is not None:
-        crowded = not axis.joined and sum(map(len, axis.ticks.values())) > 40
-        panel.set_xticks(list(axis.ticks), list(axis.ticks.values()), rotation=30 if crowded else 0)
+        crowded = not axis.joined and len(axis.ticks) > 5
+        wrap = max(12, 48 // len(axis.ticks))
+        texts = [
+            textwrap.shorten(text, 36, placeholder=" ...") if crowded else textwrap.fill(text, wrap)
+            for text in axis.ticks.values()
+        ]
+        panel.set_xticks(list(axis.ticks), texts, rotation=35 if crowded else 0, fontsize=9)
         for tick in panel.get_xticklabels():
             tick.set_horizontalalignment("right" if crowded else "center")
+            tick.set_rotation_mode("anchor" if crowded else "default")
         panel.xaxis.set_minor_locator(NullLocator())
+    # The marks' small shift keeps matplotlib from finding the limits itself.
+    first, last = min(axis.position.values()), max(axis.position.values())
     if not axis.joined:
-        panel.set_xlim(-0.5, len(axis.position) - 0.5)
+        panel.set_xlim(first - 0.5, last + 0.5)
+    elif axis.log:
+        panel.set_xlim(*(10**exponent for exponent in _padded(math.log10(first), math.log10(last))))
+    else:
+        panel.set_xlim(*_padded(first, last))
     panel.grid(axis="y", color="#dddddd", linewidth=0.6)
     panel.set_axisbelow(True)
     panel.spines[["top", "right"]].set_visible(False)
+
+
+def _ends(cell: Cell) -> tuple[float, float]:
+    """Return the interval; for one chip, which has none, the value twice."""
+    if math.isnan(cell.estimate.half_width):
+        return cell.estimate.mean, cell.estimate.mean
+    return cell.estimate.low, cell.estimate.high
+
+
+def _padded(low: float, high: float) -> tuple[float, float]:
+    """Return limits with room at both ends, also where they are the same."""
+    room = 0.06 * (high - low) or 0.05 * abs(high) or 0.05
+    return low - room, high + room
 
 
 def _axis(cells: Sequence[Cell]) -> _Axis:
@@ -141,9 +177,9 @@ def _axis(cells: Sequence[Cell]) -> _Axis:
     strengths = [record.strength for record in records]
     times = [record.t_inference for record in records]
     distinct = len(set(strengths)) == len(strengths)
-    if distinct and None not in strengths:
+    if distinct and None not in strengths and len(strengths) > 1:
         positions = {record.scenario: float(record.strength or 0.0) for record in records}
-        return _Axis(position=positions, label="noise strength")
+        return _Axis(position=positions, label="noise strength", ticks=_strength_ticks(sorted(positions.values())))
     if set(strengths) == {None} and len(set(times)) == len(times) > 1:
         # A logarithmic axis has no 0: right after programming stands a decade before the first later time.
         zero = min(time for time in times if time > 0) / 10
@@ -158,14 +194,21 @@ def _axis(cells: Sequence[Cell]) -> _Axis:
     )
 
 
-def _add_legend(figure: Figure, panels: Sequence[Axes], result: EvaluationResult) -> None:
+def _strength_ticks(strengths: Sequence[float]) -> dict[float, str] | None:
+    """Return a tick at every strength that was measured, or None where they would overlap."""
+    room = (strengths[-1] - strengths[0]) / 9
+    if any(after - before < room for before, after in pairwise(strengths)):
+        return None
+    return {strength: f"{strength:g}" for strength in strengths}
+
+
+def _add_legend(figure: Figure, result: EvaluationResult) -> None:
     handles = [Line2D([], [], color="black", linestyle=(0, (5, 3)), linewidth=1.2, label="digital")]
     for label, style in line_styles(result.records).items():
-        handles.append(
-            Line2D(
-                [], [], color=style.color, marker=style.marker, linestyle=style.linestyle, linewidth=1.6, label=label
-            )
-        )
+        line = Line2D([], [], color=style.color, marker=style.marker, linestyle=style.linestyle, linewidth=1.6)
+        line.set_markerfacecolor(style.face)
+        line.set_label(textwrap.fill(label, 24))
+        handles.append(line)
     chips = result.n_chips
     title = "1 chip" if chips == 1 else f"{chips} chips,\n95% interval"
     figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=9, title=title, title_fontsize=9)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 from aihwkit_nabn.evaluation import Record
 
@@ -18,10 +19,11 @@ _KNOWN = {
     "batch": ("#56B4E9", "v"),
     "online": ("#009E73", "P"),
     "paired": ("#D55E00", "X"),
-    "distill": ("#882255", "*"),
+    "distill": ("#882255", "<"),
 }
-_FURTHER = [("#332288", "<"), ("#117733", ">"), ("#999933", "p"), ("#44AA99", "h"), ("#AA4499", "d"), ("#661100", "8")]
-_DASHES = ["-", "--", "-.", ":"]
+_FURTHER = [("#332288", "H"), ("#117733", ">"), ("#999933", "p"), ("#44AA99", "h"), ("#AA4499", "d"), ("#661100", "8")]
+_Dashes = Literal["-", "--", "-.", ":"]
+_DASHES: list[_Dashes] = ["-", "--", "-.", ":"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,23 +32,26 @@ class LineStyle:
 
     color: str
     marker: str
-    linestyle: str
+    linestyle: _Dashes
+    face: str
 
 
 def line_styles(records: Iterable[Record]) -> dict[str, LineStyle]:
     """Return a style for each method label.
 
     Colour and marker go with the registered name, so that they are the same in plots with other methods; several labels
-    of one method differ in the dashes. A method that is not this package's has a colour by its name's hash.
+    of one method differ in the dashes and in filled or hollow marks. A method that is not this package's has a colour
+    by its name's hash.
     """
     names = {record.method: record.method_name for record in records}
     styles: dict[str, LineStyle] = {}
     seen: dict[str, int] = {}
     for label, name in names.items():
         color, marker = _KNOWN.get(name) or _FURTHER[_stable_hash(name) % len(_FURTHER)]
-        dashes = _DASHES[seen.setdefault(color, 0) % len(_DASHES)]
+        variant = seen.setdefault(color, 0)
         seen[color] += 1
-        styles[label] = LineStyle(color=color, marker=marker, linestyle=dashes)
+        dashes, face = _DASHES[variant % len(_DASHES)], "white" if variant % 2 else color
+        styles[label] = LineStyle(color=color, marker=marker, linestyle=dashes, face=face)
     return styles
 
 

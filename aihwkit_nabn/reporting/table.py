@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from rich import box
 from rich.console import Console
@@ -13,6 +14,8 @@ from rich.text import Text
 
 from aihwkit_nabn.evaluation import Cell, EvaluationResult
 from aihwkit_nabn.reporting.text import WORSE, NumberStyle, best_methods, caption, number_style
+
+_T = TypeVar("_T")
 
 _UNLIMITED = 10_000  # columns of a console on which nothing is cut
 _HEADER_WIDTH = 14  # longer method labels are written on several lines
@@ -67,7 +70,11 @@ def markdown_table(result: EvaluationResult, metric: str | None = None) -> str:
     if not turned:
         header = [name, "digital", *result.methods]
         rows = [
-            [scenario, style.number(result.digital[name]), *(_markdown(cell, style, best) for cell in row)]
+            [
+                scenario,
+                style.number(result.digital[name]),
+                *_in_columns(result, row, lambda c: _markdown(c, style, best)),
+            ]
             for scenario, row in _by_scenario(cells).items()
         ]
     else:
@@ -85,6 +92,33 @@ def markdown_table(result: EvaluationResult, metric: str | None = None) -> str:
     return "\n".join(lines) + "\n"
 
 
+def markdown_overview(result: EvaluationResult, metric: str | None = None) -> str:
+    """Return one row per method and one column per scenario as GitHub markdown: many methods at a glance.
+
+    Args:
+        result: What `aihwkit_nabn.evaluate` returned.
+        metric: Which one; default: the first.
+
+    Raises:
+        UnknownNameError: there is no such metric.
+    """
+    name = result.metric_name(metric)
+    cells = result.cells(name)
+    style = number_style(cells, result.digital[name])
+    best = best_methods(cells)
+    scenarios = list(_by_scenario(cells))
+    by_place = {(cell.record.method, cell.record.scenario): cell for cell in cells}
+    lines = [_markdown_row([name, *scenarios]), _markdown_row(["---", *["---:"] * len(scenarios)])]
+    lines.append(_markdown_row(["digital", *[style.number(result.digital[name])] * len(scenarios)]))
+    for method in result.methods:
+        row = [by_place.get((method, scenario)) for scenario in scenarios]
+        lines.append(_markdown_row([method, *("" if cell is None else _markdown(cell, style, best) for cell in row)]))
+    lines += ["", caption(result, style, turned=False)]
+    if any(cell.hurts for cell in cells):
+        lines += ["", f"{style.mark} {WORSE}."]
+    return "\n".join(lines) + "\n"
+
+
 def _wide_table(result: EvaluationResult, metric: str, cells: Sequence[Cell], style: NumberStyle) -> Table:
     table = _table(metric)
     table.add_column("scenario", min_width=8)
@@ -96,7 +130,7 @@ def _wide_table(result: EvaluationResult, metric: str, cells: Sequence[Cell], st
         if group is not None and row[0].record.group != group:
             table.add_section()
         group = row[0].record.group
-        values = [_rich(cell, style, best) for cell in row]
+        values = _in_columns(result, row, lambda cell: _rich(cell, style, best))
         table.add_row(Text(scenario), style.number(result.digital[metric]), *values)
     return table
 
@@ -141,19 +175,25 @@ def _by_scenario(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
     return rows
 
 
-def _rich(cell: Cell, style: NumberStyle, best: dict[str, str]) -> Text:
+def _in_columns(result: EvaluationResult, row: Sequence[Cell], write: Callable[[Cell], _T]) -> list[_T | str]:
+    """Return one entry per method of the result; an empty one where this scenario was not measured with it."""
+    cells = {cell.record.method: cell for cell in row}
+    return [write(cells[method]) if method in cells else "" for method in result.methods]
+
+
+def _rich(cell: Cell, style: NumberStyle, best: dict[str, set[str]]) -> Text:
     text = Text(style.estimate(cell.estimate), no_wrap=True)
     if cell.hurts:
         text.append(style.mark)
         text.stylize("red")
-    if best.get(cell.record.scenario) == cell.record.method:
+    if cell.record.method in best.get(cell.record.scenario, ()):
         text.stylize("bold")
     return text
 
 
-def _markdown(cell: Cell, style: NumberStyle, best: dict[str, str]) -> str:
+def _markdown(cell: Cell, style: NumberStyle, best: dict[str, set[str]]) -> str:
     text = style.estimate(cell.estimate)
-    if best.get(cell.record.scenario) == cell.record.method:
+    if cell.record.method in best.get(cell.record.scenario, ()):
         text = f"**{text}**"
     return text + style.mark if cell.hurts else text
 

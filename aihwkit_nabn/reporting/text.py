@@ -71,11 +71,14 @@ def caption(result: EvaluationResult, style: NumberStyle, *, turned: bool) -> st
     return text
 
 
-def best_methods(cells: Iterable[Cell]) -> dict[str, str]:
-    """Return the label of the best calibration method by scenario."""
-    best: dict[str, Cell] = {}
+def best_methods(cells: Iterable[Cell]) -> dict[str, set[str]]:
+    """Return the labels of the best calibration methods by scenario; none where all come out the same."""
+    rows: dict[str, dict[str, float]] = {}
     for cell in cells:
-        name = cell.record.scenario
-        if cell.calibrated and (name not in best or cell.estimate.mean > best[name].estimate.mean):
-            best[name] = cell
-    return {name: cell.record.method for name, cell in best.items()}
+        if cell.calibrated:
+            rows.setdefault(cell.record.scenario, {})[cell.record.method] = cell.estimate.mean
+    best = {}
+    for scenario, means in rows.items():
+        winners = {label for label, mean in means.items() if math.isclose(mean, max(means.values()), rel_tol=1e-9)}
+        best[scenario] = winners if len(winners) < len(means) or len(means) == 1 else set()
+    return best

@@ -1,9 +1,9 @@
 """The analog matrix-vector product of a layer: what its tiles do to an input, in the form the layer needs.
 
 A layer holds one `TileModuleArray` of aihwkit; a `LinearMap` says how its weight matrix meets the input (a matrix
-product, a convolution). Where the tiles' forward pass is perfect (all non-idealities sit in the programmed weights), the
-product is computed with torch's own operator on the effective weights, at the digital layer's cost, for every kind of
-convolution. Otherwise the input is unfolded and goes through each tile's own analog forward pass.
+product, a convolution). Where the tiles' forward pass is perfect (all non-idealities sit in the programmed weights),
+the product is computed with torch's own operator on the effective weights, at the digital layer's cost, for every kind
+of convolution. Otherwise the input is unfolded and goes through each tile's own analog forward pass.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ class LinearMap:
     def _pads(self) -> list[int]:
         """Padding as `F.pad` takes it: last dimension first, before and after."""
         if isinstance(self.padding, str):
-            total = [d * (k - 1) if self.padding == "same" else 0 for d, k in zip(self.dilation, self.kernel_size)]
+            spans = zip(self.dilation, self.kernel_size, strict=True)
+            total = [d * (k - 1) if self.padding == "same" else 0 for d, k in spans]
             sides = [(t // 2, t - t // 2) for t in total]
         else:
             sides = [(p, p) for p in self.padding]
@@ -85,7 +86,8 @@ class LinearMap:
         if any(self._pads()):
             mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
             x = F.pad(x, self._pads(), mode=mode)
-        for dim, (kernel, stride, dilation) in enumerate(zip(self.kernel_size, self.stride, self.dilation)):
+        geometry = zip(self.kernel_size, self.stride, self.dilation, strict=True)
+        for dim, (kernel, stride, dilation) in enumerate(geometry):
             x = x.unfold(2 + dim, dilation * (kernel - 1) + 1, stride)[..., ::dilation]
         n = self.spatial_dims
         size = tuple(x.shape[2 : 2 + n])
@@ -122,15 +124,16 @@ def is_perfect(array: TileModuleArray) -> bool:
 def effective_weight(array: TileModuleArray) -> Tensor:
     """Return the matrix ``[out, in]`` that the array's tiles multiply with, digital scales and drift factor included.
 
-    In training mode aihwkit's weight modifier is drawn into it and the drift factor left out, as its tile does.
+    In training mode aihwkit's weight modifier is drawn into it and the drift factor left out, as its torch tile does.
     """
     columns = []
     for in_tiles in array.array:
         rows = []
         for tile in in_tiles:
-            weight = tile.tile.weight
+            is_torch = isinstance(tile.tile, nn.Module)
+            weight = tile.tile.weight if is_torch else tile.tile.get_weights()
             modifier = tile.rpu_config.modifier
-            if tile.training and modifier.type not in (WeightModifierType.NONE, WeightModifierType.COPY):
+            if is_torch and tile.training and modifier.type not in (WeightModifierType.NONE, WeightModifierType.COPY):
                 weight = TorchSimulatorTile.modify_weight(weight, modifier, 1)
             scale = tile_output_scale(tile)
             rows.append(weight if scale is None else weight * scale.view(-1, 1))
@@ -152,7 +155,8 @@ def analog_product(x: Tensor, array: TileModuleArray, linear_map: LinearMap, str
     """Return the layer's analog output for `x`.
 
     Args:
-        x: ``[..., in]`` for a matrix product, ``[batch, channels, *spatial]`` or one unbatched sample for a convolution.
+        x: ``[..., in]`` for a matrix product, ``[batch, channels, *spatial]`` or one unbatched sample for a
+            convolution.
         array: The layer's tiles, with the digital bias.
         linear_map: How the matrix is applied.
         stream: Where per-product noise is drawn from.
@@ -197,7 +201,7 @@ def _grouped_array(vectors: Tensor, array: TileModuleArray) -> Tensor:
 
 def _array_rows(x: Tensor, array: TileModuleArray, rows: range) -> Tensor:
     total: Tensor | None = None
-    for part, in_tiles in zip(x.split(array.in_sizes, -1), array.array):
+    for part, in_tiles in zip(x.split(array.in_sizes, -1), array.array, strict=True):
         start, pieces = 0, []
         for tile in in_tiles:
             first, last = max(rows.start, start) - start, min(rows.stop, start + tile.out_size) - start

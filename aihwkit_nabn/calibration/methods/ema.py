@@ -13,8 +13,8 @@ from aihwkit_nabn.nn.batchnorm import NoiseAwareBatchNorm, Statistics
 class ExponentialAverage(CalibrationMethod):
     """``r = p r + (1 - p) b`` per batch with statistics b, from the trained statistics, ``p = remainder ** (1 / n)``.
 
-    After n batches the trained statistics keep the weight `remainder`. Each batch is normalised with its own statistics while
-    it passes, as BatchNorm does in training. The weights depend on the number of batches, so use a few even ones.
+    After n batches the trained statistics keep the weight `remainder`. Each batch is normalised with its own statistics
+    while it passes, as BatchNorm does in training. The weights depend on the number of batches, so use a few even ones.
 
     Args:
         remainder: Weight left on the trained statistics, in (0, 1].

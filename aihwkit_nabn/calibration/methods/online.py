@@ -15,8 +15,8 @@ class RunningStatistics:
     """Live statistics of one BatchNorm: a running average, kept in its calibrated mean and variance.
 
     Args:
-        momentum: Weight of a new batch in the long run. The first batches weigh more, 1/2, 1/3, 1/4 ..., as if the trained
-            statistics were one batch, so that a new chip is caught up with at once.
+        momentum: Weight of a new batch in the long run. The first batches weigh more, 1/2, 1/3, 1/4 ..., as if the
+            trained statistics were one batch, so that a new chip is caught up with at once.
     """
 
     def __init__(self, momentum: float) -> None:
@@ -24,14 +24,16 @@ class RunningStatistics:
         self.n_batches = 0
 
     def __call__(self, x: Tensor, bn: NoiseAwareBatchNorm) -> Statistics:
-        """Take `x` into the average, and return the average."""
-        if bn.calibrated_mean is None or bn.calibrated_var is None:
-            bn.set_calibrated(*bn.trained_statistics())
-            self.n_batches = 0
+        """Take the input at hand into the average, and return the average."""
+        return self.take_in(Moments.of(x, 1), bn)
+
+    def take_in(self, now: Moments, bn: NoiseAwareBatchNorm) -> Statistics:
+        """Take one call's moments into the average, and return it; single values and NaN leave it as it is."""
         mean, var = bn.calibrated_mean, bn.calibrated_var
-        assert mean is not None and var is not None
-        now = Moments.of(x, 1)
-        if now.count >= 2:
+        if mean is None or var is None:
+            mean, var = bn.trained_statistics()
+            self.n_batches = 0
+        if now.count >= 2 and now.is_finite:
             weight = max(self.momentum, 1.0 / (self.n_batches + 2))
             mean = mean + weight * (now.mean.to(mean) - mean)
             var = var + weight * (now.var.to(var) - var)
@@ -44,14 +46,14 @@ class RunningStatistics:
 class Online(CalibrationMethod):
     """At every inference the running average takes in the batch and then normalises it, in one forward pass.
 
-    For noise that moves while the chip works. ``report.freeze()`` stops it and keeps the statistics. Calibration batches are
-    not needed; where some are given, the average starts from them.
+    For noise that moves while the chip works. ``report.freeze()`` stops it and keeps the statistics. Calibration
+    batches are not needed; where some are given, the average starts from them.
 
     Args:
         momentum: Weight of a new batch in the long run, in (0, 1].
 
-    Source: our reading of the "variational noise" of Tsai et al., arXiv 2007.03230; normalising with the updated average in one
-    pass as in RoTTA (Yuan et al. 2023).
+    Source: our reading of the "variational noise" of Tsai et al., arXiv 2007.03230; normalising with the updated
+    average in one pass as in RoTTA (Yuan et al. 2023).
     """
 
     summary = "running average that follows the inputs during inference"
@@ -62,9 +64,11 @@ class Online(CalibrationMethod):
         self.momentum = check_number("momentum", momentum, exclusive_minimum=0.0, maximum=1.0)
 
     def calibrate(self, session: CalibrationSession) -> None:
-        """Switch every BatchNorm over, and run the calibration batches if there are any."""
+        """Start the averages from the calibration batches if there are any, and switch every BatchNorm over."""
         if not session.batchnorms:
             raise CalibrationError("the model has no BatchNorm; use method='paired', which needs none")
+        followers = {id(bn): RunningStatistics(self.momentum) for bn in session.batchnorms.values()}
+        if session.has_batches:
+            session.observe_batchnorms(lambda bn, total, now: followers[id(bn)].take_in(now, bn))
         for bn in session.batchnorms.values():
-            bn.live = RunningStatistics(self.momentum)
-        session.run_through()
+            bn.live = followers[id(bn)]

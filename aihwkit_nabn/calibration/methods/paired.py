@@ -27,14 +27,15 @@ _LARGEST = 10.0
 
 @register_calibration_method("paired")
 class Paired(CalibrationMethod):
-    """``y = s (x - mu_a) + mu_d`` at every analog layer's output, BatchNorm behind it or not; ``s = sqrt(v_d / v_a) * rho ** shrink``.
+    """``y = s (x - mu_a) + mu_d`` at every analog layer's output, ``s = sqrt(v_d / v_a) * rho ** shrink``.
 
-    mu and v are the channel's mean and variance over the calibration set, of the chip (a) and of the reference (d) on the same
-    inputs; rho is the correlation of the two.
+    mu and v are the channel's mean and variance over the calibration set, of the chip (a) and of the reference (d) on
+    the same inputs; rho is the correlation of the two. It does not matter whether a BatchNorm follows.
 
     Args:
-        shrink: Power of the correlation in the scale. 0 restores the reference's spread; 1 is the best linear estimate of
-            the reference's output, which has less spread.
+        shrink: Power of the correlation in the scale. 0 restores the reference's spread; 1 is the best linear estimate
+            of the reference's output, which has less spread. 0.5 was chosen on training images of the CIFAR-10 subset
+            (ResNet-20, additive noise 0.10, six chips): 82.5 to 83.0 with 0, 83.3 to 83.7 with 0.5, by batch size.
 
     Source: ours.
     """
@@ -42,7 +43,7 @@ class Paired(CalibrationMethod):
     summary = "each analog layer's mean and spread aligned with the reference's on the same inputs"
     needs_reference = True
 
-    def __init__(self, shrink: float = 0.0) -> None:
+    def __init__(self, shrink: float = 0.5) -> None:
         self.shrink = check_number("shrink", shrink, minimum=0.0, maximum=1.0)
 
     def rule(self, pair: Pair) -> tuple[Tensor, Tensor]:

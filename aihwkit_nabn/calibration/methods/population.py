@@ -17,8 +17,8 @@ def so_far(bn: NoiseAwareBatchNorm, total: Moments, now: Moments) -> Statistics:
 class Population(CalibrationMethod):
     """Mean and variance of each BatchNorm's input over the whole calibration set take the trained ones' place.
 
-    Exact population moments: weighted by count, with the between-batch term, so the batch size does not matter. While they
-    are gathered each layer normalises with its moments so far, so that later layers see corrected inputs.
+    Exact population moments: weighted by count, with the between-batch term, so the batch size does not matter. While
+    they are gathered each layer normalises with its moments so far, so that later layers see corrected inputs.
 
     Source: noise-aware (calibrated) batch normalization, Tsai et al., arXiv 2007.03230, read plainly from its abstract;
     as precise BatchNorm in fvcore.

@@ -27,6 +27,7 @@ class Prior(CalibrationMethod):
 
     def calibrate(self, session: CalibrationSession) -> None:
         """Gather the chip's moments, mixing as it goes, and set the final mixture."""
+
         def mixture(bn: NoiseAwareBatchNorm, total: Moments, now: Moments) -> Statistics:
             share = self.strength / (self.strength + session.n_samples)
             mean, var = bn.trained_statistics()

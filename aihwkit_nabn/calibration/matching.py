@@ -1,0 +1,122 @@
+"""How far the chip's block outputs are from the reference's, as a loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from aihwkit_nabn.calibration.batches import SampleStore, tensors_in
+from aihwkit_nabn.calibration.points import matching_points
+from aihwkit_nabn.calibration.session import CalibrationSession
+from aihwkit_nabn.errors import CalibrationError
+
+# The reference's outputs on the whole set are kept if they take no more than this; otherwise it runs again each time.
+_CACHE_BYTES = 2**30
+
+Signals = dict[str, list[Tensor]]
+
+
+class BlockObjective:
+    """Mean over points of ``mean((y - y_ref)^2) / var(y_ref)``, plus the weighted divergence of the predictions.
+
+    Args:
+        session: Chip, reference and how they are run.
+        store: The samples.
+        prediction_weight: Weight of the Kullback-Leibler divergence; 0 leaves it out.
+        batch_size: Samples per reference pass while filling the cache.
+    """
+
+    def __init__(
+        self, session: CalibrationSession, store: SampleStore, prediction_weight: float, batch_size: int
+    ) -> None:
+        self.session = session
+        self.store = store
+        self.prediction_weight = prediction_weight
+        if session.reference is None:
+            raise CalibrationError("this method compares with the digital model; pass reference=model")
+        names = matching_points(session.model)
+        self.chip_points = {name: session.model.get_submodule(name) for name in names}
+        self.reference_points = {name: session.reference.get_submodule(name) for name in names}
+        self.cache = self._fill_cache(batch_size)
+
+    def __call__(self, group: list[int]) -> Tensor:
+        """Return the loss on one group of samples, with gradients where they are enabled."""
+        batch = self.store.take(group)
+        targets, expected = self._targets(group, batch)
+        signals, got = _run(self.session, self.chip_points, batch, on_chip=True)
+        errors = [
+            (y - target).square().mean() / target.var(correction=0).clamp(min=1e-12)
+            for name, ys in signals.items()
+            for y, target in zip(ys, targets.get(name, []), strict=False)
+            if y.shape == target.shape and y.numel() > 1
+        ]
+        if not errors:
+            raise CalibrationError("no block of the chip has an output that can be compared with the reference's")
+        loss = torch.stack(errors).mean()
+        if self.prediction_weight:
+            loss = loss + self.prediction_weight * _divergence(got, expected)
+        if torch.is_grad_enabled() and not loss.requires_grad:
+            raise CalibrationError("the model's forward pass runs without gradients (torch.no_grad in forward_fn?)")
+        return loss
+
+    @torch.no_grad()
+    def mean(self, groups: list[list[int]]) -> float:
+        """Return the mean loss per sample over several groups; infinity over none."""
+        total = sum(len(group) for group in groups)
+        return sum(float(self(group)) * len(group) for group in groups) / total if total else float("inf")
+
+    def _targets(self, group: list[int], batch: Any) -> tuple[Signals, Any]:
+        if self.cache is None:
+            with torch.no_grad():
+                return _run(self.session, self.reference_points, batch, on_chip=False)
+        rows = torch.tensor(group)
+        signals, prediction = self.cache
+        chosen = {name: [y[rows.to(y.device)] for y in ys] for name, ys in signals.items()}
+        return chosen, None if prediction is None else prediction[rows.to(prediction.device)]
+
+    @torch.no_grad()
+    def _fill_cache(self, batch_size: int) -> tuple[Signals, Tensor | None] | None:
+        parts: list[tuple[Signals, Any]] = []
+        for group in self.store.minibatches(list(range(self.store.n)), batch_size):
+            signals, prediction = _run(self.session, self.reference_points, self.store.take(group), on_chip=False)
+            tensors = [y for ys in signals.values() for y in ys]
+            by_sample = self.store.by_sample and all(y.dim() and y.shape[0] == len(group) for y in tensors)
+            n_bytes = sum(y.numel() * y.element_size() for y in tensors) / len(group) * self.store.n
+            if not by_sample or n_bytes > _CACHE_BYTES:
+                return None
+            parts.append((signals, prediction if isinstance(prediction, Tensor) else None))
+        first, prediction = parts[0]
+        joined: Signals = {}
+        for name, ys in first.items():
+            if any(len(other[name]) != len(ys) for other, _ in parts):
+                return None
+            joined[name] = [torch.cat([other[name][i] for other, _ in parts]) for i in range(len(ys))]
+        predictions = None if prediction is None else torch.cat([p for _, p in parts])
+        return joined, predictions
+
+
+def _run(
+    session: CalibrationSession, points: dict[str, nn.Module], batch: Any, *, on_chip: bool
+) -> tuple[Signals, Any]:
+    signals: Signals = {}
+
+    def record(name: str, output: Any) -> None:
+        signals.setdefault(name, []).extend(y for y in tensors_in(output) if y.is_floating_point())
+
+    with session.recording(points, record):
+        result = session.run_analog(batch) if on_chip else session.run_reference(batch)
+    return signals, result
+
+
+def _divergence(got: Any, expected: Any) -> Tensor:
+    if not (
+        isinstance(got, Tensor) and isinstance(expected, Tensor) and got.dim() >= 2 and got.shape == expected.shape
+    ):
+        raise CalibrationError(
+            "prediction_weight needs a model that returns one tensor of logits [batch, classes, ...]"
+        )
+    log_got, log_expected = F.log_softmax(got, 1), F.log_softmax(expected, 1)
+    return F.kl_div(log_got, log_expected, reduction="none", log_target=True).sum(1).mean()

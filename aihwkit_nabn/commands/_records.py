@@ -1,0 +1,98 @@
+"""Measurements of a long evaluation, kept as they come, so that an interrupted run can go on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from aihwkit_nabn.errors import NabnError
+from aihwkit_nabn.evaluation import Record
+from aihwkit_nabn.evaluation.storage import write_text
+
+
+class RecordFile:
+    """Measurements as JSON lines, kept as they come; the first line says what they were made with.
+
+    Args:
+        path: The file.
+        setup: What must be the same for measurements to belong together.
+        resume: Take in what is there; otherwise begin anew, an old file being kept as ``NAME.old``.
+
+    Raises:
+        NabnError: the file is of another set-up, or damaged.
+    """
+
+    def __init__(self, path: Path, setup: dict[str, Any], *, resume: bool) -> None:
+        self.path = path
+        self.digital: dict[str, float] = {}
+        self.settings: list[dict[str, Any]] = []
+        self.records: list[Record] = []
+        kept = [json.dumps({"setup": setup})]
+        if path.is_file() and not resume:
+            path.replace(path.with_name(f"{path.name}.old"))
+        elif path.is_file():
+            kept += self._read(path.read_text().splitlines(), setup)
+        write_text(path, "".join(f"{line}\n" for line in kept))
+
+    def _read(self, lines: list[str], setup: dict[str, Any]) -> list[str]:
+        """Take in the lines after the first and return those that are whole."""
+        kept = []
+        for number, line in enumerate(lines, start=1):
+            try:
+                entry = json.loads(line)
+                if number == 1:
+                    _check_setup(self.path, entry["setup"], setup)
+                else:
+                    self._take(entry)
+                    kept.append(line)
+            except NabnError:
+                raise
+            except (ValueError, TypeError, KeyError) as error:
+                if number > 1 and number == len(lines) and isinstance(error, ValueError):
+                    break  # cut off in the middle of a write
+                raise NabnError(f"{self.path} is damaged in line {number}; run without --resume") from error
+        return kept
+
+    def _take(self, entry: dict[str, Any]) -> None:
+        if "record" in entry:
+            self.records.append(Record(**entry["record"]))
+        if "settings" in entry:
+            self.settings.append(entry["settings"])
+            self.digital = entry["digital"]
+
+    def add(self, **entry: Any) -> None:
+        """Append an entry: ``record=...``, or ``settings=...`` with ``digital=...``."""
+        self._take(entry)
+        with self.path.open("a") as file:
+            file.write(json.dumps(entry) + "\n")
+
+    def adder(self, known: set[str]) -> Callable[[Record], None]:
+        """Return an ``on_record`` for `evaluate` that adds the records of all methods but these."""
+
+        def add(record: Record) -> None:
+            if record.method not in known:
+                self.add(record=asdict(record))
+
+        return add
+
+    def done(self, scenario: str, chip_seed: int) -> set[str]:
+        """Return the labels of the methods that were measured on a chip."""
+        return {r.method for r in self.records if (r.scenario, r.chip_seed) == (scenario, chip_seed)}
+
+    def describes(self, scenario: str) -> bool:
+        """Return whether the settings of a scenario are there: they come after its first chip's measurements."""
+        return any(scenario in settings["conversion"] for settings in self.settings)
+
+
+def _check_setup(path: Path, old: object, new: dict[str, Any]) -> None:
+    if not isinstance(old, dict):
+        raise TypeError("the set-up must be a mapping")
+    for key in sorted(set(old) | set(new)):
+        if old.get(key) != new.get(key):
+            raise NabnError(
+                f"{path} was made with {key} = {old.get(key)!r}, not {new.get(key)!r}; "
+                f"run with the same, or without --resume, or with another --out"
+            )

@@ -1,0 +1,382 @@
+"""The methods that compare with the reference, against the slow obvious answer."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from aihwkit.inference import PCMLikeNoiseModel
+from aihwkit.nn import AnalogConv2d
+from aihwkit.nn.conversion import convert_to_analog
+from aihwkit.simulator.configs import TorchInferenceRPUConfig
+from aihwkit.simulator.parameters import IOParameters
+from torch import nn
+
+import aihwkit_nabn as nabn
+from aihwkit_nabn.calibration import CALIBRATION_METHODS, Moments
+from aihwkit_nabn.calibration.pairs import CrossMoments, Pair
+from aihwkit_nabn.errors import CalibrationError
+from aihwkit_nabn.nn import named_analog_layers
+
+Paired = CALIBRATION_METHODS.get("paired")
+
+
+def rows(output, channel_dim):
+    return output.movedim(channel_dim, -1).reshape(-1, output.shape[channel_dim])
+
+
+def outputs_of(modules, model, batch):
+    """Return every module's outputs in one forward pass, in the order of the calls."""
+    seen = []
+    hooks = [
+        module.register_forward_hook(lambda m, args, out, name=name: seen.append((name, out.detach())))
+        for name, module in modules.items()
+    ]
+    with torch.no_grad():
+        model(batch)
+    for hook in hooks:
+        hook.remove()
+    return seen
+
+
+def make_pair(digital, analog, channel_dim):
+    """A pair from concatenated outputs, the correlation over all positions with numpy."""
+    d, a = (torch.cat([rows(x, channel_dim) for x in outputs]) for outputs in (digital, analog))
+    cross = CrossMoments.empty(d.shape[1], d.device)
+    if len(a) == len(d) and len(a):
+        cross.add(a, d)
+    return Pair(Moments.of(d, -1), Moments.of(a, -1), cross)
+
+
+def by_hand(chip, net, batches, rule):
+    """Scale and offset by layer: batch by batch, layer by layer, everything seen so far kept and concatenated."""
+    layers = named_analog_layers(chip)
+    dims = {name: layer.alignment.channel_dim for name, layer in layers.items()}
+    digital = {name: [] for name in layers}
+    analog = {name: [] for name in layers}
+    for batch in batches:
+        reference = outputs_of({name: net.get_submodule(name) for name in layers}, net, batch)
+        for name in list(layers):
+            digital[name].append([out for key, out in reference if key == name])
+            analog[name].append([])
+        calls = []
+
+        def align(module, args, output, calls=calls):
+            name = next(key for key, layer in layers.items() if layer is module)
+            index = len(analog[name][-1])
+            analog[name][-1].append(output)
+            calls.append(name)
+            seen_digital = [x for earlier in digital[name][:-1] for x in earlier] + digital[name][-1][: index + 1]
+            seen_analog = [x for earlier in analog[name] for x in earlier]
+            scale, offset = rule(make_pair(seen_digital, seen_analog, dims[name]))
+            view = (-1,) + (1,) * (-dims[name] - 1)
+            return output * scale.to(output).view(view) + offset.to(output).view(view)
+
+        hooks = [layer.register_forward_hook(align) for layer in layers.values()]
+        with torch.no_grad():
+            chip(batch)
+        for hook in hooks:
+            hook.remove()
+    return {
+        name: rule(make_pair(sum(digital[name], []), sum(analog[name], []), dims[name]))
+        for name in layers
+        if sum(analog[name], [])
+    }
+
+
+def compare(chip, expected):
+    for name, layer in named_analog_layers(chip).items():
+        assert layer.alignment.is_set == (name in expected)
+        if name in expected:
+            scale, offset = expected[name]
+            torch.testing.assert_close(layer.alignment.scale.double(), scale, rtol=2e-4, atol=2e-5)
+            torch.testing.assert_close(layer.alignment.offset.double(), offset, rtol=2e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize("shrink", [0.0, 1.0])
+@pytest.mark.parametrize("n_batches", [1, 3])
+def test_paired_is_alignment_layer_by_layer(chip, net, batches, n_batches, shrink):
+    method = Paired(shrink=shrink)
+    expected = by_hand(chip, net, batches[:n_batches], method.rule)
+    nabn.calibrate(chip, batches[:n_batches], method, reference=net)
+    compare(chip, expected)
+
+
+def test_the_rule(chip):
+    rng = np.random.default_rng(0)
+    digital = rng.normal(2.0, 3.0, (50, 3))
+    analog = digital * 0.5 - 1 + rng.normal(0, 0.4, (50, 3))
+    pair = make_pair([torch.tensor(digital)], [torch.tensor(analog)], -1)
+    correlation = [np.corrcoef(digital[:, c], analog[:, c])[0, 1] for c in range(3)]
+    np.testing.assert_allclose(pair.correlation.numpy(), correlation, rtol=1e-10)
+    plain = digital.std(0) / analog.std(0)
+    for shrink in (0.0, 0.5, 1.0):
+        scale, offset = Paired(shrink=shrink).rule(pair)
+        np.testing.assert_allclose(scale.numpy(), plain * np.array(correlation) ** shrink, rtol=0.05)
+        np.testing.assert_allclose(offset.numpy(), digital.mean(0) - scale.numpy() * analog.mean(0), rtol=1e-10)
+    for flat in (analog, digital):
+        flat[:, 1] = 0.7
+        scale, offset = Paired(shrink=1.0).rule(make_pair([torch.tensor(digital)], [torch.tensor(analog)], -1))
+        assert torch.isfinite(scale).all() and torch.isfinite(offset).all() and (scale >= 0).all()
+    assert scale[1] == 1.0 and offset[1] == 0.0
+
+
+def test_paired_brings_every_layers_moments_to_the_references(chip, net, images):
+    batch = images(32, 5)
+    layers = named_analog_layers(chip)
+    reference = dict(outputs_of({name: net.get_submodule(name) for name in layers}, net, batch))
+    before = dict(outputs_of(layers, chip, batch))
+    report = nabn.calibrate(chip, [batch], reference=net, shrink=0.0)
+    after = dict(outputs_of(layers, chip, batch))
+    assert [layer.name for layer in report.layers] == list(layers)
+    for shift in report.layers:
+        dim = layers[shift.name].alignment.channel_dim
+        target, got, raw = (rows(outputs[shift.name], dim).double() for outputs in (reference, after, before))
+        spread = target.std(0, correction=0)
+        assert (got.mean(0) - target.mean(0)).abs().max() < 1e-4 * spread.max()
+        torch.testing.assert_close(got.std(0, correction=0), spread, rtol=0.05, atol=0)
+        assert shift.n_values == len(target) and shift.kind == "analog layer"
+        assert shift.mean_after < 1e-4 < shift.mean_before and shift.spread_after < shift.spread_before
+        if shift.name == "stem.0":  # behind the first layer the chip's own inputs have been corrected already
+            expected = ((raw.mean(0) - target.mean(0)) / spread).square().mean().sqrt()
+            assert shift.mean_before == pytest.approx(float(expected), rel=1e-3)
+    lines = str(report).splitlines()
+    assert lines[0].startswith("paired: 32 samples in 1 batches") and len(lines) == 2 + len(layers)
+    assert all(line.startswith(name) and " -> " in line for line, name in zip(lines[2:], layers, strict=True))
+
+
+def test_paired_on_a_chip_without_noise_is_the_identity(net, batches, images, relative):
+    chip = nabn.convert_to_noise_aware(net, nabn.presets.GaussianWeightNoisePreset(sigma=0.0))
+    nabn.program_chip(chip, seed=0)
+    for method in ("paired", "distill"):
+        nabn.calibrate(chip, batches, method, reference=net)
+        assert relative(chip(images(5, 30)), net(images(5, 30))) < 1e-5
+
+
+@pytest.mark.parametrize("method", ["paired", "distill"])
+def test_comes_closer_to_the_reference_on_new_images(method, net, images):
+    errors = {"none": [], method: []}
+    for seed in range(5):
+        rpu_config = nabn.presets.GaussianWeightNoisePreset(sigma=0.1)
+        chip = nabn.program_chip(nabn.convert_to_noise_aware(net, rpu_config), seed=seed)
+        x = images(32, 70)
+        errors["none"].append((chip(x) - net(x)).square().mean())
+        nabn.calibrate(chip, [images(32, 80)], method, reference=net)
+        errors[method].append((chip(x) - net(x)).square().mean())
+    assert torch.stack(errors[method]).mean() < 0.7 * torch.stack(errors["none"]).mean()
+
+
+class SharedHead(nn.Module):
+    """A convolution that runs on every level, and one that eval mode leaves out."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.shared = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1, groups=2)
+        self.auxiliary = nn.Conv2d(4, 2, 1)
+
+    def forward(self, x):
+        x = self.stem(x).relu()
+        if self.training:
+            x = self.auxiliary(x)
+        return sum(self.shared(level).mean((2, 3)) for level in (x, x[..., ::2], x[..., ::3, :]))
+
+
+def test_a_layer_that_runs_on_several_inputs_has_one_alignment(images):
+    torch.manual_seed(0)
+    net = SharedHead().eval()
+    chip = nabn.convert_to_noise_aware(net, nabn.presets.GaussianWeightNoisePreset(sigma=0.2))
+    nabn.program_chip(chip, seed=0)
+    batches = [images(3, 1), images(2, 2)]
+    expected = by_hand(chip, net, batches, Paired(shrink=0.0).rule)
+    report = nabn.calibrate(chip, batches, reference=net, shrink=0.0)
+    assert [layer.name for layer in report.layers] == ["stem", "shared"]
+    assert not chip.auxiliary.alignment.is_set
+    compare(chip, expected)
+
+
+def test_a_branch_without_inputs_is_let_be(images):
+    class Regions(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 2)
+
+        def forward(self, x):
+            features = self.conv(x).mean((2, 3))
+            return self.head(features[features[:, 0] > 1e6])
+
+    net = Regions().eval()
+    chip = nabn.program_chip(nabn.convert_to_noise_aware(net, nabn.presets.GaussianWeightNoisePreset()), seed=0)
+    nabn.calibrate(chip, [images(3)], reference=net)
+    assert chip.conv.alignment.is_set and not chip.head.alignment.is_set
+
+
+def test_models_of_aihwkits_own_conversion(images, relative, settle, bits, same):
+    """No layer of ours in it: alignments are put behind aihwkit's own."""
+    torch.manual_seed(0)
+    net = settle(nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Linear(210, 4)))
+    config = TorchInferenceRPUConfig(noise_model=PCMLikeNoiseModel(), forward=IOParameters(is_perfect=True))
+    chip = convert_to_analog(nn.ModuleDict({"net": net}), config).eval()
+    nabn.program_chip(chip, seed=0, t_inference="1d")
+    assert isinstance(chip["net"][0], AnalogConv2d) and type(chip).__name__.startswith("AnalogWrapper")
+    x, batches = images(16, 3), [images(16, 4), images(8, 5)]
+
+    def run(model, batch):
+        return model["net"](batch)
+
+    uncalibrated = run(chip, x)
+    keys = set(chip.state_dict())
+    reference = nn.ModuleDict({"net": net})
+    report = nabn.calibrate(chip, batches, reference=reference, forward_fn=run)
+    calibrated = run(chip, x)
+    assert relative(calibrated, net(x)) < relative(uncalibrated, net(x))
+    with nabn.calibration_disabled(chip):
+        assert torch.equal(run(chip, x), uncalibrated)
+    twin = copy.deepcopy(chip)
+    assert torch.equal(run(twin, x), calibrated)
+    handle = nabn.fold_calibration(chip)
+    assert relative(run(chip, x), calibrated) < 1e-5
+    handle.undo()
+    assert torch.equal(run(chip, x), calibrated)
+    report.undo()
+    assert torch.equal(run(chip, x), uncalibrated) and set(chip.state_dict()) == keys
+    before = bits(chip)
+    nabn.calibrate(chip, batches, "distill", reference=reference, forward_fn=run, steps=2).undo()
+    with pytest.raises(CalibrationError, match="no BatchNorm with trained statistics.*use method='paired'"):
+        nabn.calibrate(chip, batches, "population", forward_fn=run)
+    assert same(bits(chip), before)
+
+
+def other(net, **changes):
+    twin = copy.deepcopy(net)
+    for name, module in changes.items():
+        setattr(twin, name, module)
+    return twin
+
+
+REFERENCES = {
+    "missing": (lambda net: nn.Sequential(net), "reference has no layer 'stem.0', did you mean '0.stem.0'"),
+    "renamed": (lambda net: nn.ModuleDict({"stem": net.stem}), "reference has no layer 'grouped'"),
+    "shape": (
+        lambda net: other(net, head=nn.Linear(6, 4)),
+        r"reference layer 'head' has a \(4, 6\) weight matrix, .*\(5, 6\)",
+    ),
+    "weightless": (lambda net: other(net, head=nn.Identity()), "reference layer 'head' is a Identity without weights"),
+    "analog": (
+        lambda net: nabn.convert_to_noise_aware(net, nabn.presets.GaussianWeightNoisePreset()),
+        "reference must be the digital model, but it has analog layers itself",
+    ),
+    "no module": (lambda net: "net", "pass reference=model"),
+    "other wiring": (lambda net: other(net, row=Bypassed(net.row)), "ran on the chip but not in the reference"),
+    "fails": (lambda net: other(net, norm=nn.BatchNorm2d(3).eval()), "the reference failed on calibration batch 0"),
+}
+
+
+class Bypassed(nn.Conv1d):
+    """Has the layer's weights, but a forward pass that its hooks see nothing of."""
+
+    def __init__(self, conv):
+        super().__init__(10, 6, 3, padding="same")
+        self.load_state_dict(conv.state_dict())
+
+    def __call__(self, x):
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("method", ["paired", "distill"])
+@pytest.mark.parametrize("kind", REFERENCES)
+def test_references_that_do_not_fit(kind, method, chip, net, batches, bits, same):
+    make, message = REFERENCES[kind]
+    reference = make(net)
+    before = bits(chip)
+    with pytest.raises(CalibrationError, match=message):
+        nabn.calibrate(chip, batches, method, reference=reference)
+    assert same(bits(chip), before)
+
+
+def test_the_chip_is_no_reference_of_itself(chip, batches):
+    with pytest.raises(CalibrationError, match="has analog layers itself"):
+        nabn.calibrate(chip, batches, reference=chip)
+
+
+def test_distill_never_ends_worse_on_the_samples_held_out(chip, net, images):
+    """With an absurd step size tuning only destroys: what is kept is the start."""
+    batches = [images(16, 1), images(16, 2)]
+    x = images(8, 3)
+    nabn.calibrate(chip, batches, "paired", reference=net)
+    paired = chip(x)
+    nabn.calibrate(chip, batches, "distill", reference=net, steps=4, lr=50.0)
+    assert torch.equal(chip(x), paired)
+    nabn.calibrate(chip, batches, "distill", reference=net, steps=60, lr=0.02)
+    assert not torch.equal(chip(x), paired)
+
+
+def test_distill_needs_gradients_through_the_forward_pass(chip, net, images, bits, same):
+    @torch.no_grad()
+    def forward(model, batch):
+        return model(batch)
+
+    before = bits(chip)
+    with pytest.raises(CalibrationError, match="runs without gradients"):
+        nabn.calibrate(chip, [images(8)], "distill", reference=net, forward_fn=forward, steps=2)
+    assert same(bits(chip), before)
+
+
+def test_cross_moments_merge_as_numpys_over_everything():
+    rng = np.random.default_rng(0)
+    parts = [rng.normal(5, 1, (n, 2, 3)) for n in (7, 1, 12)]
+    cross = CrossMoments.empty(3, torch.device("cpu"))
+    for part in parts:
+        part[:, 1] = part[:, 1] * 0.5 + part[:, 0]
+        cross.add(torch.tensor(part[:, 0]), torch.tensor(part[:, 1]))
+        cross.add(torch.empty(0, 3), torch.empty(0, 3))
+    a, d = np.concatenate(parts).transpose(1, 0, 2)
+    expected = [np.corrcoef(a[:, c], d[:, c])[0, 1] for c in range(3)]
+    np.testing.assert_allclose(cross.correlation.numpy(), expected, rtol=1e-10)
+    assert torch.equal(CrossMoments.empty(2, torch.device("cpu")).correlation, torch.ones(2).double())
+
+
+def test_distill_can_match_predictions_too(chip, net, images):
+    batches = [images(16, 1), images(16, 2)]
+    nabn.calibrate(chip, batches, "distill", reference=net, steps=10)
+    blocks_only = chip(images(8, 3))
+    nabn.calibrate(chip, batches, "distill", reference=net, steps=10, prediction_weight=5.0)
+    assert not torch.equal(chip(images(8, 3)), blocks_only)
+    with pytest.raises(CalibrationError, match="prediction_weight needs a model that returns one tensor of logits"):
+        nabn.calibrate(
+            chip,
+            batches,
+            "distill",
+            reference=net,
+            prediction_weight=1.0,
+            forward_fn=lambda model, batch: {"logits": model(batch)},
+        )
+
+
+def test_batches_that_cannot_be_regrouped_are_distilled_whole(chip, net, images):
+    sizes = []
+
+    def forward(model, batch):
+        if model is chip:
+            sizes.append(len(batch["image"]))
+        return model(batch["image"])
+
+    batches = [{"image": images(n, n)} for n in (3, 5, 2)]
+    nabn.calibrate(chip, batches, "distill", reference=net, steps=4, batch_size=64, forward_fn=forward)
+    assert set(sizes) == {3, 5, 2}
+
+
+def test_the_grid_of_positions_for_the_correlation_is_fair(images):
+    """On maps too large to keep, the correlation comes from a sample that is close to all of it."""
+    torch.manual_seed(0)
+    net = nn.Conv2d(3, 4, 3, padding=1).eval()
+    chip = nabn.convert_to_noise_aware(net, nabn.presets.GaussianWeightNoisePreset(sigma=0.3))
+    nabn.program_chip(chip, seed=0)
+    batch = images(2, 1, (3, 150, 90))
+    with torch.no_grad():
+        pair = make_pair([net(batch)], [chip(batch)], -3)
+    expected, _ = Paired(shrink=1.0).rule(pair)
+    nabn.calibrate(chip, [batch], reference=net, shrink=1.0)
+    standard_error = (1 - pair.correlation.square()) / 1000**0.5
+    assert ((chip.alignment.scale - expected).abs() < 4 * standard_error + 1e-3).all()

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+
+from aihwkit_nabn import cli
+from aihwkit_nabn.commands._run import run
+
+Folder = Callable[..., Path]
+
+
+def _save_resnet18(path: Path, classes: int = 3) -> Path:
+    torch.manual_seed(0)
+    torch.save({"state_dict": torchvision.models.resnet18(num_classes=classes).state_dict()}, path)
+    return path
+
+
+def _arguments(folder: Path, weights: Path | str, out: Path, **changed: str | None) -> list[str]:
+    options: dict[str, str | None] = {
+        "--data": str(folder),
+        "--noise": "gaussian:sigma=0.05",
+        "--chips": "2",
+        "--methods": "none,population,paired",
+        "--image-size": "32",
+        "--max-samples": "8",
+        "--workers": "0",
+        "--out": str(out),
+    }
+    options |= {f"--{name.replace('_', '-')}": value for name, value in changed.items()}
+    given = [text for name, value in options.items() if value is not None for text in (name, value)]
+    return ["test", "torchvision:resnet18", str(weights), *given]
+
+
+def test_a_classifier_end_to_end(shapes_folder: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = _save_resnet18(tmp_path / "w.pth")
+    out = tmp_path / "out"
+    arguments = _arguments(shapes_folder(), weights, out) + ["--noise", "pcm", "--time", "1d", "--exclude", "fc"]
+    assert run(cli.app, arguments) == 0
+    text = capsys.readouterr().out
+    for expected in (
+        "resnet18",
+        "3 classes",
+        "8 of the 12",
+        "paired",
+        "uncalibrated",
+        "pcm",
+        "matrix weights",
+        "excluded",
+    ):
+        assert expected in text
+    content = json.loads((out / "results.json").read_text())
+    assert {record["scenario"] for record in content["records"]} == {"gaussian:sigma=0.05", "pcm, 1d"}
+    assert {record["method"] for record in content["records"]} == {"uncalibrated", "population", "paired"}
+    assert len(content["records"]) == 12
+    assert {path.name for path in out.iterdir()} == {"accuracy.png", "results.json", "table.csv", "table.md"}
+
+
+def test_noise_of_the_users_own(shapes_folder: Folder, tmp_path: Path) -> None:
+    noise = tmp_path / "my_noise.py"
+    noise.write_text(
+        "from aihwkit_nabn.noise import WeightNoiseModel, register_noise_model\n"
+        "@register_noise_model('cli_test_loss')\n"
+        "class Loss(WeightNoiseModel):\n"
+        "    strength = 'loss'\n"
+        "    def __init__(self, loss: float = 0.1) -> None:\n"
+        "        super().__init__()\n"
+        "        self.loss = loss\n"
+        "    def program(self, weights, w_max, generator):\n"
+        "        return weights * (1 - self.loss)\n"
+    )
+    out = tmp_path / "out"
+    arguments = _arguments(
+        shapes_folder(count=1), "random", out, noise="cli_test_loss:loss=0.3", chips="1", methods="none"
+    )
+    assert run(cli.app, [*arguments, "--import", str(noise)]) == 0
+    (record,) = json.loads((out / "results.json").read_text())["records"]
+    assert record["scenario"] == "cli_test_loss:loss=0.3"
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"data": "nowhere"}, "data folder 'nowhere' does not exist"),
+        ({"noise": "gausian"}, "unknown preset 'gausian', did you mean 'gaussian'?"),
+        ({"noise": "gaussian:sigma=-0.1"}, "sigma must be a finite number >= 0, got -0.1"),
+        ({"noise": None}, "--noise"),
+        ({"methods": "none,piared"}, "did you mean 'paired'"),
+        ({"time": "-1"}, "time must be seconds >= 0"),
+        ({"time": "1 fortnight"}, "time must be seconds >= 0"),
+        ({"exclude": "layer9"}, "layer9"),
+        ({"image_size": "0"}, "--image-size"),
+        ({"device": "warp"}, "device must be"),
+        ({"import": "no_such_file.py"}, "no such file"),
+    ],
+)
+def test_bad_options(
+    changed: dict[str, str | None],
+    message: str,
+    shapes_folder: Folder,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments = _arguments(shapes_folder(count=1), "random", tmp_path / "out", **changed)
+    _refused(arguments, message, capsys)
+
+
+def _refused(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(cli.app, arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("nabn: error: ") and error.count("\n") == 1 and "Traceback" not in error
+    assert message in error
+
+
+def test_no_train_folder(shapes_folder: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = shapes_folder(count=1)
+    (root / "train").rename(root / "training")
+    _refused(_arguments(root, "random", tmp_path / "out"), "has no train/ folder", capsys)
+
+
+def test_wrong_class_count(shapes_folder: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = _save_resnet18(tmp_path / "w.pth", classes=7)
+    arguments = _arguments(shapes_folder(count=1), weights, tmp_path / "out")
+    _refused(arguments, "tell 7 classes apart", capsys)
+
+
+def test_unknown_model(shapes_folder: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = _arguments(shapes_folder(count=1), "random", tmp_path / "out")
+    arguments[1] = "torchvision:resnet_18"
+    _refused(arguments, "did you mean 'resnet18'", capsys)
+
+
+def test_missing_weights(shapes_folder: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = _arguments(shapes_folder(count=1), tmp_path / "none.pth", tmp_path / "out")
+    _refused(arguments, "is no file; give a .pth", capsys)

@@ -1,0 +1,62 @@
+"""The README's Python examples run as they stand."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from aihwkit_nabn.calibration import CALIBRATION_METHODS
+from aihwkit_nabn.noise import NOISE_MODELS
+
+README = Path(__file__).parents[1] / "README.md"
+EXAMPLES = re.findall(r"^```python\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(autouse=True)
+def registries_as_before() -> Iterator[None]:
+    before = {registry: set(registry.names()) for registry in (NOISE_MODELS, CALIBRATION_METHODS)}
+    yield
+    for registry, names in before.items():
+        for name in set(registry.names()) - names:
+            registry.unregister(name)
+
+
+def example(text: str) -> str:
+    return next(code for code in EXAMPLES if text in code)
+
+
+def run(code: str) -> dict[str, object]:
+    names: dict[str, object] = {"__name__": "readme_example"}
+    exec(compile(code, str(README), "exec"), names)
+    return names
+
+
+@pytest.mark.parametrize("code", EXAMPLES, ids=[code.strip().splitlines()[-1][:40] for code in EXAMPLES])
+def test_example_runs(code: str) -> None:
+    run(code)
+
+
+@pytest.mark.parametrize("name", ["register_noise_model", "register_calibration_method"])
+def test_adding_something_takes_less_than_20_lines(name: str) -> None:
+    lines = [line for line in example(name).splitlines() if line.strip()]
+    assert len(lines) < 20
+
+
+def test_added_noise_model_and_method_work_together() -> None:
+    import torch
+
+    import aihwkit_nabn as nabn
+
+    config = run(example("register_noise_model"))["rpu"]
+    run(example("register_calibration_method"))
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 40, 3), torch.nn.BatchNorm2d(40)).eval()
+    analog = nabn.convert_to_noise_aware(model, config)
+    nabn.program_chip(analog, seed=1)
+    dead = analog[0].weight.flatten(1).abs().sum(1) == 0
+    assert 0 < int(dead.sum()) < 10
+    x = torch.randn(8, 3, 6, 6)
+    nabn.calibrate(analog, [x], "mean_only")
+    raw = analog[0](x).mean((0, 2, 3))
+    torch.testing.assert_close(analog[1].calibrated_mean, raw, rtol=1e-5, atol=1e-6)
+    assert torch.equal(analog[1].calibrated_var, model[1].running_var)

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import copy
+import pickle
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from aihwkit_nabn.errors import NabnError
+from aihwkit_nabn.seeding import RandomStream, check_seed, derive_seed, isolated_rng
+
+CPU = torch.device("cpu")
+
+
+def draws():
+    return torch.rand(3).tolist() + np.random.rand(3).tolist() + [random.random()]
+
+
+@pytest.mark.parametrize("seed", [0, 7, 2**63, 10**30, np.int64(5), np.uint8(3)])
+def test_seeds_are_integers_from_zero(seed):
+    assert check_seed("seed", seed) == int(seed) and type(check_seed("seed", seed)) is int
+
+
+@pytest.mark.parametrize("seed", [-1, 1.0, True, np.bool_(True), None, "1", float("nan"), torch.tensor(1)])
+def test_other_seeds_are_refused(seed):
+    with pytest.raises(NabnError, match="chip must be an integer >= 0, got "):
+        check_seed("chip", seed)
+
+
+def test_derived_seeds_are_fixed_and_all_different():
+    # Written down, so that no version and no machine gives other chips.
+    assert derive_seed(0, "program", "layer1.conv", "") == 1855502693393741688
+    seeds = [derive_seed(seed, *keys) for seed in range(20) for keys in ((), ("a",), ("a", "b"), ("ab",), (1,), (1, 2))]
+    assert len(set(seeds)) == len(seeds)
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    assert derive_seed(np.int64(3), "a") == derive_seed(3, "a")
+
+
+def test_isolated_block_draws_from_its_seed_and_leaves_the_generators_alone():
+    torch.manual_seed(1)
+    np.random.seed(2)
+    random.seed(3)
+    expected = draws()
+    torch.manual_seed(1)
+    np.random.seed(2)
+    random.seed(3)
+    with isolated_rng(derive_seed(0, "x")):
+        first = draws()
+        with isolated_rng(5):
+            draws()
+        second = draws()
+    assert draws() == expected
+    with isolated_rng(derive_seed(0, "x")):
+        assert draws() == first and draws() == second
+
+
+def test_isolated_block_restores_after_an_error():
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    with pytest.raises(KeyboardInterrupt), isolated_rng(3):
+        draws()
+        raise KeyboardInterrupt
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_stream_restarts_and_goes_on():
+    stream = RandomStream(4)
+    first = torch.rand(3, generator=stream.generator(CPU))
+    assert torch.equal(first, torch.rand(3, generator=torch.Generator().manual_seed(4)))
+    second = torch.rand(3, generator=stream.generator(CPU))
+    assert not torch.equal(first, second)
+    stream.restart()
+    assert torch.equal(torch.rand(3, generator=stream.generator(CPU)), first)
+    stream.restart(5)
+    assert stream.seed == 5 and not torch.equal(torch.rand(3, generator=stream.generator(CPU)), first)
+
+
+def test_stream_stands_in_for_the_global_generator():
+    stream = RandomStream(4)
+    state = torch.get_rng_state()
+    with stream.as_global(CPU):
+        first = torch.rand(2)
+    with pytest.raises(RuntimeError), stream.as_global(CPU):
+        second = torch.rand(2)
+        raise RuntimeError
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(torch.cat([first, second]), torch.rand(4, generator=torch.Generator().manual_seed(4)))
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda stream: pickle.loads(pickle.dumps(stream))])
+def test_a_copied_stream_goes_on_from_the_same_place(copied):
+    stream = RandomStream(4)
+    torch.rand(3, generator=stream.generator(CPU))
+    twin = copied(stream)
+    expected = torch.rand(3, generator=stream.generator(CPU))
+    assert torch.equal(torch.rand(3, generator=twin.generator(CPU)), expected)
+    assert copied(RandomStream(9)).seed == 9

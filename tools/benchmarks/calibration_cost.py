@@ -1,0 +1,92 @@
+"""What calibration costs, as a ratio to the forward passes it cannot do without, in one run.
+
+``paired`` needs one pass of the reference and one of the chip over the images: its time is divided by that of those.
+Methods without a reference are divided by one pass of the chip.
+
+Run: ``python tools/benchmarks/calibration_cost.py``
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Annotated
+
+import torch
+import torchvision
+import typer
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+import aihwkit_nabn as nabn
+from aihwkit_nabn.data.resnet_cifar import CifarResNet
+
+PRESET = nabn.presets.GaussianWeightNoisePreset(sigma=0.06)
+METHODS = ("population", "ema", "prior", "paired")
+CASES: dict[str, tuple[Callable[[], nn.Module], int, int, tuple[int, ...]]] = {
+    "ResNet-20, 32x32, batch 64": (CifarResNet, 256, 64, (3, 32, 32)),
+    "ResNet-20, 32x32, batch 256": (CifarResNet, 256, 256, (3, 32, 32)),
+    "ResNet-18, 224x224, batch 8": (torchvision.models.resnet18, 32, 8, (3, 224, 224)),
+    "MobileNetV2, 224x224, batch 8": (torchvision.models.mobilenet_v2, 32, 8, (3, 224, 224)),
+}
+
+
+def _pass(model: nn.Module, batches: list[Tensor]) -> Callable[[], None]:
+    def run() -> None:
+        with torch.no_grad():
+            for batch in batches:
+                model(batch)
+
+    return run
+
+
+def _calibration(analog: nn.Module, model: nn.Module, batches: list[Tensor], method: str) -> Callable[[], None]:
+    def run() -> None:
+        nabn.calibrate(analog, batches, method, reference=model)
+
+    return run
+
+
+def best_times(jobs: dict[str, Callable[[], None]], repeats: int) -> dict[str, float]:
+    """Return each job's shortest time; the jobs take turns, so that a slow moment of the machine hits all alike."""
+    times: dict[str, list[float]] = {name: [] for name in jobs}
+    for repeat in range(repeats + 1):
+        for name, job in jobs.items():
+            begin = time.perf_counter()
+            job()
+            if repeat:  # the first round warms up
+                times[name].append(time.perf_counter() - begin)
+    return {name: min(values) for name, values in times.items()}
+
+
+def main(
+    repeats: Annotated[int, typer.Option(min=1, help="Rounds after the first; the shortest time counts.")] = 5,
+    threads: Annotated[int, typer.Option(min=1)] = 2,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Print a table of ratios."""
+    torch.set_num_threads(threads)
+    torch.manual_seed(seed)
+    table = Table(title=f"time of calibration / of the passes it needs; {threads} threads, torch {torch.__version__}")
+    for column in ("network", "reference pass [s]", "chip pass [s]", *METHODS):
+        table.add_column(column, justify="left" if column == "network" else "right", overflow="fold")
+    for title, (build, n_images, batch_size, shape) in CASES.items():
+        model = build().eval()
+        # Two copies: the uncalibrated chip's pass is the yardstick, so no calibration may be left on it.
+        plain, analog = (nabn.convert_to_noise_aware(model, PRESET) for _ in range(2))
+        for chip in (plain, analog):
+            nabn.program_chip(chip, seed)
+        batches = list(torch.randn(n_images, *shape).split(batch_size))
+        jobs = {"reference": _pass(model, batches), "chip": _pass(plain, batches)}
+        jobs.update({method: _calibration(analog, model, batches, method) for method in METHODS})
+        times = best_times(jobs, repeats)
+        ratios = [
+            times[method] / (times["chip"] + (times["reference"] if method == "paired" else 0.0)) for method in METHODS
+        ]
+        table.add_row(title, f"{times['reference']:.3f}", f"{times['chip']:.3f}", *(f"{ratio:.2f}" for ratio in ratios))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    typer.run(main)
