@@ -149,8 +149,8 @@ def align_with_reference(session: CalibrationSession, rule: PairRule, *, wants_c
     """Run reference and chip over the batches, once each, and align every analog layer's output with the reference's.
 
     Batch by batch the reference goes first; then the chip, each layer's output corrected by what `rule` makes of the
-    moments of all calls so far before it goes on, so that every layer is measured behind corrected ones. Both sides' moments
-    cover the same samples at every step, so what is special about them cancels.
+    moments of all calls so far before it goes on, so that every layer is measured behind corrected ones. Both sides'
+    moments cover the same samples at every step, so what is special about them cancels.
 
     Args:
         session: The calibration at hand.
