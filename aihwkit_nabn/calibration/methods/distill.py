@@ -23,10 +23,10 @@ from aihwkit_nabn.seeding import derive_seed
 class Distill(CalibrationMethod):
     """From ``paired``, gradient descent on the per-channel scales and offsets; the weights stay as programmed.
 
-    The loss needs no labels: the squared error of each block's output (`calibration.points`) against the reference's on
-    the same inputs, in parts of that output's variance. The divergence of the predictions can be added; measured on
-    ResNet-20 it takes away from the gain, because a network is overconfident on the images it was trained on. A share of
-    the samples is held out, and the best state on it is kept: that of ``paired`` where tuning does not help.
+    The loss needs no labels: the squared error of each block's output (`calibration.points`) against the reference's
+    on the same inputs, in parts of that output's variance. The divergence of the predictions can be added; measured on
+    ResNet-20 it takes away from the gain, because a network is overconfident on the images it was trained on. A share
+    of the samples is held out, and the best state on it is kept: that of ``paired`` where tuning does not help.
 
     Args:
         steps: Adam steps.
