@@ -23,7 +23,9 @@ def test_split_names() -> None:
 
 def test_methods_that_replace_statistics_get_augmented_images() -> None:
     specs = {spec.method: spec for spec in method_specs(["all"])}
-    assert list(specs) == ["none", *CALIBRATION_METHODS.names()]
+    assert sorted(specs) == sorted(["none", *CALIBRATION_METHODS.names()])
+    compares = [name != "none" and CALIBRATION_METHODS.get(name).needs_reference for name in specs]
+    assert compares == sorted(compares)  # those that compare with the digital model stand last
     for name in CALIBRATION_METHODS.names():
         expected = {"population": "augmented", "ema": "augmented", "prior": "augmented", "batch": None, "online": None}
         assert specs[name].batches == expected.get(name, "plain"), name
