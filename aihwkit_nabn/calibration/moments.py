@@ -75,6 +75,9 @@ class Moments:
         """Take in another set's moments, in place; returns self."""
         if other.count == 0:
             return self
+        if self.count == 0:
+            self.count, self.mean, self.m2 = other.count, other.mean.to(self.mean), other.m2.to(self.m2)
+            return self
         total = self.count + other.count
         delta = other.mean.to(self.mean.device) - self.mean
         self.mean = self.mean + delta * (other.count / total)
@@ -106,7 +109,7 @@ def _raw_moments(x: Tensor, channel_dim: int, count: int) -> tuple[Tensor, Tenso
     """Return mean and sum of squared deviations from plain sums, which cancel where the mean is large."""
     rows, dim = _rows(x, channel_dim)
     mean = _sum(rows, dim) / count
-    return mean, _sum_of_squares(rows, dim) - count * mean * mean
+    return mean, torch.addcmul(_sum_of_squares(rows, dim), mean, mean, value=-count)
 
 
 def _negative(dim: int, rank: int) -> int:
@@ -126,11 +129,15 @@ def _rows(x: Tensor, channel_dim: int) -> tuple[Tensor, int]:
 
 
 def _sum(rows: Tensor, dim: int) -> Tensor:
+    if rows.shape[dim] <= _RUN:
+        return _over_batch(rows.sum(dim).double(), dim)
     parts = [part.sum(dim).double() for part in rows.split(_RUN, dim)]
     return _over_batch(sum(parts[1:], parts[0]), dim)
 
 
 def _sum_of_squares(rows: Tensor, dim: int) -> Tensor:
+    if rows.shape[dim] <= _RUN:
+        return _over_batch(torch.linalg.vector_norm(rows, dim=dim).double().square_(), dim)
     parts = [torch.linalg.vector_norm(part, dim=dim).double().square() for part in rows.split(_RUN, dim)]
     return _over_batch(sum(parts[1:], parts[0]), dim)
 

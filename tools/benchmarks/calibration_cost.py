@@ -70,7 +70,8 @@ def main(
     torch.manual_seed(seed)
     table = Table(title=f"time of calibration / of the passes it needs; {threads} threads, torch {torch.__version__}")
     for column in ("network", "reference pass [s]", "chip pass [s]", *METHODS):
-        table.add_column(column, justify="left" if column == "network" else "right", overflow="fold")
+        is_name = column == "network"
+        table.add_column(column, justify="left" if is_name else "right", no_wrap=is_name)
     for title, (build, n_images, batch_size, shape) in CASES.items():
         model = build().eval()
         # Two copies: the uncalibrated chip's pass is the yardstick, so no calibration may be left on it.
