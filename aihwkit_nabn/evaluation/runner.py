@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import nn
 
 from aihwkit_nabn.calibration import calibrate
+from aihwkit_nabn.calibration.routine import evaluation_mode
 from aihwkit_nabn.chip import program_chip, set_read_noise_seed
 from aihwkit_nabn.evaluation.plan import CalibrationBatches, EvalFn, Plan, PlannedMethod, check_metrics, make_plan
 from aihwkit_nabn.evaluation.result import EvaluationResult, Record
@@ -89,18 +90,6 @@ def evaluate(
                 on_record(record)
     settings["conversion"] = run.conversions
     return EvaluationResult(records=run.done, digital=run.digital, settings=settings)
-
-
-@contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Put the model into eval mode inside the block; afterwards every module has the flag it had."""
-    flags = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, flag in flags:
-            module.training = flag
 
 
 class _Run:

@@ -86,10 +86,7 @@ def markdown_table(result: EvaluationResult, metric: str | None = None) -> str:
         ]
     lines = [_markdown_row(header), _markdown_row(["---", "---" if turned else "---:", *["---:"] * (len(header) - 2)])]
     lines += [_markdown_row(row) for row in rows]
-    lines += ["", caption(result, style, turned=turned)]
-    if any(cell.hurts for cell in cells):
-        lines += ["", f"{style.mark} {WORSE}."]
-    return "\n".join(lines) + "\n"
+    return _with_notes(lines, result, cells, style, turned=turned)
 
 
 def markdown_overview(result: EvaluationResult, metric: str | None = None) -> str:
@@ -113,10 +110,17 @@ def markdown_overview(result: EvaluationResult, metric: str | None = None) -> st
     for method in result.methods:
         row = [by_place.get((method, scenario)) for scenario in scenarios]
         lines.append(_markdown_row([method, *("" if cell is None else _markdown(cell, style, best) for cell in row)]))
-    lines += ["", caption(result, style, turned=False)]
+    return _with_notes(lines, result, cells, style, turned=False)
+
+
+def _with_notes(
+    lines: list[str], result: EvaluationResult, cells: Sequence[Cell], style: NumberStyle, *, turned: bool
+) -> str:
+    """Return a markdown table's lines as text, with the caption and, where a method hurts, the footnote below."""
+    notes = ["", caption(result, style, turned=turned)]
     if any(cell.hurts for cell in cells):
-        lines += ["", f"{style.mark} {WORSE}."]
-    return "\n".join(lines) + "\n"
+        notes += ["", f"{style.mark} {WORSE}."]
+    return "\n".join([*lines, *notes]) + "\n"
 
 
 def _wide_table(result: EvaluationResult, metric: str, cells: Sequence[Cell], style: NumberStyle) -> Table:
