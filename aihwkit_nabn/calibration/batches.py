@@ -123,6 +123,11 @@ class SampleStore:
         """Whether single samples can be drawn."""
         return self._joined is not None
 
+    @property
+    def values_per_sample(self) -> int:
+        """Numbers in one sample; 0 where single samples cannot be drawn."""
+        return 0 if self._joined is None else self._joined[0][0].numel()
+
     def split(self, share: float) -> tuple[list[int], list[int]]:
         """Return the indices to learn from and those held out, evenly spaced; nothing is held out of fewer than two."""
         n_held = min(self.n - 1, max(1, round(self.n * share))) if share > 0 else 0

@@ -17,8 +17,10 @@ from aihwkit_nabn.calibration.session import CalibrationSession
 from aihwkit_nabn.errors import CalibrationError
 from aihwkit_nabn.nn.alignment import OutputAlignment, align
 
-# Positions per channel and call whose reference values are kept until the chip's come, for the correlation.
+# Positions per channel, and values in all, of a call whose reference values are kept until the chip's come, for the
+# correlation.
 _PROBE = 1024
+_PROBE_VALUES = 2**16
 
 
 @dataclass
@@ -59,19 +61,25 @@ class CrossMoments:
         return cls(0, *zeros)
 
     def add(self, a: Tensor, d: Tensor) -> None:
-        """Take in two ``[positions, channels]`` samples."""
-        n = a.shape[0]
+        """Take in two ``[channels, positions]`` samples, few enough positions for sums in their own precision."""
+        n = a.shape[1]
         if n == 0:
             return
-        a, d = a.double(), d.double()
-        mean_a, mean_d = a.mean(0), d.mean(0)
-        a, d = a - mean_a, d - mean_d
+        a, d = (x if x.dtype is torch.float64 else x.float() for x in (a, d))
+        a_mean, d_mean = a.mean(1, keepdim=True), d.mean(1, keepdim=True)
+        a, d = a - a_mean, d - d_mean
+        aa, dd = torch.linalg.vector_norm(a, dim=1).double() ** 2, torch.linalg.vector_norm(d, dim=1).double() ** 2
+        ad = a.mul_(d).sum(1).double()
+        if self.count == 0:
+            self.count, self.mean_a, self.mean_d = n, a_mean.squeeze(1).double(), d_mean.squeeze(1).double()
+            self.aa, self.dd, self.ad = aa, dd, ad
+            return
         total = self.count + n
         weight = self.count * n / total
-        delta_a, delta_d = mean_a - self.mean_a, mean_d - self.mean_d
-        self.aa = self.aa + (a * a).sum(0) + weight * delta_a * delta_a
-        self.dd = self.dd + (d * d).sum(0) + weight * delta_d * delta_d
-        self.ad = self.ad + (a * d).sum(0) + weight * delta_a * delta_d
+        delta_a, delta_d = a_mean.squeeze(1) - self.mean_a, d_mean.squeeze(1) - self.mean_d
+        self.aa = torch.addcmul(self.aa + aa, delta_a, delta_a, value=weight)
+        self.dd = torch.addcmul(self.dd + dd, delta_d, delta_d, value=weight)
+        self.ad = torch.addcmul(self.ad + ad, delta_a, delta_d, value=weight)
         self.mean_a = self.mean_a + delta_a * (n / total)
         self.mean_d = self.mean_d + delta_d * (n / total)
         self.count = total
@@ -120,7 +128,7 @@ class _LayerObserver:
             return output
         scale, offset = self.rule(self.pair)
         self.aligned.merge(now.affine(scale, offset))
-        return align(output, scale.to(output.dtype), offset.to(output.dtype), self.alignment.channel_dim)
+        return align(output, scale, offset, self.alignment.channel_dim, overwrite=True)
 
     def end_batch(self) -> None:
         while self.pending:
@@ -128,20 +136,22 @@ class _LayerObserver:
 
 
 def _sample(output: Tensor, channel_dim: int) -> Tensor:
-    """Return the values on a coarse grid of positions, ``[positions, channels]``, the same one for equal shapes."""
+    """Return the values on a coarse grid of positions, ``[channels, positions]``, the same one for equal shapes."""
     channels = output.dim() + channel_dim
-    positions = output.numel() // max(output.shape[channels], 1)
+    n_channels = max(output.shape[channels], 1)
+    positions = output.numel() // n_channels
+    wanted = min(_PROBE, max(_PROBE_VALUES // n_channels, 128))
     grid = [slice(None)] * output.dim()
     # Neighbouring positions say nearly the same, so the grid is thinned along the longest dimensions first.
     lengths = {d: output.shape[d] for d in range(output.dim()) if d != channels}
     steps = dict.fromkeys(lengths, 1)
-    while positions > _PROBE:
+    while positions > wanted:
         longest = max(lengths, key=lambda d: lengths[d] / steps[d])
         steps[longest] += 1
         positions = math.prod(-(-length // steps[d]) for d, length in lengths.items())
     for d, step in steps.items():
         grid[d] = slice(step // 2, None, step)
-    return output[tuple(grid)].movedim(channel_dim, -1).reshape(-1, output.shape[channels])
+    return output[tuple(grid)].movedim(channel_dim, 0).reshape(output.shape[channels], -1)
 
 
 @torch.no_grad()

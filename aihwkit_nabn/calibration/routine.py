@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from typing import Any
 
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from torch import nn
 
 from aihwkit_nabn.calibration.batches import ForwardFn, default_forward
@@ -69,11 +69,9 @@ def calibrate(
     before = CalibrationSnapshot.take(model)
     begin = time.perf_counter()
     try:
-        with evaluation_mode(model, reference), _progress_bar(progress, batches, max_samples, run.name) as advance:
+        with evaluation_mode(model, reference), _progress_bar(progress, batches, max_samples, run.name) as bar:
             clear_calibration(model)
-            session = CalibrationSession(
-                model, reference, batches, forward_fn or default_forward, max_samples, on_batch=advance
-            )
+            session = CalibrationSession(model, reference, batches, forward_fn or default_forward, max_samples, *bar)
             run.calibrate(session)
     except BaseException:
         before.restore()
@@ -103,14 +101,17 @@ def evaluation_mode(*models: nn.Module | None) -> Iterator[None]:
 
 
 @contextmanager
-def _progress_bar(show: bool, batches: Iterable[Any] | None, max_samples: int | None, title: str) -> Iterator[Any]:
+def _progress_bar(
+    show: bool, batches: Iterable[Any] | None, max_samples: int | None, title: str
+) -> Iterator[tuple[Callable[[int], None] | None, Callable[[int, int], None] | None]]:
+    """Yield what to call after each batch with its samples, and after each step with its number and the last one's."""
     if not show or batches is None:
-        yield None
+        yield None, None
         return
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
-        TextColumn("{task.completed} samples"),
+        TextColumn("{task.completed} {task.fields[unit]}"),
         TimeRemainingColumn(),
     )
     with Progress(*columns, transient=True) as bar:
@@ -118,5 +119,12 @@ def _progress_bar(show: bool, batches: Iterable[Any] | None, max_samples: int | 
         if isinstance(getattr(batches, "dataset", None), Sized):
             n = len(batches.dataset)  # type: ignore[attr-defined]
             total = n if max_samples is None else min(n, max_samples)
-        task = bar.add_task(f"calibrating ({title})", total=total)
-        yield lambda size: bar.advance(task, size)
+        task = bar.add_task(f"calibrating ({title})", total=total, unit="samples")
+        steps: list[TaskID] = []
+
+        def step_done(step: int, last: int) -> None:
+            if not steps:
+                steps.append(bar.add_task(f"tuning ({title})", total=last, unit="steps"))
+            bar.update(steps[0], completed=step)
+
+        yield lambda size: bar.advance(task, size), step_done

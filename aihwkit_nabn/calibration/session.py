@@ -46,6 +46,7 @@ class CalibrationSession:
         forward_fn: ForwardFn,
         max_samples: int | None,
         on_batch: Callable[[int], None] | None = None,
+        on_step: Callable[[int, int], None] | None = None,
     ) -> None:
         self.model = model
         self.reference = reference
@@ -63,6 +64,7 @@ class CalibrationSession:
         self._forward_fn = forward_fn
         self._max_samples = max_samples
         self._on_batch = on_batch
+        self._on_step = on_step
 
     def batches(self) -> Iterator[Any]:
         """Yield the calibration batches, once; counts samples and moves the progress bar.
@@ -84,6 +86,11 @@ class CalibrationSession:
                 self._on_batch(size)
         if self.n_samples == 0:
             raise CalibrationError("the calibration set is empty: no batch with a sample came out of it")
+
+    def step_done(self, step: int, total: int) -> None:
+        """Move the progress bar of a method that goes on after the batches; steps count from 1."""
+        if self._on_step is not None:
+            self._on_step(step, total)
 
     @property
     def has_batches(self) -> bool:

@@ -62,13 +62,13 @@ class OutputAlignment(nn.Module):
         self.scale = None
         self.offset = None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return `x` aligned; ``[..., n_channels, *spatial]`` in and out."""
+    def forward(self, x: Tensor, *, overwrite: bool = False) -> Tensor:
+        """Return `x` aligned; ``[..., n_channels, *spatial]`` in and out; `overwrite` as in `align`."""
         if self.observer is not None:
             return self.observer(x)
         if not self.enabled or self.scale is None or self.offset is None:
             return x
-        return align(x, self.scale, self.offset, self.channel_dim)
+        return align(x, self.scale, self.offset, self.channel_dim, overwrite=overwrite)
 
     def extra_repr(self) -> str:
         """Say whether it is set."""
@@ -79,12 +79,21 @@ class OutputAlignment(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
-def align(x: Tensor, scale: Tensor, offset: Tensor, channel_dim: int) -> Tensor:
-    """Return ``scale * x + offset`` with ``[channels]`` vectors laid along `channel_dim` (negative)."""
+def align(x: Tensor, scale: Tensor, offset: Tensor, channel_dim: int, *, overwrite: bool = False) -> Tensor:
+    """Return ``scale * x + offset`` with ``[channels]`` vectors laid along `channel_dim` (negative).
+
+    `overwrite` says that nobody needs `x` any more. Where it can, the result then takes its place: new memory for a
+    large map costs more than the arithmetic.
+    """
     scale, offset = scale.to(x.dtype), offset.to(x.dtype)
     if x.dim() == 1 - channel_dim and x.numel():
         # Channels in dimension 1: normalising with mean 0 and variance 1 is torch's fastest fused scale-and-shift.
-        return F.batch_norm(x, torch.zeros_like(scale), torch.ones_like(scale), scale, offset, False, 0.0, 1e-30)
+        zero, one = torch.zeros_like(scale), torch.ones_like(scale)
+        if not overwrite or torch.is_grad_enabled() or not x.is_contiguous() or x.device.type != "cpu":
+            return F.batch_norm(x, zero, one, scale, offset, False, 0.0, 1e-30)
+        unused = (x.new_empty(0), x.new_empty(0))
+        torch.native_batch_norm(x, scale, offset, zero, one, False, 0.0, 1e-30, out=(x, *unused))
+        return x
     view = (-1,) + (1,) * (-channel_dim - 1)
     return torch.addcmul(offset.view(view), x, scale.view(view))
 

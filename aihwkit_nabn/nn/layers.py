@@ -94,7 +94,8 @@ class NoiseAwareLayer(AnalogLayerBase, nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the layer's output for `x`, in the layout of torch's own layer."""
-        out: Tensor = self.alignment(analog_product(x, self.analog_module, self.linear_map, self.read_noise))
+        product = analog_product(x, self.analog_module, self.linear_map, self.read_noise)
+        out: Tensor = self.alignment(product, overwrite=True)
         return out
 
     def extra_repr(self) -> str:

@@ -46,7 +46,7 @@ def make_pair(digital, analog, channel_dim):
     d, a = (torch.cat([rows(x, channel_dim) for x in outputs]) for outputs in (digital, analog))
     cross = CrossMoments.empty(d.shape[1], d.device)
     if len(a) == len(d) and len(a):
-        cross.add(a, d)
+        cross.add(a.t(), d.t())
     return Pair(Moments.of(d, -1), Moments.of(a, -1), cross)
 
 
@@ -329,8 +329,8 @@ def test_cross_moments_merge_as_numpys_over_everything():
     cross = CrossMoments.empty(3, torch.device("cpu"))
     for part in parts:
         part[:, 1] = part[:, 1] * 0.5 + part[:, 0]
-        cross.add(torch.tensor(part[:, 0]), torch.tensor(part[:, 1]))
-        cross.add(torch.empty(0, 3), torch.empty(0, 3))
+        cross.add(torch.tensor(part[:, 0].T), torch.tensor(part[:, 1].T))
+        cross.add(torch.empty(3, 0), torch.empty(3, 0))
     a, d = np.concatenate(parts).transpose(1, 0, 2)
     expected = [np.corrcoef(a[:, c], d[:, c])[0, 1] for c in range(3)]
     np.testing.assert_allclose(cross.correlation.numpy(), expected, rtol=1e-10)

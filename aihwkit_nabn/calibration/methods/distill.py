@@ -18,6 +18,9 @@ from aihwkit_nabn.calibration.session import CalibrationSession
 from aihwkit_nabn.errors import CalibrationError, check_count, check_number
 from aihwkit_nabn.seeding import derive_seed
 
+_BATCH = 64
+_STEP_VALUES = 2_500_000
+
 
 @register_calibration_method("distill")
 class Distill(CalibrationMethod):
@@ -30,7 +33,8 @@ class Distill(CalibrationMethod):
 
     Args:
         steps: Adam steps.
-        batch_size: Samples per step, where the batches can be regrouped (tensors and tuples of tensors).
+        batch_size: Samples per step, where the batches can be regrouped (tensors and tuples of tensors). Default: 64,
+            or as many as hold 2.5 million values (16 images of 224 x 224), so that the graph of a step stays small.
         lr: Step size: scales in parts of one, offsets in the reference's standard deviations. Falls to zero along a
             half cosine.
         prediction_weight: Weight of the Kullback-Leibler divergence between the predictions, for models that return
@@ -48,7 +52,7 @@ class Distill(CalibrationMethod):
     def __init__(
         self,
         steps: int = 80,
-        batch_size: int = 64,
+        batch_size: int | None = None,
         lr: float = 0.02,
         prediction_weight: float = 0.0,
         held_out: float = 0.125,
@@ -56,7 +60,7 @@ class Distill(CalibrationMethod):
         seed: int = 0,
     ) -> None:
         self.steps = check_count("steps", steps, minimum=1)
-        self.batch_size = check_count("batch_size", batch_size, minimum=1)
+        self.batch_size = None if batch_size is None else check_count("batch_size", batch_size, minimum=1)
         self.lr = check_number("lr", lr, exclusive_minimum=0.0)
         self.prediction_weight = check_number("prediction_weight", prediction_weight, minimum=0.0)
         self.held_out = check_number("held_out", held_out, minimum=0.0, maximum=0.5)
@@ -68,27 +72,33 @@ class Distill(CalibrationMethod):
         session.keep_batches = True
         pairs = align_with_reference(session, self.start.rule, wants_cross=self.start.shrink > 0)
         store = SampleStore(session.kept)
-        learn, held = store.split(self.held_out)
         tuned = _TunedAlignments(session, pairs)
-        objective = BlockObjective(session, store, self.prediction_weight, self.batch_size)
+        size = self.batch_size or max(1, min(_BATCH, _STEP_VALUES // max(store.values_per_sample, 1)))
+        objective = BlockObjective(session, store, self.prediction_weight, size)
         with _frozen(session.model), torch.enable_grad(), tuned.in_place():
-            state = self._descend(tuned, objective, store, learn, held)
+            state = self._descend(session, tuned, objective, store.split(self.held_out), size)
         tuned.finish(state)
 
     def _descend(
-        self, tuned: _TunedAlignments, objective: BlockObjective, store: SampleStore, learn: list[int], held: list[int]
+        self,
+        session: CalibrationSession,
+        tuned: _TunedAlignments,
+        objective: BlockObjective,
+        split: tuple[list[int], list[int]],
+        size: int,
     ) -> dict[str, tuple[Tensor, Tensor]]:
         """Return the best state found; the start's where nothing is better on the samples held out."""
+        (learn, held), store = split, objective.store
         optimizer = torch.optim.Adam(tuned.parameters(), lr=self.lr)
         order = torch.Generator().manual_seed(derive_seed(self.seed, "distill"))
-        held_groups = store.minibatches(held, self.batch_size)
+        held_groups = store.minibatches(held, size)
         best, best_state = objective.mean(held_groups), tuned.state()
         check_every = max(1, self.steps // 8)
         groups: list[list[int]] = []
         for step in range(1, self.steps + 1):
             if not groups:
                 shuffled = [learn[i] for i in torch.randperm(len(learn), generator=order).tolist()]
-                groups = store.minibatches(shuffled, self.batch_size)
+                groups = store.minibatches(shuffled, size)
             for group in optimizer.param_groups:
                 group["lr"] = self.lr * 0.5 * (1 + math.cos(math.pi * (step - 1) / self.steps))
             tuned.write()
@@ -98,6 +108,7 @@ class Distill(CalibrationMethod):
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
+            session.step_done(step, self.steps)
             if held and (step % check_every == 0 or step == self.steps):
                 tuned.write()
                 now = objective.mean(held_groups)
