@@ -8,6 +8,7 @@ from aihwkit_nabn.chip.calibration_state import (
     fold_calibration,
     freeze_calibration,
 )
+from aihwkit_nabn.chip.calibration_tensors import calibration_tensors, load_calibration_tensors
 from aihwkit_nabn.chip.programming import ChipState, chip_state, drift_chip, program_chip, set_read_noise_seed
 from aihwkit_nabn.chip.times import format_time, parse_time
 
@@ -16,12 +17,14 @@ __all__ = [
     "ChipState",
     "FoldHandle",
     "calibration_disabled",
+    "calibration_tensors",
     "chip_state",
     "clear_calibration",
     "drift_chip",
     "fold_calibration",
     "format_time",
     "freeze_calibration",
+    "load_calibration_tensors",
     "parse_time",
     "program_chip",
     "set_read_noise_seed",

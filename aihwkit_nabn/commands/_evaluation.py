@@ -70,34 +70,11 @@ def parse_scenarios(noises: Sequence[str], times: Sequence[str]) -> list[Scenari
     Raises:
         NabnError: a preset or a time is unknown, malformed, out of range or given twice.
     """
-    from aihwkit_nabn.chip import format_time, parse_time
-    from aihwkit_nabn.evaluation import Scenario
+    from aihwkit_nabn.chip import parse_time
+    from aihwkit_nabn.evaluation.scenario import scenarios_over_times
     from aihwkit_nabn.simulator import parse_preset
 
-    seconds = [parse_time(time) for time in times]
-    scenarios = []
-    for noise in noises:
-        config = parse_preset(noise)
-        model = config.noise_model
-        # Several strengths of one model, at one time, are one curve; otherwise each setting is a curve over time.
-        name, _, options = noise.partition(":")
-        argument = getattr(model, "strength", None)
-        alike = [other for other in noises if other.partition(":")[0] == name]
-        strength = getattr(model, argument, None) if argument and len(alike) > 1 and len(seconds) == 1 else None
-        rest = [option for option in options.split(",") if option and option.partition("=")[0].strip() != argument]
-        group = noise if strength is None else ", ".join([name, *rest])
-        for time in seconds:
-            moves = getattr(model, "drifts", True) or len(seconds) > 1
-            scenarios.append(
-                Scenario(
-                    name=f"{noise}, {format_time(time)}" if moves else noise,
-                    rpu_config=config,
-                    t_inference=time,
-                    group=group,
-                    strength=strength,
-                )
-            )
-    return scenarios
+    return scenarios_over_times([(noise, parse_preset(noise)) for noise in noises], [parse_time(t) for t in times])
 
 
 def import_extension(source: str) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from aihwkit.simulator.parameters.base import RPUConfigBase
 
-from aihwkit_nabn.chip import parse_time
+from aihwkit_nabn.chip import format_time, parse_time
 from aihwkit_nabn.errors import NabnError, check_number
 
 UNCALIBRATED = "none"
@@ -110,6 +110,40 @@ def check_label(field_name: str, value: object) -> str:
     if not isinstance(value, str) or not value.strip() or "\n" in value:
         raise NabnError(f"{field_name} must be non-empty text on one line, got {value!r}")
     return value
+
+
+def scenarios_over_times(noises: Sequence[tuple[str, Any]], seconds: Sequence[float]) -> list[Scenario]:
+    """Return one scenario per noise setting and time, grouped so that a plot's curves belong together.
+
+    Args:
+        noises: Each setting as ``NAME`` or ``NAME:OPTION=VALUE,...``, with its RPU config.
+        seconds: Times after programming.
+
+    Raises:
+        NabnError: a setting or a time is given twice or out of range.
+    """
+    scenarios = []
+    for noise, config in noises:
+        model = config.noise_model
+        # Several strengths of one model, at one time, are one curve; otherwise each setting is a curve over time.
+        name, _, options = noise.partition(":")
+        argument = getattr(model, "strength", None)
+        alike = [other for other, _ in noises if other.partition(":")[0] == name]
+        strength = getattr(model, argument, None) if argument and len(alike) > 1 and len(seconds) == 1 else None
+        rest = [option for option in options.split(",") if option and option.partition("=")[0].strip() != argument]
+        group = noise if strength is None else ", ".join([name, *rest])
+        moves = getattr(model, "drifts", True) or len(seconds) > 1
+        scenarios += [
+            Scenario(
+                name=f"{noise}, {format_time(time)}" if moves else noise,
+                rpu_config=config,
+                t_inference=time,
+                group=group,
+                strength=strength,
+            )
+            for time in seconds
+        ]
+    return scenarios
 
 
 def label_methods(methods: Iterable[MethodSpec | str]) -> list[MethodSpec]:

@@ -1,0 +1,66 @@
+"""A model's calibration as named tensors, to be written to a file and put back into the same network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from aihwkit_nabn.chip.calibration_state import alignments, batchnorms, check_not_folded, clear_calibration
+from aihwkit_nabn.errors import CalibrationError
+from aihwkit_nabn.nn.layers import named_analog_layers
+
+
+def calibration_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return copies of all alignments and calibrated statistics, ``LAYER.scale``, ``.offset``, ``.mean``, ``.var``.
+
+    Raises:
+        CalibrationError: the calibration is folded, or follows the inputs (methods ``batch``, ``online``).
+    """
+    check_not_folded(model)
+    found: dict[str, Tensor] = {}
+    for name, alignment in alignments(model).items():
+        if alignment.scale is not None and alignment.offset is not None:
+            found[f"{name}.scale"], found[f"{name}.offset"] = alignment.scale, alignment.offset
+    for name, bn in batchnorms(model).items():
+        if bn.live is not None:
+            raise CalibrationError(f"BatchNorm {name!r} follows its inputs; call freeze_calibration(model) first")
+        if bn.calibrated_mean is not None and bn.calibrated_var is not None:
+            found[f"{name}.mean"], found[f"{name}.var"] = bn.calibrated_mean, bn.calibrated_var
+    return {name: tensor.detach().cpu().clone() for name, tensor in found.items()}
+
+
+def load_calibration_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Replace the model's calibration by what `calibration_tensors` returned for the same network.
+
+    Raises:
+        CalibrationError: a name or a shape does not fit; nothing has been changed then.
+    """
+    layers, norms = alignments(model), batchnorms(model)
+    left = dict(tensors)
+    widths = {name: layer.n_channels for name, layer in layers.items()}
+    of_layers = _pairs(left, widths, ("scale", "offset"))
+    of_norms = _pairs(left, {name: norm.num_features for name, norm in norms.items()}, ("mean", "var"))
+    if left:
+        raise CalibrationError(f"the stored calibration is of another network: no layer for {next(iter(left))!r}")
+    clear_calibration(model)
+    analog: dict[str, Any] = dict(named_analog_layers(model))
+    for name, (scale, offset) in of_layers.items():
+        device = next(analog[name].analog_tiles()).device
+        layers[name].set(scale.clone().to(device), offset.clone().to(device))
+    for name, (mean, var) in of_norms.items():
+        norms[name].set_calibrated(mean, var)
+
+
+def _pairs(left: dict[str, Tensor], widths: dict[str, int], parts: tuple[str, str]) -> dict[str, tuple[Tensor, Tensor]]:
+    """Take out of `left` the two tensors of each module that has them."""
+    found = {}
+    for name, n in widths.items():
+        a, b = (left.pop(f"{name}.{part}", None) for part in parts)
+        if a is None and b is None:
+            continue
+        if a is None or b is None or a.shape != (n,) or b.shape != (n,):
+            raise CalibrationError(f"the stored calibration of layer {name!r} does not have {n} channels")
+        found[name] = (a, b)
+    return found

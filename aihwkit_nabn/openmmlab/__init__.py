@@ -1,0 +1,24 @@
+"""OpenMMLab: analog chips under the upstream test and train tools of mmdetection and mmsegmentation.
+
+Importing this registers `AnalogHook` and `AnalogTestLoop` in mmengine's registries, puts mmcv's own layers on tiles,
+and lets torch's safe loading read mmengine's checkpoints; in a config:
+``custom_imports = dict(imports=['aihwkit_nabn.openmmlab'])``.
+"""
+
+from __future__ import annotations
+
+from aihwkit_nabn.errors import missing_extra
+
+try:
+    import mmengine  # noqa: F401
+except ImportError as error:
+    raise missing_extra("mmengine", "openmmlab") from error
+
+from aihwkit_nabn.openmmlab.batches import CalibrationImages, calibration_forward
+from aihwkit_nabn.openmmlab.checkpoints import allow_mmengine_checkpoints
+from aihwkit_nabn.openmmlab.hook import AnalogHook
+from aihwkit_nabn.openmmlab.loop import AnalogTestLoop
+
+allow_mmengine_checkpoints()
+
+__all__ = ["AnalogHook", "AnalogTestLoop", "CalibrationImages", "allow_mmengine_checkpoints", "calibration_forward"]

@@ -1,0 +1,118 @@
+"""Calibration batches: images of the config's train set, without labels, through the pipeline that suits the method."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from mmengine.dataset import pseudo_collate
+from mmengine.registry import DATASETS
+from torch import nn
+from torch.utils.data import DataLoader, Subset
+
+from aihwkit_nabn.errors import CalibrationError
+from aihwkit_nabn.evaluation.plan import AUGMENTED, PLAIN
+from aihwkit_nabn.seeding import derive_seed, isolated_rng
+
+# Transforms of a test pipeline that only the metric needs: calibration sees no label.
+_LABELS = ("LoadAnnotations", "LoadPanopticAnnotations", "LoadProposals", "FilterAnnotations")
+
+
+class CalibrationImages:
+    """Batches as the model's `data_preprocessor` takes them; the same ones each time they are run through.
+
+    Args:
+        cfg: The config, with a ``train_dataloader``.
+        name: ``"plain"`` for the test pipeline, ``"augmented"`` for the training pipeline.
+        max_samples: Number of images, drawn without replacement; None takes all.
+        batch_size: Images per batch; None: as the train set's loader has it.
+        seed: Which images, in which order, with which augmentation.
+
+    Raises:
+        CalibrationError: the config has no train set, or its files are not there.
+    """
+
+    def __init__(self, cfg: Any, name: str, max_samples: int | None, batch_size: int | None, seed: int) -> None:
+        loader = cfg.get("train_dataloader")
+        if not loader or not loader.get("dataset"):
+            raise CalibrationError("the config has no train_dataloader with a dataset to take calibration images from")
+        dataset = copy.deepcopy(loader["dataset"])
+        if name == PLAIN:
+            dataset = with_test_pipeline(dataset, _test_pipeline(cfg))
+        self.seed = derive_seed(seed, "calibration images", name)
+        self.dataset = _build(dataset)
+        total = len(self.dataset)
+        n = total if max_samples is None else min(max_samples, total)
+        order = np.random.default_rng(derive_seed(seed, "calibration images")).permutation(total)[:n]
+        self.indices = [int(i) for i in order]
+        self.batch_size = batch_size or loader.get("batch_size") or 1
+
+    def __len__(self) -> int:
+        return -(-len(self.indices) // self.batch_size)
+
+    def __iter__(self) -> Iterator[Any]:
+        loader = DataLoader(
+            Subset(self.dataset, self.indices), batch_size=self.batch_size, collate_fn=pseudo_collate, num_workers=0
+        )
+        with isolated_rng(self.seed):  # a loader draws a seed for its workers
+            iterator = iter(loader)
+        for number in range(len(self)):
+            # Augmentation draws from the global generators: seeded per batch, whatever the model draws in between.
+            with isolated_rng(derive_seed(self.seed, number)):
+                batch = next(iterator)
+            yield batch
+
+
+def calibration_sets(cfg: Any, names: set[str], max_samples: int | None, batch_size: int | None, seed: int) -> Any:
+    """Return the calibration sets asked for, by name."""
+    wanted = [name for name in (PLAIN, AUGMENTED) if name in names]
+    return {name: CalibrationImages(cfg, name, max_samples, batch_size, seed) for name in wanted}
+
+
+def calibration_forward(model: nn.Module, batch: Any) -> Any:
+    """Run a detector or segmentor on a calibration batch: the whole network, without post-processing or loss."""
+    network: Any = model
+    data = network.data_preprocessor(batch, False)
+    return network(**data, mode="tensor") if isinstance(data, dict) else network(*data, mode="tensor")
+
+
+def with_test_pipeline(dataset: Any, pipeline: list[Any]) -> Any:
+    """Return a train set's config with `pipeline` in place of its own, mixing of several images taken out.
+
+    Raises:
+        CalibrationError: it is a wrapper whose inner sets cannot be told.
+    """
+    if "pipeline" in dataset and "dataset" not in dataset and "datasets" not in dataset:
+        return {**dataset, "pipeline": pipeline, "test_mode": True}
+    if "MultiImageMix" in str(dataset.get("type")):
+        return with_test_pipeline(dataset["dataset"], pipeline)
+    if "dataset" in dataset:
+        return {**dataset, "dataset": with_test_pipeline(dataset["dataset"], pipeline)}
+    if "datasets" in dataset:
+        return {**dataset, "datasets": [with_test_pipeline(part, pipeline) for part in dataset["datasets"]]}
+    return {**dataset, "pipeline": pipeline, "test_mode": True}
+
+
+def _test_pipeline(cfg: Any) -> list[Any]:
+    for key in ("test_dataloader", "val_dataloader"):
+        dataset = (cfg.get(key) or {}).get("dataset") or {}
+        while "pipeline" not in dataset and ("dataset" in dataset or "datasets" in dataset):
+            dataset = dataset.get("dataset") or dataset["datasets"][0]
+        if dataset.get("pipeline"):
+            return [step for step in copy.deepcopy(dataset["pipeline"]) if step["type"] not in _LABELS]
+    raise CalibrationError("the config has no test_dataloader whose pipeline calibration images could go through")
+
+
+def _build(dataset: Any) -> Any:
+    try:
+        built = DATASETS.build(dataset)
+    except FileNotFoundError as error:
+        missing = error.filename or error
+        raise CalibrationError(
+            f"calibration images come from train_dataloader.dataset, which is not there: {missing}"
+        ) from error
+    if len(built) == 0:
+        raise CalibrationError("calibration images come from train_dataloader.dataset, which holds no image")
+    return built

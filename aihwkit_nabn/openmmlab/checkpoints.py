@@ -1,0 +1,135 @@
+"""Checkpoints: reading upstream's safely, and keeping a chip beside the digital weights in our own."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from aihwkit_nabn.chip import calibration_tensors, load_calibration_tensors
+from aihwkit_nabn.errors import NabnError, NotProgrammedError
+from aihwkit_nabn.nn.layers import named_analog_layers
+
+CHIP_KEY = "aihwkit_nabn"
+"""Where a checkpoint keeps its chip; every other entry is what mmengine writes for the digital model."""
+
+_VERSION = 1
+
+
+def allow_mmengine_checkpoints() -> None:
+    """Let torch's safe loading read full mmengine checkpoints, without switching it off.
+
+    Beside tensors these hold the training log: numpy numbers and mmengine's `HistoryBuffer`, plain data all. Where
+    mmengine itself would fall back to unsafe loading for a file with anything else, that file is refused instead.
+    """
+    from mmengine.logging.history_buffer import HistoryBuffer
+    from mmengine.runner import checkpoint as upstream
+
+    core: Any = getattr(np, "_core", None) or np.core  # type: ignore[attr-defined]
+    numbers = (np.float64, np.float32, np.int64, np.int32, np.uint32, np.uint8, np.bool_)
+    torch.serialization.add_safe_globals(
+        [
+            HistoryBuffer,
+            core.multiarray._reconstruct,
+            core.multiarray.scalar,
+            np.ndarray,
+            np.dtype,
+            *(type(np.dtype(kind)) for kind in numbers),
+            # A HistoryBuffer stores the names of its own statistics as bound methods, looked up with getattr.
+            getattr,
+        ]
+    )
+    if hasattr(upstream, "_safe_torch_load"):
+        upstream._safe_torch_load = _load_safely
+
+
+def _load_safely(file: Any, map_location: Any = None, weights_only: bool | None = None) -> Any:
+    try:
+        return torch.load(file, map_location=map_location, weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).splitlines()[0] if str(error) else "unreadable"
+        raise NabnError(
+            f"checkpoint {file} is damaged or holds more than tensors and plain data, which could run code when read: "
+            f"{reason}; if you trust it, allow its classes with torch.serialization.add_safe_globals"
+        ) from error
+
+
+def chip_record(model: nn.Module, settings: str) -> dict[str, Any]:
+    """Return what a checkpoint keeps of a chip: tensors and text only.
+
+    Args:
+        model: A programmed analog model.
+        settings: Which chip it is, in words; compared when it is read back.
+    """
+    layers: dict[str, Any] = dict(named_analog_layers(model))
+    return {
+        "version": _VERSION,
+        "settings": settings,
+        "weights": {name: layer.weight.detach().cpu().clone() for name, layer in layers.items()},
+        "calibration": calibration_tensors(model),
+    }
+
+
+def restore_chip(model: nn.Module, record: Any, settings: str) -> bool:
+    """Give a programmed model the calibration that was stored with the same chip.
+
+    Args:
+        model: The analog model, programmed by the same settings.
+        record: What `chip_record` returned, as it came out of the file.
+        settings: This run's.
+
+    Returns:
+        False if the record is of another chip by its settings; then nothing is changed.
+
+    Raises:
+        NabnError: the record is malformed or of a newer version, or its weights are not this chip's.
+    """
+    if not isinstance(record, dict) or record.get("version") != _VERSION:
+        raise NabnError(f"the checkpoint's chip must be of version {_VERSION}, got {_version_of(record)!r}")
+    weights: Any = record.get("weights")
+    calibration: Any = record.get("calibration")
+    if not _tensors(weights) or not _tensors(calibration):
+        raise NabnError("the checkpoint's chip must hold tensors by name as 'weights' and 'calibration'")
+    if record.get("settings") != settings:
+        return False
+    layers: dict[str, Any] = dict(named_analog_layers(model))
+    if set(layers) != set(weights):
+        raise NabnError("the checkpoint's chip has other layers than this model")
+    for name, layer in layers.items():
+        now, stored = layer.weight, weights[name]
+        if now.shape != stored.shape or not torch.allclose(now.cpu(), stored.to(now.dtype), rtol=1e-4, atol=1e-6):
+            raise NotProgrammedError(
+                f"layer {name!r}: the chip programmed now is not the one in the checkpoint; were the digital weights "
+                "changed, or was it written by another version?"
+            )
+    load_calibration_tensors(model, calibration)
+    return True
+
+
+def write_checkpoint(path: Path, state_dict: dict[str, Tensor], meta: dict[str, Any], record: dict[str, Any]) -> None:
+    """Write a checkpoint that mmengine reads as the digital model's and `AnalogHook` as the chip's, in one step."""
+    part = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save({"meta": meta, "state_dict": state_dict, CHIP_KEY: record}, part)
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise NabnError(f"cannot write checkpoint {str(path)!r}: {error}") from error
+
+
+def digital_state(model: nn.Module) -> dict[str, Tensor]:
+    """Return the digital model's state dict on the CPU."""
+    return {name: value.detach().cpu() for name, value in model.state_dict().items()}
+
+
+def _tensors(value: object) -> bool:
+    return isinstance(value, dict) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in value.items())
+
+
+def _version_of(record: object) -> object:
+    return record.get("version") if isinstance(record, dict) else type(record).__name__

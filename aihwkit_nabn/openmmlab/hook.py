@@ -1,0 +1,209 @@
+"""A hook that puts the model on a chip before it is tested, under the upstream test tools."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS
+from torch import nn
+
+from aihwkit_nabn.calibration import calibrate
+from aihwkit_nabn.calibration.method import build_method
+from aihwkit_nabn.chip import parse_time, program_chip, set_read_noise_seed
+from aihwkit_nabn.errors import NabnError
+from aihwkit_nabn.evaluation.scenario import UNCALIBRATED
+from aihwkit_nabn.nn import convert_to_noise_aware
+from aihwkit_nabn.openmmlab.batches import CalibrationImages, calibration_forward
+from aihwkit_nabn.openmmlab.checkpoints import CHIP_KEY, chip_record, digital_state, restore_chip, write_checkpoint
+from aihwkit_nabn.openmmlab.settings import build_rpu_config, calibration_set, check_pipeline, check_samples
+from aihwkit_nabn.seeding import check_seed, derive_seed, isolated_rng
+
+
+@HOOKS.register_module()
+class AnalogHook(Hook):
+    """Tests the model as one analog chip.
+
+    ``custom_hooks = [dict(type='AnalogHook', rpu_config=dict(type='PCMPreset'), t_inference='1d')]``
+
+    Before a test, after the checkpoint has been loaded, the model is converted, programmed and calibrated; while
+    training, the same happens for each validation, and training goes on with the digital model. It comes after hooks
+    that change weights for a test (moving averages).
+
+    Args:
+        rpu_config: The noise setting, see `build_rpu_config`.
+        seed: The chip's seed.
+        t_inference: Time after programming: seconds or text such as ``'1d'``.
+        calibration: None for the chip as programmed, or ``dict(method='paired', max_samples=256)``, with optional
+            ``batch_size`` (images per calibration batch), ``pipeline`` (``'train'`` or ``'test'``) and the method's
+            own options. The images are the train set's, without labels.
+        exclude: Names of modules that stay digital; ``*`` and ``?`` match.
+        in_val: Whether validations while training are on the chip too.
+        out_file: After a test, write a checkpoint with the chip and its calibration: a path, relative to the work
+            folder. Tested with the same hook, it gives the same chip without calibrating again.
+
+    Attributes:
+        enabled: False leaves the model alone.
+
+    Raises:
+        NabnError: an argument has a value that is not allowed.
+    """
+
+    priority = "VERY_LOW"
+
+    def __init__(
+        self,
+        rpu_config: Any,
+        seed: int = 0,
+        t_inference: float | str = 0.0,
+        calibration: Mapping[str, Any] | None = None,
+        exclude: list[str] | tuple[str, ...] = (),
+        in_val: bool = True,
+        out_file: str | None = None,
+    ) -> None:
+        self.noise, self.rpu_config = build_rpu_config(rpu_config)
+        self.seed = check_seed("seed", seed)
+        self.t_inference = parse_time(t_inference)
+        self.exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
+        self.in_val = in_val
+        self.out_file = out_file
+        self.enabled = True
+        self.method, self.options = _check_calibration(calibration)
+        self._digital: Any = None
+        self._stored: Any = None
+
+    @property
+    def settings(self) -> str:
+        """Which chip, how calibrated, in words; what a stored chip is recognised by."""
+        method = None if self.method is None else (self.method.name, sorted(self.options.items()))
+        return f"{self.rpu_config}\nseed={self.seed} t={self.t_inference} exclude={self.exclude} calibration={method}"
+
+    def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
+        """Remember the chip of a checkpoint that has one."""
+        self._stored = checkpoint.get(CHIP_KEY)
+
+    def before_test_epoch(self, runner: Any) -> None:
+        """Put the model on its chip."""
+        if self.enabled and self._digital is None:
+            check_loaded(runner)
+            self._enter(runner)
+
+    def after_test(self, runner: Any) -> None:
+        """Write the chip if asked to, and give the runner its digital model back."""
+        if self._digital is not None and self.out_file is not None:
+            self._write(runner)
+        self._leave(runner)
+
+    def before_val_epoch(self, runner: Any) -> None:
+        """Put a copy of the model as trained so far on the chip."""
+        if self.enabled and self.in_val and self._digital is None:
+            self._stored = None
+            self._enter(runner)
+
+    def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
+        """Go on training the digital model."""
+        self._leave(runner)
+
+    def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
+        """Keep the chip beside the digital weights, in a form that loads safely and into any tool."""
+        if self._digital is not None:
+            checkpoint["state_dict"] = digital_state(_inner(self._digital))
+            checkpoint[CHIP_KEY] = chip_record(_inner(runner.model), self.settings)
+
+    def _enter(self, runner: Any) -> None:
+        digital = _inner(runner.model)
+        analog: Any = convert_to_noise_aware(digital, self.rpu_config, self.exclude)
+        program_chip(analog, self.seed, self.t_inference)
+        report = analog.conversion_report
+        runner.logger.info(f"{type(self).__name__}: {self.noise}, chip {self.seed}, {self.t_inference:g} s\n{report}")
+        if not self._restored(runner, analog) and self.method is not None:
+            self._calibrate(runner, analog, digital)
+        set_read_noise_seed(analog, derive_seed(self.seed, "evaluate"))
+        self._digital = runner.model
+        runner.model = analog
+
+    def _restored(self, runner: Any, analog: nn.Module) -> bool:
+        if self._stored is None:
+            return False
+        found = restore_chip(analog, self._stored, self.settings)
+        runner.logger.info(
+            "the checkpoint's own chip and calibration are used"
+            if found
+            else "the checkpoint holds a chip of other settings: it is not used"
+        )
+        return found
+
+    def _calibrate(self, runner: Any, analog: nn.Module, digital: nn.Module) -> None:
+        method: Any = self.method
+        images = None
+        if method.needs_batches:
+            name = calibration_set(method, self.options["pipeline"])
+            images = CalibrationImages(
+                runner.cfg, name, self.options["max_samples"], self.options["batch_size"], self.seed
+            )
+        with isolated_rng(derive_seed(self.seed, "calibration")):
+            report = calibrate(
+                analog,
+                images,
+                method,
+                reference=digital if method.needs_reference else None,
+                max_samples=self.options["max_samples"],
+                forward_fn=calibration_forward,
+            )
+        runner.logger.info(
+            f"calibrated with {method.name!r}: {report.n_samples} images, {len(report.layers)} layers, "
+            f"{report.seconds:.1f} s"
+        )
+
+    def _leave(self, runner: Any) -> None:
+        if self._digital is not None:
+            runner.model, self._digital = self._digital, None
+
+    def _write(self, runner: Any) -> None:
+        path = Path(self.out_file or "")
+        path = path if path.is_absolute() else Path(runner.work_dir) / path
+        meta: dict[str, Any] = {"cfg": runner.cfg.pretty_text, "experiment_name": runner.experiment_name}
+        metainfo = getattr(runner.test_dataloader.dataset, "metainfo", None)
+        if metainfo:
+            meta["dataset_meta"] = {key: value for key, value in metainfo.items() if key in ("classes", "palette")}
+        record = chip_record(_inner(runner.model), self.settings)
+        write_checkpoint(path, digital_state(_inner(self._digital)), meta, record)
+        runner.logger.info(f"chip and calibration written to {path}")
+
+
+def check_loaded(runner: Any) -> None:
+    """Raise unless the runner has loaded a checkpoint, or the model weights of its own.
+
+    Raises:
+        NabnError: the network has its random weights still.
+    """
+    if getattr(runner, "_has_loaded", False) or getattr(runner, "_load_from", None):
+        return
+    raise NabnError(
+        "no checkpoint has been loaded, so a random network would be put on the chip; give test.py a checkpoint, or "
+        "set load_from"
+    )
+
+
+def _inner(model: Any) -> Any:
+    return model.module if is_model_wrapper(model) else model
+
+
+def _check_calibration(calibration: Mapping[str, Any] | None) -> tuple[Any, dict[str, Any]]:
+    if calibration is None:
+        return None, {}
+    if not isinstance(calibration, Mapping) or not isinstance(calibration.get("method"), str):
+        raise NabnError(f"calibration must be None or dict(method='paired', max_samples=256), got {calibration!r}")
+    rest = dict(calibration)
+    name = rest.pop("method")
+    options = {
+        "max_samples": check_samples("calibration.max_samples", rest.pop("max_samples", 256)),
+        "batch_size": check_samples("calibration.batch_size", rest.pop("batch_size", None)),
+        "pipeline": check_pipeline(rest.pop("pipeline", None)),
+    }
+    if name == UNCALIBRATED and not rest:
+        return None, options
+    return build_method(name, **rest), options | {"method": tuple(sorted(rest.items()))}

@@ -1,0 +1,170 @@
+"""A test loop that measures the digital model, the chips as programmed, and every calibration method."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from mmengine.dist import is_main_process
+from mmengine.model import is_model_wrapper
+from mmengine.registry import LOOPS
+from mmengine.runner.loops import TestLoop
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from aihwkit_nabn.errors import NabnError, check_count
+from aihwkit_nabn.evaluation import EvaluationResult, Record, evaluate
+from aihwkit_nabn.openmmlab.batches import calibration_forward, calibration_sets
+from aihwkit_nabn.openmmlab.hook import AnalogHook, check_loaded
+from aihwkit_nabn.openmmlab.measure import evaluator_of
+from aihwkit_nabn.openmmlab.settings import build_methods, build_scenarios, check_pipeline, check_samples
+from aihwkit_nabn.reporting import print_table
+from aihwkit_nabn.seeding import check_seed
+
+
+@LOOPS.register_module()
+class AnalogTestLoop(TestLoop):
+    """``test_cfg = dict(type='AnalogTestLoop', rpu_config=dict(type='PCMPreset'), methods=['none', 'paired'])``.
+
+    Runs under the upstream ``test.py``. Ends with a table, a folder ``analog`` in the run's log folder (JSON, tables,
+    plots), and scalars for the visualizer. An `AnalogHook` in the same config is switched off.
+
+    Args:
+        runner: Given by mmengine, as are the next two.
+        dataloader: The test set.
+        evaluator: Its metrics.
+        rpu_config: One noise setting or a list, see `build_rpu_config`.
+        t_inference: Time after programming, or a list: seconds or text such as ``'1d'``.
+        methods: See `build_methods`; the chip as programmed (``'none'``) is always among them.
+        chips: Number of chips per scenario.
+        seed: Chip ``i`` is programmed with ``seed + i``; also fixes the calibration images.
+        max_samples: Number of calibration images; None takes the whole train set.
+        calibration_batch_size: Images per calibration batch; None: as the train set's loader has it.
+        pipeline: ``'train'`` or ``'test'`` for the calibration images of all methods; None: what suits each.
+        exclude: Names of modules that stay digital; ``*`` and ``?`` match.
+        fp16: Measure under autocast.
+
+    Raises:
+        NabnError: an argument has a value that is not allowed.
+    """
+
+    def __init__(
+        self,
+        runner: Any,
+        dataloader: Any,
+        evaluator: Any,
+        rpu_config: Any,
+        t_inference: Any = 0.0,
+        methods: Any = ("none", "population", "paired"),
+        chips: int = 5,
+        seed: int = 0,
+        max_samples: int | None = 256,
+        calibration_batch_size: int | None = None,
+        pipeline: str | None = None,
+        exclude: list[str] | tuple[str, ...] = (),
+        fp16: bool = False,
+    ) -> None:
+        self.scenarios = build_scenarios(rpu_config, t_inference)
+        self.methods = build_methods(methods, check_pipeline(pipeline))
+        self.chips = check_count("chips", chips, minimum=1)
+        self.seed = check_seed("seed", seed)
+        self.max_samples = check_samples("max_samples", max_samples)
+        self.calibration_batch_size = check_samples("calibration_batch_size", calibration_batch_size)
+        self.exclude = exclude
+        super().__init__(runner, dataloader, evaluator, fp16=fp16)
+
+    def run(self) -> dict[str, float]:
+        """Evaluate, print, write; return the means as ``SCENARIO/METHOD/METRIC``."""
+        check_loaded(self.runner)
+        for hook in self.runner.hooks:
+            if isinstance(hook, AnalogHook) and hook.enabled:
+                hook.enabled = False
+                self.runner.logger.info("AnalogHook is switched off: AnalogTestLoop converts the model itself")
+        self.runner.call_hook("before_test")
+        self.runner.call_hook("before_test_epoch")
+        model = unwrapped(self.runner.model)
+        model.eval()
+        folder = Path(self.runner.log_dir) / "analog"
+        sets = {spec.batches for spec in self.methods if spec.batches is not None}
+        self.result = evaluate(
+            model,
+            scenarios=self.scenarios,
+            methods=self.methods,
+            eval_fn=evaluator_of(self, fp16=self.fp16),
+            chips=self.chips,
+            seed=self.seed,
+            calibration_batches=calibration_sets(
+                self.runner.cfg, sets, self.max_samples, self.calibration_batch_size, self.seed
+            )
+            or None,
+            forward_fn=calibration_forward,
+            exclude=self.exclude,
+            progress=is_main_process(),
+            on_record=_Log(folder / "records.jsonl") if is_main_process() else None,
+        )
+        metrics = flat_metrics(self.result)
+        if is_main_process():
+            self.result.report(folder)
+            show(self.result)
+            self.runner.logger.info(f"tables, plots and numbers are in {folder}")
+            self.runner.visualizer.add_scalars(metrics)
+        self.runner.call_hook("after_test_epoch", metrics=metrics)
+        self.runner.call_hook("after_test")
+        return metrics
+
+
+class _Log:
+    """Keeps every record as soon as it is there, so that an interrupted run loses none."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("")
+        except OSError as error:
+            raise NabnError(f"cannot write to {str(path)!r}: {error}") from error
+
+    def __call__(self, record: Record) -> None:
+        with self.path.open("a") as file:
+            file.write(json.dumps(vars(record)) + "\n")
+
+
+def unwrapped(model: Any) -> nn.Module:
+    """Return the model inside a wrapper for several processes."""
+    inner: nn.Module = model.module if is_model_wrapper(model) else model
+    return inner
+
+
+def flat_metrics(result: EvaluationResult) -> dict[str, float]:
+    """Return the digital metrics and the means over chips under names a logger can take."""
+    flat = {f"digital/{name}": value for name, value in result.digital.items()}
+    for name in result.metrics:
+        for cell in result.cells(name):
+            flat[f"{cell.record.scenario}/{cell.record.method}/{name}"] = cell.estimate.mean
+    return flat
+
+
+def show(result: EvaluationResult, console: Console | None = None) -> None:
+    """Print the table of the main metric, and one with all metrics where there are more."""
+    console = console or Console()
+    print_table(result, console)
+    if len(result.metrics) == 1:
+        return
+    table = Table(title=f"every metric, mean over {len({r.chip_seed for r in result.records})} chips", box=box.SIMPLE)
+    # COCO reports -1 where the set has no object of a size.
+    shown = [name for name in result.metrics if result.digital[name] != -1] or result.metrics
+    table.add_column("scenario")
+    table.add_column("method", no_wrap=True)
+    for name in shown:
+        table.add_column(name.rpartition("/")[2].replace("_", "\n"), justify="right", no_wrap=True)
+    table.add_row("", "digital", *(f"{result.digital[name]:.3g}" for name in shown))
+    columns = [result.cells(name) for name in shown]
+    last = None
+    for row in zip(*columns, strict=True):
+        record = row[0].record
+        title, last = record.scenario if record.scenario != last else "", record.scenario
+        table.add_row(title, record.method, *(f"{cell.estimate.mean:.3g}" for cell in row))
+    console.print(table)

@@ -1,0 +1,47 @@
+"""The config's own evaluator as a function of a model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from numbers import Real
+from typing import Any
+
+from mmengine.runner.amp import autocast
+from torch import nn
+
+# The metrics people quote come first in tables.
+_MAIN = ("bbox_mAP", "mIoU", "segm_mAP")
+
+
+def evaluator_of(loop: Any, *, fp16: bool = False) -> Callable[[nn.Module], dict[str, float]]:
+    """Return ``eval_fn(model)``: the loop's data through the model's ``test_step`` into the loop's evaluator.
+
+    The result holds every number the evaluator reports, those people quote first; text and NaN are left out.
+    """
+
+    def eval_fn(model: nn.Module) -> dict[str, float]:
+        network: Any = model
+        for batch in loop.dataloader:
+            with autocast(enabled=fp16):
+                outputs = network.test_step(batch)
+            loop.evaluator.process(data_samples=outputs, data_batch=batch)
+        return numbers_of(loop.evaluator.evaluate(len(loop.dataloader.dataset)))
+
+    return eval_fn
+
+
+def numbers_of(metrics: dict[str, Any]) -> dict[str, float]:
+    """Return the finite numbers among the metrics, the main ones first."""
+    found = {
+        name: float(value)
+        for name, value in metrics.items()
+        if isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(float(value))
+    }
+    order = sorted(found, key=lambda name: (_rank(name), list(found).index(name)))
+    return {name: found[name] for name in order}
+
+
+def _rank(name: str) -> int:
+    short = name.rpartition("/")[2]
+    return _MAIN.index(short) if short in _MAIN else len(_MAIN)

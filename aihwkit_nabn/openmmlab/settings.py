@@ -1,0 +1,120 @@
+"""What configs may say, turned into the package's own objects, checked before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from aihwkit.simulator.parameters.base import RPUConfigBase
+
+from aihwkit_nabn.calibration.method import CalibrationMethod, build_method
+from aihwkit_nabn.chip import parse_time
+from aihwkit_nabn.errors import NabnError, check_count
+from aihwkit_nabn.evaluation import MethodSpec, Scenario
+from aihwkit_nabn.evaluation.plan import AUGMENTED, PLAIN
+from aihwkit_nabn.evaluation.scenario import UNCALIBRATED, scenarios_over_times
+from aihwkit_nabn.simulator import build_preset, get_preset, parse_preset
+
+PIPELINES = {"test": PLAIN, "train": AUGMENTED}
+"""Names of the pipelines in configs, and of the calibration sets that come out of them."""
+
+
+def build_rpu_config(setting: object) -> tuple[str, RPUConfigBase]:
+    """Return an RPU config and its name for tables.
+
+    Args:
+        setting: ``dict(type='PCMPreset', ...)`` with the preset's options, the command line's form
+            (``'gaussian:sigma=0.06'``), or a config object.
+
+    Raises:
+        UnknownNameError: there is no such preset.
+        NabnError: an option is unknown or has a value that is not allowed, or `setting` is none of these.
+    """
+    if isinstance(setting, RPUConfigBase):
+        return type(setting).__name__, setting
+    if isinstance(setting, str):
+        return setting, parse_preset(setting)
+    if not isinstance(setting, Mapping) or not isinstance(setting.get("type"), str):
+        raise NabnError(f"rpu_config must be dict(type='PRESET', ...) such as dict(type='PCMPreset'), got {setting!r}")
+    options = {key: value for key, value in setting.items() if key != "type"}
+    if "noise_model" in options:
+        raise NabnError("rpu_config names its noise model by its preset; give type='PRESET' and the model's arguments")
+    name = get_preset(setting["type"]).noise_name
+    shown = ",".join(f"{key}={value}" for key, value in options.items())
+    return f"{name}:{shown}" if shown else name, build_preset(setting["type"], **options)
+
+
+def build_scenarios(rpu_config: object, t_inference: object) -> list[Scenario]:
+    """Return one scenario per noise setting and time; either may be one or a list.
+
+    Raises:
+        NabnError: an empty list, or an entry that is not allowed.
+    """
+    noises = [build_rpu_config(entry) for entry in as_list("rpu_config", rpu_config)]
+    seconds = [parse_time(entry) for entry in as_list("t_inference", t_inference)]
+    return scenarios_over_times(noises, seconds)
+
+
+def build_methods(methods: object, pipeline: str | None) -> list[MethodSpec]:
+    """Return the methods, each with the calibration set that suits it (or that of `pipeline`).
+
+    Args:
+        methods: Names, or ``dict(method=NAME, pipeline='train'|'test', label=..., ...)`` with the method's options.
+        pipeline: For methods that do not say; None: the training pipeline for those that replace statistics, the test
+            pipeline for the others.
+
+    Raises:
+        UnknownNameError: there is no such method.
+        NabnError: an option is not allowed.
+    """
+    specs = []
+    for entry in as_list("methods", methods):
+        options = dict(entry) if isinstance(entry, Mapping) else {"method": entry}
+        name, label = options.pop("method", None), options.pop("label", None)
+        chosen = check_pipeline(options.pop("pipeline", pipeline))
+        if name == UNCALIBRATED:
+            specs.append(MethodSpec(UNCALIBRATED, label=label))
+            continue
+        method = build_method(name, **options)
+        batches = calibration_set(method, chosen) if method.needs_batches else None
+        specs.append(MethodSpec(str(name), batches=batches, label=label, options=options))
+    return specs
+
+
+def calibration_set(method: CalibrationMethod, pipeline: str | None) -> str:
+    """Return the name of the calibration set that suits a method."""
+    if pipeline is not None:
+        return PIPELINES[pipeline]
+    return AUGMENTED if method.replaces_statistics else PLAIN
+
+
+def check_pipeline(pipeline: object) -> str | None:
+    """Return `pipeline` if it is None or the name of one.
+
+    Raises:
+        NabnError: it is anything else.
+    """
+    if pipeline is not None and pipeline not in PIPELINES:
+        raise NabnError(f"pipeline must be 'train', 'test' or None (what suits the method), got {pipeline!r}")
+    return pipeline  # type: ignore[return-value]
+
+
+def check_samples(field: str, value: object) -> int | None:
+    """Return a number of samples or None.
+
+    Raises:
+        NabnError: it is neither.
+    """
+    return None if value is None else check_count(field, value, minimum=1)
+
+
+def as_list(field: str, value: object) -> Sequence[Any]:
+    """Return a list of one or of many.
+
+    Raises:
+        NabnError: the list is empty.
+    """
+    entries = value if isinstance(value, (list, tuple)) else [value]
+    if not entries:
+        raise NabnError(f"{field} must name at least one, got an empty list")
+    return entries

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from mmengine.runner import Runner
+
+import aihwkit_nabn.openmmlab  # noqa: F401
+from aihwkit_nabn.errors import NabnError
+from aihwkit_nabn.evaluation import EvaluationResult
+
+LOOP = {"type": "AnalogTestLoop", "rpu_config": {"type": "GaussianWeightNoisePreset", "sigma": 0.05}, "chips": 2}
+
+
+@pytest.mark.parametrize("name", ["detector", "segmentor"])
+def test_measures_digital_uncalibrated_and_every_method(request, name, tmp_path, capsys):
+    case = request.getfixturevalue(name)
+    cfg = case.cfg(tmp_path, load_from=str(case.checkpoint))
+    cfg.test_cfg = {**LOOP, "methods": ["none", "population", "paired", "distill"], "max_samples": 8}
+    runner = Runner.from_cfg(cfg)
+    metrics = runner.test()
+    main = "coco/bbox_mAP" if name == "detector" else "mIoU"
+    scenario = "gaussian:sigma=0.05"
+    for label in ("uncalibrated", "population", "paired", "distill"):
+        assert f"{scenario}/{label}/{main}" in metrics
+    assert f"digital/{main}" in metrics
+    stored = torch.load(case.checkpoint, weights_only=True)["state_dict"]
+    assert all(torch.equal(stored[key], value) for key, value in runner.model.state_dict().items())
+    folders = list(tmp_path.glob("*/analog"))
+    assert len(folders) == 1
+    result = EvaluationResult.from_json(folders[0] / "results.json")
+    assert len(result.records) == 2 * 4 and result.metrics[0] == main
+    lines = (folders[0] / "records.jsonl").read_text().splitlines()
+    assert [json.loads(line)["method"] for line in lines[:2]] == ["uncalibrated", "population"]
+    printed = capsys.readouterr().out
+    assert "uncalibrated" in printed and "every metric" in printed and scenario in printed
+    scalars = list(tmp_path.glob("*/vis_data/scalars.json")) + list(tmp_path.glob("*/vis_data/*.json"))
+    assert any("paired" in path.read_text() for path in scalars)
+
+
+def test_several_noise_settings_and_times(detector, tmp_path):
+    cfg = detector.cfg(tmp_path, load_from=str(detector.checkpoint))
+    cfg.test_cfg = {
+        **LOOP,
+        "rpu_config": [{"type": "PCMPreset"}, "gaussian:sigma=0.1"],
+        "t_inference": ["1h", "1y"],
+        "methods": ["paired", {"method": "population", "pipeline": "test", "label": "population, plain"}],
+        "chips": 1,
+        "max_samples": 4,
+    }
+    runner = Runner.from_cfg(cfg)
+    runner.test()
+    result = runner.test_loop.result
+    assert result.to_frame()["scenario"].unique().tolist() == [
+        "pcm, 1h", "pcm, 1y", "gaussian:sigma=0.1, 1h", "gaussian:sigma=0.1, 1y"
+    ]  # fmt: skip
+    assert result.methods == ["uncalibrated", "paired", "population, plain"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rpu_config": {"type": "PCNPreset"}}, "unknown preset 'PCNPreset'"),
+        ({"rpu_config": {"type": "PCMPreset", "sigmaa": 1}}, "sigmaa"),
+        ({"methods": ["piared"]}, "did you mean 'paired'"),
+        ({"methods": []}, "methods"),
+        ({"chips": 0}, "chips"),
+        ({"pipeline": "val"}, "pipeline"),
+        ({"t_inference": "-1d"}, "time"),
+        ({"exclude": ["no_such_layer"]}, "no_such_layer"),
+    ],
+)
+def test_bad_settings_are_named(detector, tmp_path, changes, message):
+    cfg = detector.cfg(tmp_path, load_from=str(detector.checkpoint))
+    cfg.test_cfg = {**LOOP, "max_samples": 4, **changes}
+    runner = Runner.from_cfg(cfg)
+    with pytest.raises(NabnError, match=message):
+        runner.test()
+
+
+def test_a_network_without_a_checkpoint_is_refused(detector, tmp_path):
+    cfg = detector.cfg(tmp_path)
+    cfg.test_cfg = LOOP
+    with pytest.raises(NabnError, match="no checkpoint has been loaded"):
+        Runner.from_cfg(cfg).test()
+
+
+def test_the_train_set_must_be_there(detector, tmp_path):
+    cfg = detector.cfg(tmp_path, load_from=str(detector.checkpoint))
+    cfg.train_dataloader.dataset.ann_file = "gone.json"
+    cfg.test_cfg = LOOP
+    with pytest.raises(NabnError, match=r"train_dataloader\.dataset.*gone\.json"):
+        Runner.from_cfg(cfg).test()
