@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -17,6 +17,7 @@ from aihwkit_nabn.calibration.session import CalibrationSession, match_reference
 from aihwkit_nabn.chip.calibration_state import CalibrationSnapshot, alignments, check_not_folded, clear_calibration
 from aihwkit_nabn.chip.programming import check_programmed
 from aihwkit_nabn.errors import CalibrationError, check_count
+from aihwkit_nabn.nn.attention import split_attention
 
 
 def calibrate(
@@ -63,15 +64,20 @@ def calibrate(
     if run.needs_reference:
         if not isinstance(reference, nn.Module):
             raise CalibrationError(f"method {run.name!r} compares with the digital model; pass reference=model")
-        match_reference(model, reference)
+        with split_attention(reference) as split:
+            match_reference(model, split)
     check_not_folded(model)
     alignments(model)  # aihwkit's own layers get theirs here, before the snapshot
     before = CalibrationSnapshot.take(model)
     begin = time.perf_counter()
     try:
-        with evaluation_mode(model, reference), _progress_bar(progress, batches, max_samples, run.name) as bar:
+        with (
+            evaluation_mode(model, reference),
+            nullcontext() if reference is None else split_attention(reference) as split,
+            _progress_bar(progress, batches, max_samples, run.name) as bar,
+        ):
             clear_calibration(model)
-            session = CalibrationSession(model, reference, batches, forward_fn or default_forward, max_samples, *bar)
+            session = CalibrationSession(model, split, batches, forward_fn or default_forward, max_samples, *bar)
             run.calibrate(session)
     except BaseException:
         before.restore()

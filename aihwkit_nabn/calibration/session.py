@@ -16,7 +16,7 @@ from aihwkit_nabn.chip.calibration_state import alignments, batchnorms
 from aihwkit_nabn.errors import CalibrationError, NabnError, suggestion
 from aihwkit_nabn.nn.alignment import OutputAlignment
 from aihwkit_nabn.nn.batchnorm import NoiseAwareBatchNorm, Statistics
-from aihwkit_nabn.nn.layers import named_analog_layers
+from aihwkit_nabn.nn.layers import NoiseAwareLayer, named_analog_layers
 
 BatchNormRule = Callable[[NoiseAwareBatchNorm, Moments, Moments], Statistics]
 
@@ -231,7 +231,7 @@ def match_reference(model: nn.Module, reference: nn.Module) -> dict[str, nn.Modu
         weight = getattr(twin, "weight", None)
         if not isinstance(weight, Tensor):
             raise CalibrationError(f"reference layer {name!r} is a {type(twin).__name__} without weights")
-        expected, got = _matrix_shape(layer), (weight.shape[0], weight[0].numel())
+        expected, got = _matrix_shape(layer), _matrix_shape_of(layer, weight)
         if got != expected:
             raise CalibrationError(f"reference layer {name!r} has a {got} weight matrix, the chip's is {expected}")
         matched[name] = twin
@@ -240,3 +240,13 @@ def match_reference(model: nn.Module, reference: nn.Module) -> dict[str, nn.Modu
 
 def _matrix_shape(layer: Any) -> tuple[int, int]:
     return layer.analog_module.out_size, layer.analog_module.in_size
+
+
+def _matrix_shape_of(layer: Any, weight: Tensor) -> tuple[int, ...]:
+    """Shape of the matrix that a digital weight makes on the layer's tiles; aihwkit's own layers flatten it."""
+    if isinstance(layer, NoiseAwareLayer):
+        try:
+            return layer.matrix_shape_of(weight)
+        except RuntimeError:  # a weight that this kind of layer cannot have
+            return tuple(weight.shape)
+    return weight.shape[0], weight[0].numel()

@@ -1,13 +1,14 @@
 """Noise-aware layers and the conversion of models to them."""
 
 from aihwkit_nabn.nn.alignment import OutputAlignment
+from aihwkit_nabn.nn.attention import NoiseAwareMultiheadAttention, split_attention
 from aihwkit_nabn.nn.batchnorm import (
     NoiseAwareBatchNorm,
     NoiseAwareBatchNorm1d,
     NoiseAwareBatchNorm2d,
     NoiseAwareBatchNorm3d,
 )
-from aihwkit_nabn.nn.conversion import convert_to_noise_aware
+from aihwkit_nabn.nn.conversion import convert_to_noise_aware, register_analog_form
 from aihwkit_nabn.nn.layers import (
     NoiseAwareConv1d,
     NoiseAwareConv2d,
@@ -18,6 +19,11 @@ from aihwkit_nabn.nn.layers import (
 )
 from aihwkit_nabn.nn.registration import register, unregister
 from aihwkit_nabn.nn.report import ConversionReport, LayerEntry
+from aihwkit_nabn.nn.transposed import (
+    NoiseAwareConvTranspose1d,
+    NoiseAwareConvTranspose2d,
+    NoiseAwareConvTranspose3d,
+)
 
 __all__ = [
     "ConversionReport",
@@ -29,11 +35,17 @@ __all__ = [
     "NoiseAwareConv1d",
     "NoiseAwareConv2d",
     "NoiseAwareConv3d",
+    "NoiseAwareConvTranspose1d",
+    "NoiseAwareConvTranspose2d",
+    "NoiseAwareConvTranspose3d",
     "NoiseAwareLayer",
     "NoiseAwareLinear",
+    "NoiseAwareMultiheadAttention",
     "OutputAlignment",
     "convert_to_noise_aware",
     "named_analog_layers",
     "register",
+    "register_analog_form",
+    "split_attention",
     "unregister",
 ]

@@ -15,6 +15,7 @@ from torch.nn.parameter import is_lazy
 
 from aihwkit_nabn.errors import ConversionError, suggestion
 from aihwkit_nabn.nn import probe
+from aihwkit_nabn.nn.attention import NoiseAwareMultiheadAttention, close_fast_path, is_plain_attention
 from aihwkit_nabn.nn.batchnorm import (
     NoiseAwareBatchNorm,
     NoiseAwareBatchNorm1d,
@@ -22,7 +23,13 @@ from aihwkit_nabn.nn.batchnorm import (
     NoiseAwareBatchNorm3d,
 )
 from aihwkit_nabn.nn.layers import NoiseAwareConv1d, NoiseAwareConv2d, NoiseAwareConv3d, NoiseAwareLinear
+from aihwkit_nabn.nn.matrices import kept_reason, matrix_parameters
 from aihwkit_nabn.nn.report import ConversionReport, LayerEntry
+from aihwkit_nabn.nn.transposed import (
+    NoiseAwareConvTranspose1d,
+    NoiseAwareConvTranspose2d,
+    NoiseAwareConvTranspose3d,
+)
 
 # The nearest class in the module's own order of inheritance decides.
 ANALOG_FORMS: dict[type[nn.Module], type[nn.Module]] = {
@@ -30,6 +37,9 @@ ANALOG_FORMS: dict[type[nn.Module], type[nn.Module]] = {
     nn.Conv1d: NoiseAwareConv1d,
     nn.Conv2d: NoiseAwareConv2d,
     nn.Conv3d: NoiseAwareConv3d,
+    nn.ConvTranspose1d: NoiseAwareConvTranspose1d,
+    nn.ConvTranspose2d: NoiseAwareConvTranspose2d,
+    nn.ConvTranspose3d: NoiseAwareConvTranspose3d,
 }
 NORMALIZATION_FORMS: dict[type[nn.Module], type[NoiseAwareBatchNorm]] = {
     nn.BatchNorm1d: NoiseAwareBatchNorm1d,
@@ -37,12 +47,28 @@ NORMALIZATION_FORMS: dict[type[nn.Module], type[NoiseAwareBatchNorm]] = {
     nn.BatchNorm3d: NoiseAwareBatchNorm3d,
     _BatchNorm: NoiseAwareBatchNorm,
 }
-# Modules that read their children's weights themselves: converting the children would change nothing or break them.
-_OPAQUE = {nn.MultiheadAttention: "attention reads its projections' weights directly"}
-
 _LAZY = "lazy layer without weights yet; run the model once first"
 
 SpecificConfig = Callable[[str, nn.Module, RPUConfigBase], RPUConfigBase]
+
+
+def register_analog_form(digital: type[nn.Module], analog: type[nn.Module]) -> None:
+    """Let conversion put a kind of layer on tiles, with the subclasses that have no nearer form.
+
+    Args:
+        digital: The layer's class. Its own forward pass is taken for the function that the analog form computes.
+        analog: Its analog form, with a classmethod ``from_digital(module, rpu_config)``; usually a `NoiseAwareLayer`.
+            An attribute `ANALOG_CHILDREN` names children of the digital layer that it holds too, converted themselves.
+
+    Raises:
+        ConversionError: an argument is not such a class.
+    """
+    if not (isinstance(digital, type) and issubclass(digital, nn.Module)):
+        raise ConversionError(f"digital must be a subclass of torch.nn.Module, got {digital!r}")
+    if not (isinstance(analog, type) and issubclass(analog, nn.Module) and hasattr(analog, "from_digital")):
+        raise ConversionError(f"analog must be a torch.nn.Module with a classmethod from_digital, got {analog!r}")
+    ANALOG_FORMS[digital] = analog
+    probe.take_as_stock(digital)
 
 
 def convert_to_noise_aware(
@@ -134,15 +160,17 @@ class _Conversion:
     def _convert(self, module: nn.Module, name: str) -> nn.Module:
         if id(module) in self.excluded:
             return self._keep(module, name, "excluded")
-        for kind, reason in _OPAQUE.items():
-            if isinstance(module, kind):
-                return self._keep(module, name, reason)
+        if isinstance(module, nn.MultiheadAttention):
+            if not is_plain_attention(module):
+                return self._keep(module, name, "attention with a forward pass of its own")
+            module = NoiseAwareMultiheadAttention(module)
         if isinstance(module, AnalogLayerBase) and not module.IS_CONTAINER:
             n_tiles = len(list(module.analog_tiles()))
             n_weights = sum(tile.in_size * tile.out_size for tile in module.analog_tiles())
             self.report.converted.append(
                 self._entry(module, name, reason="was analog already", n_tiles=n_tiles, n_weights=n_weights)
             )
+            self._adopt_children(module, module, name)
             return module
         form = _form(module, ANALOG_FORMS)
         if form is not None:
@@ -156,11 +184,9 @@ class _Conversion:
         for child_name, child in list(module._modules.items()):
             if child is not None:
                 module._modules[child_name] = self.replace(child, f"{name}.{child_name}" if name else child_name)
-        if isinstance(module, nn.TransformerEncoderLayer):
-            module.activation_relu_or_gelu = 0  # its fused fast path would go past the tiles
-        if _matrix_parameters(module, recurse=False):
-            return self._keep(module, name, f"{type(module).__name__} has no analog form", recurse=False)
-        return module
+        close_fast_path(module)
+        reason = kept_reason(module)
+        return self._keep(module, name, reason, recurse=False) if reason else module
 
     def _to_tiles(self, module: nn.Module, name: str, form: type[nn.Module]) -> nn.Module:
         if any(is_lazy(parameter) for parameter in module.parameters()):
@@ -176,9 +202,16 @@ class _Conversion:
             reason = probe.differs(module, _perfect_twin(module, form), probe.trial_shape(module))
             if reason:
                 return self._refuse(module, name, reason)
+        self._adopt_children(module, analog, name)
         entry = self._entry(module, name, n_tiles=len(list(analog.analog_tiles())))
         self.report.converted.append(entry)
         return analog
+
+    def _adopt_children(self, module: nn.Module, analog: nn.Module, name: str) -> None:
+        """Give an analog layer the children of the original that are layers of their own, converted."""
+        for child_name in getattr(analog, "ANALOG_CHILDREN", ()):
+            child = self.replace(module.get_submodule(child_name), f"{name}.{child_name}" if name else child_name)
+            analog._modules[child_name] = child
 
     def _to_noise_aware(self, module: nn.Module, name: str, form: type[NoiseAwareBatchNorm]) -> nn.Module:
         if getattr(module, "running_mean", None) is None:
@@ -202,7 +235,7 @@ class _Conversion:
 
     def _count(self, module: nn.Module, recurse: bool = True) -> int:
         """Matrix weights of the module that no entry has counted yet."""
-        new = [p for p in _matrix_parameters(module, recurse) if id(p) not in self.counted]
+        new = [p for p in matrix_parameters(module, recurse) if id(p) not in self.counted]
         self.counted.update(map(id, new))
         return sum(parameter.numel() for parameter in new)
 
@@ -234,7 +267,3 @@ def _frozen_form(module: nn.Module) -> type[NoiseAwareBatchNorm] | None:
     if "Frozen" in type(module).__name__ and all(name in module._buffers for name in names) and hasattr(module, "eps"):
         return NoiseAwareBatchNorm2d
     return None
-
-
-def _matrix_parameters(module: nn.Module, recurse: bool = True) -> list[nn.Parameter]:
-    return [p for p in module.parameters(recurse) if not is_lazy(p) and p.dim() >= 2]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any
 
 import torch
@@ -45,14 +45,14 @@ class NoiseAwareLayer(AnalogLayerBase, nn.Module):
 
     def __init__(self, module: Any, rpu_config: RPUConfigBase, linear_map: LinearMap) -> None:
         super().__init__()
-        weight, bias = module.weight, module.bias
+        weight, bias = module.weight, getattr(module, "bias", None)
         if weight.dtype not in _DATA_TYPES:
             raise ConversionError(f"weights must be float32 or float64 to go on a tile, got {weight.dtype}")
         if not hasattr(rpu_config, "noise_model"):
             raise ConversionError(f"rpu_config must be an inference configuration, got {type(rpu_config).__name__}")
         config: Any = rpu_config
         config.runtime.data_type = _DATA_TYPES[weight.dtype]
-        matrix = weight.detach().reshape(weight.shape[0], -1)
+        matrix = linear_map.to_matrix(weight.detach())
         self.linear_map = linear_map
         self.kernel_shape = tuple(weight.shape)
         self.analog_module: TileModuleArray = config.tile_array_class(
@@ -84,7 +84,17 @@ class NoiseAwareLayer(AnalogLayerBase, nn.Module):
     @property
     def weight(self) -> Tensor:
         """The weights the tiles hold now, in the digital layer's shape, scales and drift factor included; detached."""
-        return effective_weight(self.analog_module).detach().reshape(self.kernel_shape)
+        return self.linear_map.to_weight(effective_weight(self.analog_module).detach())
+
+    def matrix_shape_of(self, weight: Tensor) -> tuple[int, ...]:
+        """Return the shape of the matrix that a digital layer's `weight` would make on these tiles."""
+        return tuple(self.linear_map.to_matrix(weight.detach()).shape)
+
+    def named_analog_tiles(self) -> Generator[tuple[str, TileModule], None, None]:
+        """Yield this layer's own tiles by name, not those of analog layers inside it."""
+        for name, module in self.analog_module.named_modules(prefix="analog_module"):
+            if isinstance(module, TileModule):
+                yield name, module
 
     @property
     def bias(self) -> Tensor | None:
@@ -106,12 +116,12 @@ class NoiseAwareLayer(AnalogLayerBase, nn.Module):
 
     def _digital(self, empty: Any) -> nn.Module:
         """Fill a digital layer with what this one computes now: weights, drift factor, bias and alignment."""
-        weight, bias = self.weight, self.bias
+        matrix, bias = effective_weight(self.analog_module).detach(), self.bias
         scale, offset = self.alignment.scale, self.alignment.offset
         if self.alignment.enabled and scale is not None and offset is not None:
-            weight = weight * scale.view(-1, *(1,) * (weight.dim() - 1)).to(weight)
+            matrix = matrix * scale.view(-1, 1).to(matrix)
             bias = offset if bias is None else bias * scale + offset
-        empty.weight = nn.Parameter(weight.clone())
+        empty.weight = nn.Parameter(self.linear_map.to_weight(matrix).clone())
         empty.bias = None if bias is None else nn.Parameter(bias.detach().clone())
         digital: nn.Module = empty.train(self.training)
         return digital

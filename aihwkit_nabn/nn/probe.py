@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,9 @@ _STOCK_FORWARDS = {
         nn.Conv1d,
         nn.Conv2d,
         nn.Conv3d,
+        nn.ConvTranspose1d,
+        nn.ConvTranspose2d,
+        nn.ConvTranspose3d,
         nn.modules.batchnorm._BatchNorm,
         nn.BatchNorm1d,
         nn.BatchNorm2d,
@@ -24,6 +28,11 @@ _STOCK_FORWARDS = {
     )
 }
 _STOCK_CONV_FORWARDS = {cls._conv_forward for cls in (nn.Conv1d, nn.Conv2d, nn.Conv3d)}
+
+
+def take_as_stock(kind: type[nn.Module]) -> None:
+    """Take the forward pass of `kind` for the one its analog form computes."""
+    _STOCK_FORWARDS.add(kind.forward)
 
 
 def has_stock_forward(module: nn.Module) -> bool:
@@ -63,11 +72,11 @@ def differs(original: nn.Module, converted: nn.Module, shape: tuple[int, ...]) -
     return ""
 
 
-def trial_shape(module: nn.Module) -> tuple[int, ...]:
+def trial_shape(module: Any) -> tuple[int, ...]:
     """Return a small input shape that a convolution, linear or BatchNorm layer takes."""
     if isinstance(module, nn.Linear):
         return (2, module.in_features)
-    if isinstance(module, nn.modules.conv._ConvNd):
+    if hasattr(module, "in_channels") and hasattr(module, "kernel_size"):
         spans = (d * (k - 1) + 3 for k, d in zip(module.kernel_size, module.dilation, strict=True))
         return (2, module.in_channels, *spans)
     n_channels = len(next(t for t in (*module.buffers(), *module.parameters()) if t.dim() == 1))

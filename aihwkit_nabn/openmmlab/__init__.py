@@ -7,6 +7,8 @@ and lets torch's safe loading read mmengine's checkpoints; in a config:
 
 from __future__ import annotations
 
+import importlib.util
+
 from aihwkit_nabn.errors import missing_extra
 
 try:
@@ -18,6 +20,9 @@ from aihwkit_nabn.openmmlab.batches import CalibrationImages, calibration_forwar
 from aihwkit_nabn.openmmlab.checkpoints import allow_mmengine_checkpoints
 from aihwkit_nabn.openmmlab.hook import AnalogHook
 from aihwkit_nabn.openmmlab.loop import AnalogTestLoop
+
+if importlib.util.find_spec("mmcv") is not None and importlib.util.find_spec("mmcv._ext") is not None:
+    import aihwkit_nabn.openmmlab.layers  # noqa: F401  # puts mmcv's deformable convolutions on tiles
 
 allow_mmengine_checkpoints()
 

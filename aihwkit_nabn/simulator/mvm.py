@@ -8,8 +8,6 @@ of convolution. Otherwise the input is unfolded and goes through each tile's own
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from aihwkit.simulator.parameters.enums import AnalogMVType, WeightModifierType
 from aihwkit.simulator.tiles.array import TileModuleArray
@@ -17,90 +15,21 @@ from aihwkit.simulator.tiles.inference_torch import TorchInferenceTile
 from aihwkit.simulator.tiles.module import TileModule
 from aihwkit.simulator.tiles.torch_tile import TorchSimulatorTile
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.seeding import RandomStream
+from aihwkit_nabn.simulator.linear_map import LinearMap, TransposedMap
 
-_CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
-
-
-@dataclass(frozen=True, kw_only=True)
-class LinearMap:
-    """How a weight matrix ``[out, in]`` is applied.
-
-    Args:
-        spatial_dims: 0 for a matrix product over the last dimension, 1 to 3 for a convolution.
-        kernel_size: Of a convolution, as are the rest.
-        stride: Steps of the kernel.
-        padding: Zeros on both sides of each dimension, or ``"same"`` / ``"valid"``.
-        dilation: Spacing of the kernel's elements.
-        groups: The input channels fall into this many groups; the matrix holds one group's inputs per row.
-        padding_mode: What the padding consists of, as in `torch.nn.Conv2d`.
-    """
-
-    spatial_dims: int = 0
-    kernel_size: tuple[int, ...] = ()
-    stride: tuple[int, ...] = ()
-    padding: tuple[int, ...] | str = ()
-    dilation: tuple[int, ...] = ()
-    groups: int = 1
-    padding_mode: str = "zeros"
-
-    @property
-    def channel_dim(self) -> int:
-        """Dimension of the channels in the output, counted from the end, so that unbatched inputs work."""
-        return -(self.spatial_dims + 1)
-
-    def _pads(self) -> list[int]:
-        """Padding as `F.pad` takes it: last dimension first, before and after."""
-        if isinstance(self.padding, str):
-            spans = zip(self.dilation, self.kernel_size, strict=True)
-            total = [d * (k - 1) if self.padding == "same" else 0 for d, k in spans]
-            sides = [(t // 2, t - t // 2) for t in total]
-        else:
-            sides = [(p, p) for p in self.padding]
-        return [p for side in reversed(sides) for p in side]
-
-    def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """Return the exact product of `x` with the matrix `weight` plus `bias`."""
-        if self.spatial_dims == 0:
-            return F.linear(x, weight, bias)
-        kernel = weight.reshape(weight.shape[0], -1, *self.kernel_size)
-        padding = self.padding
-        if self.padding_mode != "zeros":
-            x = F.pad(x, self._pads(), mode=self.padding_mode)
-            padding = (0,) * self.spatial_dims
-        convolution = _CONV[self.spatial_dims]
-        return convolution(x, kernel, bias, self.stride, padding, self.dilation, self.groups)  # type: ignore[arg-type]
-
-    def unfold(self, x: Tensor) -> tuple[Tensor, tuple[int, ...]]:
-        """Lay out the inputs of every output position as vectors.
-
-        Args:
-            x: ``[batch, channels, *spatial]``.
-
-        Returns:
-            ``[batch, groups, positions, channels / groups * kernel]`` and the output's spatial size.
-        """
-        if any(self._pads()):
-            mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
-            x = F.pad(x, self._pads(), mode=mode)
-        geometry = zip(self.kernel_size, self.stride, self.dilation, strict=True)
-        for dim, (kernel, stride, dilation) in enumerate(geometry):
-            x = x.unfold(2 + dim, dilation * (kernel - 1) + 1, stride)[..., ::dilation]
-        n = self.spatial_dims
-        size = tuple(x.shape[2 : 2 + n])
-        x = x.reshape(x.shape[0], self.groups, -1, *x.shape[2:])
-        order = [0, 1, *range(3, 3 + n), 2, *range(3 + n, 3 + 2 * n)]
-        x = x.permute(order)
-        positions, depth = size_product(size), x.shape[2 + n :].numel()
-        return x.reshape(x.shape[0], self.groups, positions, depth), size
-
-
-def size_product(size: tuple[int, ...]) -> int:
-    """Return the number of positions of a spatial size."""
-    return torch.Size(size).numel()
+__all__ = [
+    "LinearMap",
+    "TransposedMap",
+    "analog_product",
+    "effective_weight",
+    "is_perfect",
+    "tile_output_scale",
+    "tiles_of",
+    "unfolded_product",
+]
 
 
 def tiles_of(array: nn.Module) -> list[TileModule]:
@@ -179,12 +108,13 @@ def _unfolded_convolution(x: Tensor, array: TileModuleArray, linear_map: LinearM
     if x.shape[0] == 0:
         return linear_map.apply(x, x.new_zeros(array.out_size, array.in_size), None)
     vectors, size = linear_map.unfold(x)
-    if linear_map.groups == 1:
-        out = array(vectors.squeeze(1))
-    else:
-        out = _grouped_array(vectors, array)
-    out = out.transpose(1, 2).reshape(x.shape[0], array.out_size, *size)
+    out = unfolded_product(vectors, array).transpose(1, 2).reshape(x.shape[0], array.out_size, *size)
     return out.squeeze(0) if unbatched else out
+
+
+def unfolded_product(vectors: Tensor, array: TileModuleArray) -> Tensor:
+    """Send vectors through the tiles: ``[batch, groups, positions, in]`` to ``[batch, positions, out]``, bias added."""
+    return array(vectors.squeeze(1)) if vectors.shape[1] == 1 else _grouped_array(vectors, array)
 
 
 def _grouped_array(vectors: Tensor, array: TileModuleArray) -> Tensor:

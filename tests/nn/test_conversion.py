@@ -153,6 +153,12 @@ def test_subclasses_are_tried_and_refused_with_a_reason_where_they_compute_somet
     assert "refused: 4 layers" in text and "standardised [Standardised, 108]" in text
 
 
+class Bare(nn.Module):
+    def __init__(self, name, shape) -> None:
+        super().__init__()
+        self.register_parameter(name, nn.Parameter(torch.ones(shape)))
+
+
 def test_report_counts_every_matrix_weight_once(net):
     model = nn.ModuleDict(
         {
@@ -160,6 +166,10 @@ def test_report_counts_every_matrix_weight_once(net):
             "attention": nn.MultiheadAttention(8, 2),
             "embedding": nn.Embedding(10, 4),
             "transposed": nn.ConvTranspose2d(3, 4, 2),
+            "own": nn.Bilinear(2, 3, 4),
+            "scale": Bare("gamma", (1, 4, 1, 1)),
+            "position": Bare("relative_position_bias_table", (9, 4)),
+            "query": Bare("query_feat", (9, 4)),
             "excluded": nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)),
             "group_norm": nn.GroupNorm(2, 4),
             "lazy": nn.LazyLinear(3),
@@ -172,7 +182,7 @@ def test_report_counts_every_matrix_weight_once(net):
     model["tied"].weight = model["embedding"].weight
     analog = convert(model, exclude=("excluded",))
     report = analog.conversion_report
-    total = sum(p.numel() for p in model.parameters() if not nn.parameter.is_lazy(p) and p.dim() >= 2)
+    total = sum(p.numel() for p in model.parameters() if not nn.parameter.is_lazy(p) and p.dim() >= 2) - 4 - 36
     assert report.n_weights == total
     names = [entry.name for entry in report]
     assert len(names) == len(set(names))
@@ -180,9 +190,16 @@ def test_report_counts_every_matrix_weight_once(net):
     assert report.analog_share == pytest.approx(share) and 0 < share < 1
     assert str(report).startswith(f"{share:.1%} of {total:,} matrix weights on ")
     kept = entries(report, "kept_digital")
-    assert kept["attention"].reason == "attention reads its projections' weights directly"
-    assert kept["attention"].n_weights == 4 * 8 * 8
-    assert kept["transposed"].reason == "ConvTranspose2d has no analog form"
+    converted = entries(report, "converted")
+    projections = {name: entry for name, entry in converted.items() if name.startswith("attention.")}
+    assert set(projections) == {f"attention.{part}_proj" for part in ("q", "k", "v", "out")}
+    assert sum(entry.n_weights for entry in projections.values()) == 4 * 8 * 8
+    assert converted["transposed"].n_weights == 48
+    assert kept["own"].reason == "Bilinear has no analog form" and kept["own"].n_weights == 24
+    assert kept["query"].reason == "Bare has no analog form"  # a matrix, for all its name says
+    assert kept["embedding"].reason == "lookup table, no matrix product" and kept["embedding"].n_weights == 0
+    assert kept["position"].reason == "relative_position_bias_table: added or scaled elementwise, no matrix product"
+    assert kept["position"].n_weights == kept["scale"].n_weights == 0
     assert kept["excluded"].reason == kept["again"].reason == "excluded"
     assert "no running statistics" in kept["batch_statistics"].reason
     refused = entries(report, "refused")
@@ -333,9 +350,7 @@ def test_attention_and_transformer_layers_stay_consistent(relative):
     layer = nn.TransformerEncoderLayer(8, 2, 12, batch_first=True)
     model = nn.TransformerEncoder(layer, 2).eval()
     analog = convert(model)
-    kept = entries(analog.conversion_report, "kept_digital")
-    assert {name for name in kept if name.endswith("self_attn")} == {"layers.0.self_attn", "layers.1.self_attn"}
-    assert len(analog.conversion_report.converted) == 4
+    assert len(analog.conversion_report.converted) == 12 and analog.conversion_report.analog_share == 1.0
     x = torch.randn(3, 5, 8)
     mask = torch.tensor([[False] * 5, [False] * 3 + [True] * 2, [False] * 4 + [True]])
     with torch.no_grad():
