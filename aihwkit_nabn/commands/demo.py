@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from aihwkit_nabn.commands import _shapes_demo
+
 if TYPE_CHECKING:
     from aihwkit_nabn.evaluation import Scenario
 
@@ -17,6 +19,7 @@ CALIBRATION_IMAGES = 256
 CALIBRATION_BATCH = 64
 TEST_BATCH = 150
 # Gradient descent takes most of the demo's time; fewer steps than usual show what it does.
+SHAPES_CHIPS = 3
 FASTER = {"distill": {"steps": 30}}
 
 
@@ -73,7 +76,7 @@ def command(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first chip.")] = 0,
     quick: Annotated[bool, typer.Option("--quick", help="Two noise settings instead of seven.")] = False,
 ) -> None:
-    """Show on handwritten digits what noise costs and what each calibration method brings back (under a minute)."""
+    """Show what noise costs and calibration brings back: on digits and, with OpenMMLab, in detection and segmentation."""
     from rich.console import Console
 
     from aihwkit_nabn.commands._evaluation import ALL, AUGMENTED, PLAIN, check_out, method_specs, show_result
@@ -107,9 +110,15 @@ def command(
             eval_fn=accuracy_on(test, batch_size=TEST_BATCH),
         )
     show_result(console, result, out)
+    if not _shapes_demo.is_available():
+        console.print(f"\nFor the demo's detector and segmenter: {_shapes_demo.install_line()}", highlight=False)
+    else:
+        with one_thread():
+            _shapes_demo.shapes_demo(console, out, chips=min(chips, SHAPES_CHIPS), seed=seed, quick=quick)
     console.print(
-        "Next, your own network:\n"
-        "  nabn test torchvision:resnet50 WEIGHTS.pth --data FOLDER --noise pcm --time 1d --methods none,paired",
+        "\nNext, your own network:\n"
+        "  nabn test torchvision:resnet50 WEIGHTS.pth --data FOLDER --noise pcm --time 1d --methods none,paired\n"
+        "  nabn test mmdet::retinanet/retinanet_r50_fpn_1x_coco.py WEIGHTS.pth --noise pcm --time 1d",
         highlight=False,
         soft_wrap=True,
     )

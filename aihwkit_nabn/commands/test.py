@@ -7,21 +7,36 @@ from typing import Annotated
 
 import typer
 
+from aihwkit_nabn.errors import NabnError
+
 
 def command(
-    target: Annotated[str, typer.Argument(metavar="KIND:NAME", help="The model, e.g. torchvision:resnet50.")],
-    weights: Annotated[str, typer.Argument(help="Checkpoint (.pth, .pt, .safetensors), or the word random.")],
-    data: Annotated[Path, typer.Option(help="Folder with train/CLASS/images and val/CLASS/images.")],
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="TARGET",
+            help="torchvision:NAME, a config file of mmdetection or mmsegmentation, or mmdet::FILE, mmseg::FILE.",
+        ),
+    ],
+    weights: Annotated[
+        str, typer.Argument(metavar="CHECKPOINT", help="File (.pth, .pt, .safetensors); torchvision: or random.")
+    ],
     noise: Annotated[list[str], typer.Option(help="Noise, e.g. pcm or gaussian:sigma=0.06; can be repeated.")],
+    overrides: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="torchvision: folder with train/CLASS/images and val/CLASS/images.")
+    ] = None,
     time: Annotated[list[str], typer.Option(help="Time after programming: 1s, 1h, 1d, 1y; can be repeated.")] = ["1d"],  # noqa: B006
     chips: Annotated[int, typer.Option(min=1, help="Chips per noise setting.")] = 5,
     methods: Annotated[
         str, typer.Option(help="Calibration methods, separated by commas; all for every one.")
     ] = "none,population,paired",
-    batch_size: Annotated[int, typer.Option(min=1, help="Images per batch.")] = 32,
-    max_samples: Annotated[int, typer.Option(min=1, help="Calibration images, from train/.")] = 256,
-    limit: Annotated[int | None, typer.Option(min=1, help="Test images, from val/; default: all.")] = None,
-    image_size: Annotated[int | None, typer.Option(min=1, help="Edge of the images in pixels.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Images per batch; default: 32, or what the config says.")
+    ] = None,
+    max_samples: Annotated[int, typer.Option(min=1, help="Calibration images, from the train set.")] = 256,
+    limit: Annotated[int | None, typer.Option(min=1, help="torchvision: test images, from val/; default: all.")] = None,
+    image_size: Annotated[int | None, typer.Option(min=1, help="torchvision: edge of the images in pixels.")] = None,
     exclude: Annotated[
         list[str] | None, typer.Option(help="Name of a module that stays digital; * and ? match; can be repeated.")
     ] = None,
@@ -31,10 +46,16 @@ def command(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first chip, and of the choice of images.")] = 0,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for table, plots and numbers; default: nabn_results/KIND_NAME.")
+        Path | None, typer.Option(help="Folder for table, plots and numbers; default: nabn_results/TARGET.")
     ] = None,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that read images.")] = 2,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Processes that read images; default: 2, or what the config says.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="torchvision: cpu (the default) or cuda.")] = None,
+    cfg_options: Annotated[
+        list[str] | None, typer.Option(help="Configs: KEY=VALUE pairs that change it, as upstream has them.")
+    ] = None,
+    launcher: Annotated[str, typer.Option(help="Configs: none, pytorch, slurm or mpi, as upstream has them.")] = "none",
 ) -> None:
     """Put a trained model on simulated analog chips and measure what calibration brings back."""
     from rich.console import Console
@@ -47,29 +68,64 @@ def command(
         show_result,
         split_names,
     )
-    from aihwkit_nabn.commands.targets import TargetOptions, load_target
-    from aihwkit_nabn.evaluation import evaluate
+    from aihwkit_nabn.commands._openmmlab import (
+        cfg_option_items,
+        is_config,
+        read_config,
+        refuse_options,
+        test_config,
+    )
 
     console = Console()
+    items = cfg_option_items(cfg_options, overrides)
     for source in extension or ():
         import_extension(source)
     scenarios = parse_scenarios(noise, time)
     specs = method_specs(split_names(methods))
+    folder = out or Path("nabn_results") / _folder_name(target)
+    if is_config(target):
+        refuse_options({"data": data, "limit": limit, "image-size": image_size, "device": device})
+        config = read_config(target, items)
+        from aihwkit_nabn.openmmlab.run import TestRun
+
+        run = TestRun(
+            checkpoint=weights,
+            noises=noise,
+            times=time,
+            methods=[spec.method for spec in specs],
+            chips=chips,
+            seed=seed,
+            max_samples=max_samples,
+            batch_size=batch_size,
+            exclude=tuple(exclude or ()),
+            workers=workers,
+            work_dir=str(check_out(folder)),
+            launcher=launcher,
+        )
+        test_config(console, config, run)
+        return
+    if items or launcher != "none":
+        raise NabnError("--cfg-options and --launcher are for configs of mmdetection and mmsegmentation")
+    if data is None:
+        raise NabnError("--data FOLDER is missing: the images to test on and to calibrate with")
+    from aihwkit_nabn.commands.targets import TargetOptions, load_target
+    from aihwkit_nabn.evaluation import evaluate
+
     task = load_target(
         target,
         TargetOptions(
             weights=weights,
             data=data,
-            batch_size=batch_size,
+            batch_size=batch_size or 32,
             max_samples=max_samples,
             limit=limit,
             image_size=image_size,
-            workers=workers,
+            workers=2 if workers is None else workers,
             seed=seed,
-            device=device,
+            device=device or "cpu",
         ),
     )
-    folder = check_out(out or Path("nabn_results") / target.replace(":", "_").replace("/", "_"))
+    check_out(folder)
     for line in task.description:
         console.print(line, highlight=False, soft_wrap=True, markup=False)
     result = evaluate(
@@ -86,3 +142,9 @@ def command(
     conversion = next(iter(result.settings["conversion"].values()))
     console.print(f"On tiles: {conversion}", highlight=False, soft_wrap=True, markup=False)
     show_result(console, result, folder)
+
+
+def _folder_name(target: str) -> str:
+    if target.endswith(".py"):
+        return Path(target.rpartition("::")[2]).stem
+    return target.replace(":", "_").replace("/", "_")

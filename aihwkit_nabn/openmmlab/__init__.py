@@ -18,6 +18,7 @@ except ImportError as error:
 
 from aihwkit_nabn.openmmlab.batches import CalibrationImages, calibration_forward
 from aihwkit_nabn.openmmlab.checkpoints import allow_mmengine_checkpoints
+from aihwkit_nabn.openmmlab.forks import find_mmseg_configs, mend_ssd_head
 from aihwkit_nabn.openmmlab.hook import AnalogHook
 from aihwkit_nabn.openmmlab.loop import AnalogTestLoop
 
@@ -25,5 +26,7 @@ if importlib.util.find_spec("mmcv") is not None and importlib.util.find_spec("mm
     import aihwkit_nabn.openmmlab.layers  # noqa: F401  # puts mmcv's deformable convolutions on tiles
 
 allow_mmengine_checkpoints()
+find_mmseg_configs()
+mend_ssd_head()
 
 __all__ = ["AnalogHook", "AnalogTestLoop", "CalibrationImages", "allow_mmengine_checkpoints", "calibration_forward"]

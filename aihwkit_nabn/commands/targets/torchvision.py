@@ -35,9 +35,7 @@ def load_torchvision(name: str, options: TargetOptions) -> Task:
         UnknownNameError: torchvision has no such classifier.
         NabnError: the weights or the images cannot be read, or do not fit each other or the model.
     """
-    known = torchvision.models.list_models(module=torchvision.models)
-    if name not in known:
-        raise UnknownNameError("torchvision classifier", name, known)
+    _check_name(name)
     check_seed("seed", options.seed)
     device = _check_device(options.device)
     folder = open_image_folder(options.data)
@@ -69,10 +67,26 @@ def load_torchvision(name: str, options: TargetOptions) -> Task:
     )
 
 
+def build_random(name: str, classes: int = 1000, seed: int = 0) -> nn.Module:
+    """Return a classifier with random weights, in eval mode, without the heads that only training uses.
+
+    Raises:
+        UnknownNameError: torchvision has no such classifier.
+    """
+    _check_name(name)
+    with isolated_rng(derive_seed(seed, "weights")):
+        return _without_auxiliary(_build(name, classes)).eval()
+
+
+def _check_name(name: str) -> None:
+    known = torchvision.models.list_models(module=torchvision.models)
+    if name not in known:
+        raise UnknownNameError("torchvision classifier", name, known)
+
+
 def _load_model(name: str, options: TargetOptions, classes: int) -> nn.Module:
     if options.weights == "random":
-        with isolated_rng(derive_seed(options.seed, "weights")):
-            return _without_auxiliary(_build(name, classes)).eval()
+        return build_random(name, classes, options.seed)
     state = read_weights(options.weights)
     if name.startswith("densenet"):
         # torchvision's DenseNet files from before 2018 have a dot in these names.

@@ -1,0 +1,82 @@
+"""What the commands do with a target that is a config of mmdetection or mmsegmentation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aihwkit_nabn.errors import NabnError, missing_extra
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+    from rich.console import Console
+
+    from aihwkit_nabn.openmmlab.run import TestRun
+
+# Options of `nabn test` that say what a config says itself.
+_IN_THE_CONFIG = {
+    "data": "test_dataloader.dataset.data_root=FOLDER and train_dataloader.dataset.data_root=FOLDER",
+    "limit": "test_dataloader.dataset.indices=N",
+    "image-size": "the pipelines' own sizes",
+}
+
+
+def is_config(target: str) -> bool:
+    """Return whether a target means a config file rather than ``KIND:NAME``."""
+    return target.endswith(".py") or "::" in target
+
+
+def read_config(target: str, cfg_options: Sequence[str]) -> Config:
+    """Return the config of a target with ``KEY=VALUE`` texts merged into it.
+
+    Raises:
+        NabnError: there is no such config, or an option does not fit.
+        MissingDependencyError: OpenMMLab's packages are not installed.
+    """
+    import importlib.util
+
+    if importlib.util.find_spec("mmengine") is None:
+        raise missing_extra("mmengine", "openmmlab")
+    from aihwkit_nabn.openmmlab.config import load_config, parse_cfg_options
+
+    return load_config(target, parse_cfg_options(cfg_options))
+
+
+def refuse_options(given: Mapping[str, Any]) -> None:
+    """Refuse options that only other targets have.
+
+    Raises:
+        NabnError: one of them is not None.
+    """
+    for name, value in given.items():
+        if value is None:
+            continue
+        if name == "device":
+            raise NabnError("--device is not for configs: mmengine takes the first GPU it sees (CUDA_VISIBLE_DEVICES)")
+        raise NabnError(
+            f"--{name} is not for configs, which say it themselves; use --cfg-options {_IN_THE_CONFIG[name]}"
+        )
+
+
+def cfg_option_items(options: Sequence[str] | None, more: Sequence[str] | None) -> list[str]:
+    """Return all ``KEY=VALUE`` texts; upstream takes several behind one ``--cfg-options``.
+
+    Raises:
+        NabnError: there are further arguments, but no ``--cfg-options`` that they could belong to.
+    """
+    if more and not options:
+        raise NabnError(f"unexpected argument {more[0]!r}; KEY=VALUE pairs come after --cfg-options")
+    return [*(options or ()), *(more or ())]
+
+
+def test_config(console: Console, config: Config, run: TestRun) -> None:
+    """Run a config's test on chips and write the result to the run's work folder."""
+    from aihwkit_nabn.openmmlab.run import is_main_process, run_test
+
+    result = run_test(config, run)
+    if run.work_dir is not None and is_main_process():
+        folder = Path(run.work_dir)
+        result.report(folder)
+        files = ", ".join(sorted(path.name for path in folder.iterdir() if path.is_file()))
+        console.print(f"Written to {folder}/: {files}", style="bold", highlight=False, soft_wrap=True, markup=False)

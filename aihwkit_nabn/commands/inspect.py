@@ -1,0 +1,106 @@
+"""`nabn inspect`: what of a model would go on tiles, what would stay digital, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from torch import nn
+
+    from aihwkit_nabn.nn import ConversionReport, LayerEntry
+
+
+def command(
+    target: Annotated[
+        str, typer.Argument(metavar="CONFIG", help="Config file, mmdet::FILE, mmseg::FILE, or torchvision:NAME.")
+    ],
+    overrides: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,
+    noise: Annotated[str, typer.Option(help="Noise setting, which decides the tiles' size, e.g. pcm.")] = "pcm",
+    cfg_options: Annotated[
+        list[str] | None, typer.Option(help="KEY=VALUE pairs that change the config, as upstream.")
+    ] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(help="Name of a module that stays digital; * and ? match; can be repeated.")
+    ] = None,
+    layers: Annotated[bool, typer.Option("--layers", help="Also list every layer that goes on tiles.")] = False,
+) -> None:
+    """Show what of a model would go on tiles, what would stay digital and why; weights are random, none is loaded."""
+    from rich.console import Console
+
+    from aihwkit_nabn.nn import convert_to_noise_aware
+    from aihwkit_nabn.simulator import parse_preset
+
+    rpu_config = parse_preset(noise)
+    model = _build(target, overrides, cfg_options)
+    analog: Any = convert_to_noise_aware(model, rpu_config, exclude=tuple(exclude or ()))
+    _show(Console(), f"{target}, {noise}", analog.conversion_report, layers=layers)
+
+
+def _build(target: str, overrides: list[str] | None, cfg_options: list[str] | None) -> nn.Module:
+    from aihwkit_nabn.commands._openmmlab import cfg_option_items, is_config, read_config
+    from aihwkit_nabn.errors import NabnError
+
+    items = cfg_option_items(cfg_options, overrides)
+    if is_config(target):
+        config = read_config(target, items)
+        from aihwkit_nabn.openmmlab.config import build_digital
+
+        return build_digital(config)
+    if items:
+        raise NabnError("--cfg-options are for configs of mmdetection and mmsegmentation")
+    kind, _, name = target.partition(":")
+    if kind != "torchvision":
+        raise NabnError(f"target must be a config file, mmdet::FILE, mmseg::FILE or torchvision:NAME, got {target!r}")
+    from aihwkit_nabn.commands.targets.torchvision import build_random
+
+    return build_random(name)
+
+
+def _show(console: Console, title: str, report: ConversionReport, *, layers: bool) -> None:
+    """Print a row per kind of layer and reason; below it the layers themselves where they stay digital, or if asked."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(title), box=box.SIMPLE_HEAD)
+    for heading in ("", "layer", "why"):
+        table.add_column(heading, overflow="fold")
+    for heading in ("layers", "tiles", "weights", "share"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for place, entries, listed in (
+        ("on tiles", report.converted, layers),
+        ("noise-aware", report.normalization, False),
+        ("digital", report.kept_digital, True),
+        ("refused", report.refused, True),
+    ):
+        groups: dict[tuple[str, str], list[LayerEntry]] = {}
+        for entry in entries:
+            groups.setdefault((entry.kind, entry.reason), []).append(entry)
+        for index, ((kind, reason), members) in enumerate(groups.items()):
+            head = Text("" if index else place, style="bold")
+            table.add_row(head, Text(kind), Text(reason), f"{len(members)}", *_numbers(members, report.n_weights))
+            for entry in members if listed else ():
+                name = Text(f"  {entry.name or '(root)'}")
+                table.add_row("", name, "", "", *_numbers([entry], report.n_weights), style="dim")
+    console.print(table, highlight=False)
+    tiles = sum(entry.n_tiles for entry in report.converted)
+    console.print(
+        f"{report.analog_share:.1%} of {report.n_weights:,} matrix weights on {tiles:,} tiles in "
+        f"{len(report.converted)} layers; {len(report.normalization)} BatchNorm layers noise-aware; "
+        f"{len(report.kept_digital)} modules stay digital; {len(report.refused)} refused",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _numbers(entries: Sequence[LayerEntry], total: int) -> tuple[str, str, str]:
+    tiles, weights = sum(entry.n_tiles for entry in entries), sum(entry.n_weights for entry in entries)
+    return (
+        f"{tiles:,}" if tiles else "",
+        f"{weights:,}" if weights else "",
+        f"{weights / max(total, 1):.2%}" if weights else "",
+    )

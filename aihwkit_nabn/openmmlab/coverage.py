@@ -1,0 +1,244 @@
+"""Which standard models go on tiles, to what share, and whether they still compute the same there."""
+
+from __future__ import annotations
+
+import math
+import time
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from aihwkit_nabn.chip import program_chip
+from aihwkit_nabn.errors import UnknownNameError
+from aihwkit_nabn.nn import convert_to_noise_aware
+from aihwkit_nabn.openmmlab.config import build_digital, load_config, scope_of
+from aihwkit_nabn.simulator import parse_preset
+
+SIZE = (128, 160)
+LEAST_SHARE, LARGEST_ERROR = 0.99, 1e-4
+
+MODELS: dict[str, str] = {
+    "faster_rcnn r50": "mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py",
+    "mask_rcnn r50": "mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py",
+    "cascade_rcnn r50": "mmdet::cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py",
+    "retinanet r50": "mmdet::retinanet/retinanet_r50_fpn_1x_coco.py",
+    "fcos r50": "mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py",
+    "atss r50": "mmdet::atss/atss_r50_fpn_1x_coco.py",
+    "yolox_s": "mmdet::yolox/yolox_s_8xb8-300e_coco.py",
+    "rtmdet_tiny": "mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py",
+    "ssdlite_mobilenetv2": "mmdet::ssd/ssdlite_mobilenetv2-scratch_8xb24-600e_coco.py",
+    "yolov3_mobilenetv2": "mmdet::yolo/yolov3_mobilenetv2_8xb24-320-300e_coco.py",
+    "dcnv2 faster_rcnn": "mmdet::dcnv2/faster-rcnn_r50-mdconv-c3-c5_fpn_1x_coco.py",
+    "detr r50": "mmdet::detr/detr_r50_8xb2-150e_coco.py",
+    "deformable_detr r50": "mmdet::deformable_detr/deformable-detr_r50_16xb2-50e_coco.py",
+    "swin-t mask_rcnn": "mmdet::swin/mask-rcnn_swin-t-p4-w7_fpn_1x_coco.py",
+    "fcn r50": "mmseg::fcn/fcn_r50-d8_4xb2-80k_cityscapes-512x1024.py",
+    "pspnet r50": "mmseg::pspnet/pspnet_r50-d8_4xb2-80k_cityscapes-512x1024.py",
+    "deeplabv3 r50": "mmseg::deeplabv3/deeplabv3_r50-d8_4xb2-80k_cityscapes-512x1024.py",
+    "deeplabv3plus r50": "mmseg::deeplabv3plus/deeplabv3plus_r50-d8_4xb2-80k_cityscapes-512x1024.py",
+    "unet": "mmseg::unet/unet-s5-d16_fcn_4xb4-160k_cityscapes-512x1024.py",
+    "hrnet18s": "mmseg::hrnet/fcn_hr18s_4xb2-80k_cityscapes-512x1024.py",
+    "bisenetv1": "mmseg::bisenetv1/bisenetv1_r18-d32_4xb4-160k_cityscapes-1024x1024.py",
+    "mobilenet_v2 fcn": "mmseg::mobilenet_v2/mobilenet-v2-d8_fcn_4xb2-80k_cityscapes-512x1024.py",
+    "fast_scnn": "mmseg::fastscnn/fast_scnn_8xb4-160k_cityscapes-512x1024.py",
+    "segformer mit-b0": "mmseg::segformer/segformer_mit-b0_8xb1-160k_cityscapes-1024x1024.py",
+    "upernet swin-t": "mmseg::swin/swin-tiny-patch4-window7-in1k-pre_upernet_8xb2-160k_ade20k-512x512.py",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coverage:
+    """One row of the table.
+
+    Attributes:
+        model: Its name in `MODELS`, or a config's.
+        layers: Layers on tiles.
+        tiles: Their tiles.
+        share: Share of the matrix weights that lie on tiles, 0 to 1.
+        error: Largest error of the analog model before noise, over all its outputs, relative to each output's largest
+            value.
+        predicts: Whether a noisy chip predicts.
+        problem: What went wrong, or empty.
+        seconds: How long it took.
+    """
+
+    model: str
+    layers: int = 0
+    tiles: int = 0
+    share: float = 0.0
+    error: float = math.nan
+    predicts: bool = False
+    problem: str = ""
+    seconds: float = 0.0
+
+    @property
+    def passes(self) -> bool:
+        """Whether the model goes on tiles as the project promises."""
+        return self.share >= LEAST_SHARE and self.error < LARGEST_ERROR and self.predicts and not self.problem
+
+
+def measure_all(names: Iterable[str] = (), *, noise: str = "pcm", seed: int = 0) -> Iterator[Coverage]:
+    """Yield a row per model, as each is done.
+
+    Args:
+        names: Keys of `MODELS`; none: all of them.
+        noise: Of the noisy chip, as `aihwkit_nabn.simulator.parse_preset` takes it.
+        seed: Of weights, image and chip.
+
+    Raises:
+        UnknownNameError: a name is not in `MODELS`.
+    """
+    chosen = list(names) or list(MODELS)
+    for name in chosen:
+        if name not in MODELS:
+            raise UnknownNameError("model", name, MODELS)
+    for name in chosen:
+        start = time.perf_counter()
+        try:
+            row = measure(MODELS[name], name=name, noise=noise, seed=seed)
+        except Exception as error:  # whatever a model says: the others are measured all the same
+            problem = (str(error).splitlines() or [""])[0]
+            row = Coverage(
+                model=name, problem=f"{type(error).__name__}: {problem}", seconds=time.perf_counter() - start
+            )
+        yield row
+
+
+def measure(config_name: str, *, name: str = "", noise: str = "pcm", seed: int = 0) -> Coverage:
+    """Build a config's model with random weights, convert it, compare it with the digital one, predict with a chip.
+
+    Args:
+        config_name: As `load_config` takes it.
+        name: For the row; default: the config's.
+        noise: Of the noisy chip.
+        seed: Of weights, image and chip.
+
+    Raises:
+        NabnError: the config cannot be read, or the model not built or converted.
+    """
+    start = time.perf_counter()
+    config = load_config(config_name)
+    scope = scope_of(config)
+    digital = build_digital(config, seed=seed)
+    randomize(digital, seed)
+    inputs = torch.randn(1, 3, *SIZE, generator=torch.Generator().manual_seed(seed))
+    analog: Any = convert_to_noise_aware(digital, parse_preset(noise))
+    with torch.no_grad():
+        error = max(
+            largest_error(a, d)
+            for a, d in zip(outputs(analog, inputs, scope), outputs(digital, inputs, scope), strict=True)
+        )
+        del digital
+        program_chip(analog, seed=seed, t_inference=86_400.0)
+        predictions = analog(inputs, [_sample(scope)], mode="predict")
+    return Coverage(
+        model=name or config_name,
+        layers=len(analog.conversion_report.converted),
+        tiles=sum(entry.n_tiles for entry in analog.conversion_report.converted),
+        share=analog.conversion_report.analog_share,
+        error=error,
+        predicts=len(predictions) == 1,
+        seconds=time.perf_counter() - start,
+    )
+
+
+def randomize(model: nn.Module, seed: int) -> None:
+    """Give every parameter and BatchNorm statistic a value that shows mistakes.
+
+    Constructors leave some at zero (offsets of deformable convolutions) or unset, and trained-like initial values make
+    some heads' outputs all but constant.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(like: Tensor, std: float) -> Tensor:
+        return torch.randn(like.shape, generator=generator) * std
+
+    def positive(like: Tensor) -> Tensor:
+        return torch.rand(like.shape, generator=generator) + 0.5
+
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() >= 2:
+                parameter.copy_(normal(parameter, 1 / math.sqrt(parameter[0].numel())))
+            elif parameter.dim() == 1:
+                parameter.copy_(positive(parameter) if name.endswith("weight") else normal(parameter, 0.1))
+        for module in model.modules():
+            if isinstance(module, _BatchNorm) and module.running_mean is not None and module.running_var is not None:
+                module.running_mean.copy_(normal(module.running_mean, 0.1))
+                module.running_var.copy_(positive(module.running_var))
+
+
+def outputs(model: Any, inputs: Tensor, scope: str) -> list[Tensor]:
+    """Return every tensor that the model computes from ``[1, 3, height, width]``.
+
+    Two-stage detectors get fixed proposals: random scores lie so close that rounding would reorder the detector's own,
+    and other regions give other outputs.
+    """
+    if scope == "mmseg":
+        features = model.extract_feat(inputs)
+        heads = [model.decode_head, *_list(getattr(model, "auxiliary_head", None))]
+        return list(_tensors([features, *(head(features) for head in heads)]))
+    samples = [_sample(scope)]
+    if not hasattr(model, "roi_head"):
+        return list(_tensors(model(inputs, samples, mode="tensor")))
+    features = model.extract_feat(inputs)
+    regions = model.roi_head(features, _proposals(), samples)
+    return list(_tensors([features, model.rpn_head(features), regions]))
+
+
+def largest_error(found: Tensor, expected: Tensor) -> float:
+    """Return the largest difference relative to the largest expected value; infinity where anything is not finite."""
+    if not expected.numel():
+        return 0.0
+    error = float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-12))
+    return error if math.isfinite(error) else math.inf
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        if value.is_floating_point():
+            yield value
+    elif isinstance(value, Mapping):
+        for key in value:
+            yield from _tensors(value[key])
+    elif isinstance(value, (list, tuple)):
+        for entry in value:
+            yield from _tensors(entry)
+
+
+def _list(heads: Any) -> list[Any]:
+    return [] if heads is None else list(heads) if isinstance(heads, nn.ModuleList) else [heads]
+
+
+def _sample(scope: str) -> Any:
+    meta = {
+        "img_shape": SIZE,
+        "ori_shape": SIZE,
+        "pad_shape": SIZE,
+        "batch_input_shape": SIZE,
+        "scale_factor": (1.0, 1.0),
+        "flip": False,
+        "img_id": 0,
+    }
+    if scope == "mmseg":
+        from mmseg.structures import SegDataSample
+
+        return SegDataSample(metainfo={**meta, "padding_size": (0, 0, 0, 0)})
+    from mmdet.structures import DetDataSample
+
+    return DetDataSample(metainfo=meta)
+
+
+def _proposals(count: int = 12) -> list[Any]:
+    from mmengine.structures import InstanceData
+
+    generator = torch.Generator().manual_seed(zlib.crc32(b"proposals"))
+    size = torch.tensor([SIZE[1], SIZE[0]], dtype=torch.float32)
+    corners = torch.rand(count, 2, 2, generator=generator).sort(dim=1).values * (size - 9)
+    boxes = torch.cat([corners[:, 0], corners[:, 1] + 8], dim=1)
+    return [InstanceData(bboxes=boxes, scores=torch.ones(count), labels=torch.zeros(count, dtype=torch.long))]

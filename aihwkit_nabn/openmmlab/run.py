@@ -1,0 +1,132 @@
+"""A test run of any mmdetection or mmsegmentation config, put together as the upstream ``test.py`` does it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aihwkit_nabn.errors import NabnError
+from aihwkit_nabn.openmmlab.config import register_modules, scope_of
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+
+    from aihwkit_nabn.evaluation import EvaluationResult
+
+LAUNCHERS = ("none", "pytorch", "slurm", "mpi")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TestRun:
+    """What to measure.
+
+    Attributes:
+        checkpoint: File with the trained weights.
+        noises: Presets as `aihwkit_nabn.simulator.parse_preset` takes them.
+        times: Times after programming, as `aihwkit_nabn.chip.parse_time` takes them.
+        methods: Names of calibration methods; ``"none"`` is the chip as programmed.
+        chips: Chips per noise setting.
+        seed: Seed of the first chip, and of the choice of calibration images.
+        max_samples: Number of calibration images.
+        batch_size: Images per calibration batch; None: as the config's train loader has it.
+        exclude: Names of modules that stay digital.
+        workers: Processes that read images; None: as the config has it.
+        work_dir: Folder of the run's logs.
+        launcher: How the processes of a distributed run were started, one of `LAUNCHERS`.
+    """
+
+    __test__ = False  # no test case, whatever pytest makes of the name
+
+    checkpoint: str
+    noises: Sequence[str]
+    times: Sequence[str] = ("1d",)
+    methods: Sequence[str] = ("none", "population", "paired")
+    chips: int = 5
+    seed: int = 0
+    max_samples: int = 256
+    batch_size: int | None = None
+    exclude: Sequence[str] = ()
+    workers: int | None = None
+    work_dir: str | None = None
+    launcher: str = "none"
+
+
+def prepare(config: Config, run: TestRun) -> Config:
+    """Return a copy of the config that tests on chips: checkpoint, work folder, launcher and `AnalogTestLoop` are set.
+
+    Raises:
+        NabnError: the checkpoint does not exist, the config tests nothing, or an argument has a value that is not
+            allowed.
+        MissingDependencyError: the config's package is not installed.
+    """
+    if "://" not in run.checkpoint and not Path(run.checkpoint).is_file():
+        raise NabnError(f"checkpoint {run.checkpoint!r} does not exist")
+    if run.launcher not in LAUNCHERS:
+        raise NabnError(f"launcher must be one of {', '.join(LAUNCHERS)}, got {run.launcher!r}")
+    scope_of(config)
+    for field in ("model", "test_dataloader", "test_evaluator"):
+        if not config.get(field):
+            raise NabnError(f"config {config.filename!r} has no {field}; a test needs one")
+    config = config.copy()
+    config.load_from = run.checkpoint
+    config.launcher = run.launcher
+    config.work_dir = run.work_dir or config.get("work_dir") or str(Path("work_dirs") / Path(str(config.filename)).stem)
+    config.test_cfg = {
+        "type": "AnalogTestLoop",
+        "rpu_config": list(run.noises),
+        "t_inference": list(run.times),
+        "methods": list(run.methods),
+        "chips": run.chips,
+        "seed": run.seed,
+        "max_samples": run.max_samples,
+        "calibration_batch_size": run.batch_size,
+        "exclude": list(run.exclude),
+    }
+    if run.workers is not None:
+        for field in ("train_dataloader", "test_dataloader"):
+            if config.get(field):
+                config[field].num_workers = run.workers
+                if run.workers == 0:
+                    config[field].persistent_workers = False
+    return config
+
+
+def run_test(config: Config, run: TestRun) -> EvaluationResult:
+    """Measure a config's model on chips, with mmengine's own runner.
+
+    Args:
+        config: From `load_config`; not changed.
+        run: What to measure.
+
+    Returns:
+        What the loop measured; it has printed its table and written its files by then.
+
+    Raises:
+        NabnError: as for `prepare`, or what the loop says.
+    """
+    config = prepare(config, run)
+    register_modules(scope_of(config))
+    os.environ.setdefault("LOCAL_RANK", "0")
+    import aihwkit_nabn.openmmlab  # noqa: F401  # registers the loop
+
+    runner = _build_runner(config)
+    runner.test()
+    result: EvaluationResult = runner.test_loop.result
+    return result
+
+
+def is_main_process() -> bool:
+    """Return whether this process is the one that prints and writes."""
+    from mmengine.dist import is_main_process as is_main
+
+    return bool(is_main())
+
+
+def _build_runner(config: Config) -> Any:
+    from mmengine.registry import RUNNERS
+    from mmengine.runner import Runner
+
+    return RUNNERS.build(config) if "runner_type" in config else Runner.from_cfg(config)

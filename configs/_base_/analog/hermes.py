@@ -1,0 +1,12 @@
+# The phase-change memory of IBM's HERMES chip (Le Gallo et al. 2023): one (num_devices=1) or two devices per cell.
+custom_imports = dict(imports=["aihwkit_nabn.openmmlab"], allow_failed_imports=False)
+custom_hooks = [
+    dict(
+        type="AnalogHook",
+        rpu_config=dict(type="HermesPreset", num_devices=2),
+        seed=0,  # which chip: the same seed is the same chip everywhere
+        t_inference="1d",  # seconds, or 1s, 1h, 1d, 1y; up to 10 years
+        calibration=dict(method="paired", max_samples=256),  # None: the chip as programmed
+        exclude=[],  # names of modules that stay digital; * and ? match
+    )
+]

@@ -1,0 +1,13 @@
+# Phase-change memory: programming noise, drift and read noise as aihwkit models them, with its global drift
+# compensation (drift_compensation=None in rpu_config switches that off).
+custom_imports = dict(imports=["aihwkit_nabn.openmmlab"], allow_failed_imports=False)
+custom_hooks = [
+    dict(
+        type="AnalogHook",
+        rpu_config=dict(type="PCMPreset"),
+        seed=0,  # which chip: the same seed is the same chip everywhere
+        t_inference="1d",  # seconds, or 1s, 1h, 1d, 1y; up to 10 years
+        calibration=dict(method="paired", max_samples=256),  # None: the chip as programmed
+        exclude=[],  # names of modules that stay digital; * and ? match
+    )
+]

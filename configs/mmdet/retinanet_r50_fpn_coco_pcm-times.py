@@ -1,0 +1,12 @@
+# RetinaNet on five phase-change memory chips after an hour, a day and a year; one table of every method.
+_base_ = ["mmdet::retinanet/retinanet_r50_fpn_1x_coco.py"]
+
+custom_imports = dict(imports=["aihwkit_nabn.openmmlab"], allow_failed_imports=False)
+test_cfg = dict(
+    type="AnalogTestLoop",
+    rpu_config=dict(type="PCMPreset"),
+    t_inference=["1h", "1d", "1y"],
+    methods=["none", "population", "paired"],
+    chips=5,
+    max_samples=256,
+)

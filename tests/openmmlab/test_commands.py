@@ -1,0 +1,122 @@
+"""`nabn test` and `nabn inspect` on configs."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+from aihwkit_nabn import cli
+from aihwkit_nabn.commands._run import run
+from aihwkit_nabn.errors import NabnError
+from aihwkit_nabn.openmmlab.config import load_config
+from aihwkit_nabn.openmmlab.run import TestRun, prepare
+
+YOLOX = "mmdet::yolox/yolox_tiny_8xb8-300e_coco.py"
+
+
+def _refused(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(cli.app, arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("nabn: error: ") and error.count("\n") == 1 and "Traceback" not in error
+    assert message in error
+
+
+@pytest.mark.parametrize("name", ["detector", "segmentor"])
+def test_a_config_end_to_end(name, request, tmp_path, capsys) -> None:
+    case, out = request.getfixturevalue(name), tmp_path / "out"
+    arguments = ["test", str(case.path), str(case.checkpoint), "--noise", "gaussian:sigma=0.05", "--noise", "pcm"]
+    arguments += ["--time", "1d", "--methods", "none,paired", "--chips", "1", "--max-samples", "4", "--out", str(out)]
+    assert run(cli.app, [*arguments, "--cfg-options", "env_cfg.cudnn_benchmark=False", "nabn_mark=3"]) == 0
+    printed = capsys.readouterr().out
+    assert "uncalibrated" in printed and "paired" in printed and "Written to" in printed
+    content = json.loads((out / "results.json").read_text())
+    assert {record["scenario"] for record in content["records"]} == {"gaussian:sigma=0.05", "pcm, 1d"}
+    assert {record["method"] for record in content["records"]} == {"uncalibrated", "paired"}
+    assert {"table.csv", "table.md"} < {path.name for path in out.iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"checkpoint": "nowhere.pth"}, "checkpoint 'nowhere.pth' does not exist"),
+        ({"config": "nowhere.py"}, "config 'nowhere.py' does not exist"),
+        ({"noise": "gausian"}, "unknown preset 'gausian', did you mean 'gaussian'?"),
+        ({"methods": "none,piared"}, "did you mean 'paired'"),
+        ({"time": "1 fortnight"}, "time must be seconds >= 0"),
+        ({"launcher": "rocket"}, "launcher must be one of none, pytorch, slurm, mpi, got 'rocket'"),
+        ({"data": "."}, "--data is not for configs"),
+        ({"device": "cpu"}, "--device is not for configs"),
+        ({"cfg-options": "novalue"}, "cfg-options must be KEY=VALUE"),
+        ({"cfg-options": "test_dataloader=None"}, "has no test_dataloader"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_runs(changed, message, detector, tmp_path, capsys) -> None:
+    given = {"noise": "pcm", "methods": "none", "out": str(tmp_path / "out"), **changed}
+    config, checkpoint = given.pop("config", str(detector.path)), given.pop("checkpoint", str(detector.checkpoint))
+    options = [text for name, value in given.items() for text in (f"--{name}", value)]
+    _refused(["test", config, checkpoint, *options], message, capsys)
+    assert not list(tmp_path.glob("out/*"))
+
+
+def test_stray_arguments_and_missing_data(detector, capsys) -> None:
+    _refused(["test", str(detector.path), "x.pth", "a=1", "--noise", "pcm"], "unexpected argument 'a=1'", capsys)
+    _refused(["test", "torchvision:resnet18", "random", "--noise", "pcm"], "--data FOLDER is missing", capsys)
+    torchvision = ["test", "torchvision:resnet18", "random", "--noise", "pcm", "--data", "."]
+    _refused([*torchvision, "--cfg-options", "a=1"], "are for configs", capsys)
+
+
+def test_the_prepared_config(detector) -> None:
+    config = load_config(detector.path)
+    options = TestRun(
+        checkpoint=str(detector.checkpoint), noises=["pcm"], times=["1h", "1d"], exclude=["bbox_head"], batch_size=2,
+        workers=0, launcher="none", work_dir="here",
+    )  # fmt: skip
+    prepared = prepare(config, options)
+    assert prepared.load_from == str(detector.checkpoint) and prepared.work_dir == "here"
+    assert prepared.test_cfg.type == "AnalogTestLoop" and prepared.test_cfg.t_inference == ["1h", "1d"]
+    assert prepared.test_cfg.exclude == ["bbox_head"] and prepared.test_cfg.calibration_batch_size == 2
+    assert config.test_cfg.type == "TestLoop"
+    config.default_scope = "mmpose"
+    with pytest.raises(NabnError, match="mmpose"):
+        prepare(config, options)
+
+
+def test_inspect_a_config(capsys, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "150")
+    arguments = ["inspect", YOLOX, "--noise", "gaussian:sigma=0.1", "--exclude", "bbox_head"]
+    assert (
+        run(
+            cli.app,
+            [*arguments, "--cfg-options", "model.backbone.widen_factor=0.25", "model.neck.in_channels=[64,128,256]"],
+        )
+        == 0
+    )
+    printed = capsys.readouterr().out
+    for expected in ("Conv2d", "BatchNorm2d", "excluded", "bbox_head", "on tiles", "matrix weights", "1 modules stay"):
+        assert expected in printed
+
+
+def test_inspect_lists_layers_of_torchvision_models(capsys, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "150")
+    assert run(cli.app, ["inspect", "torchvision:squeezenet1_1", "--layers"]) == 0
+    printed = capsys.readouterr().out
+    assert "features.0" in printed and "0 modules stay digital; 0 refused" in printed
+
+
+def test_inspect_refuses(capsys) -> None:
+    _refused(["inspect", "resnet18"], "target must be a config file", capsys)
+    _refused(["inspect", "torchvision:resnt18"], "did you mean 'resnet18'", capsys)
+    _refused(["inspect", "torchvision:resnet18", "--cfg-options", "a=1"], "are for configs", capsys)
+    _refused(["inspect", YOLOX, "--exclude", "no_such_layer"], "no_such_layer", capsys)
+    _refused(["inspect", YOLOX, "a=1"], "unexpected argument", capsys)
+
+
+def test_without_openmmlab_the_install_line_is_given(capsys, monkeypatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name.startswith("mm") else find(name, *a))
+    for command in (["inspect", YOLOX], ["test", YOLOX, "x.pth", "--noise", "pcm", "--out", "unused"]):
+        _refused(command, "mmengine is not installed; run: pip install 'aihwkit-nabn[openmmlab]'", capsys)
+    assert not Path("unused").exists()
