@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import io
 import os
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,7 +59,7 @@ def shapes_demo(console: Console, out: Path, *, chips: int, seed: int, quick: bo
             f"{CALIBRATION_IMAGES} calibration images.",
             highlight=False,
         )
-        with _environment("NABN_DATA", str((out / "data").resolve())):
+        with _quiet(), _environment("NABN_DATA", str((out / "data").resolve())):
             config = load_config(demo_config_path(name), {"log_level": "ERROR"})
         run = TestRun(
             checkpoint=str(demo_checkpoint_path(name)),
@@ -94,7 +95,8 @@ def _quiet() -> Iterator[Any]:
     """Keep what the evaluators print for every chip out of the demo; their numbers are in its files."""
     printed = io.StringIO()
     try:
-        with contextlib.redirect_stdout(printed):
+        with contextlib.redirect_stdout(printed), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # mmsegmentation's, about defaults of losses that nothing here uses
             yield printed
     except BaseException:
         print(printed.getvalue())

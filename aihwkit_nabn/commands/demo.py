@@ -76,7 +76,7 @@ def command(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first chip.")] = 0,
     quick: Annotated[bool, typer.Option("--quick", help="Two noise settings instead of seven.")] = False,
 ) -> None:
-    """Show what noise costs and calibration brings back: on digits and, with OpenMMLab, in detection and segmentation."""
+    """Show what noise costs and calibration brings back: on digits and, with OpenMMLab, detection and segmentation."""
     from rich.console import Console
 
     from aihwkit_nabn.commands._evaluation import ALL, AUGMENTED, PLAIN, check_out, method_specs, show_result

@@ -18,7 +18,7 @@ except ImportError as error:
 
 from aihwkit_nabn.openmmlab.batches import CalibrationImages, calibration_forward
 from aihwkit_nabn.openmmlab.checkpoints import allow_mmengine_checkpoints
-from aihwkit_nabn.openmmlab.forks import find_mmseg_configs, mend_ssd_head
+from aihwkit_nabn.openmmlab.forks import find_mmseg_configs
 from aihwkit_nabn.openmmlab.hook import AnalogHook
 from aihwkit_nabn.openmmlab.loop import AnalogTestLoop
 
@@ -27,6 +27,5 @@ if importlib.util.find_spec("mmcv") is not None and importlib.util.find_spec("mm
 
 allow_mmengine_checkpoints()
 find_mmseg_configs()
-mend_ssd_head()
 
 __all__ = ["AnalogHook", "AnalogTestLoop", "CalibrationImages", "allow_mmengine_checkpoints", "calibration_forward"]

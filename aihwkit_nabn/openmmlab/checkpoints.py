@@ -39,12 +39,20 @@ def allow_mmengine_checkpoints() -> None:
             np.ndarray,
             np.dtype,
             *(type(np.dtype(kind)) for kind in numbers),
-            # A HistoryBuffer stores the names of its own statistics as bound methods, looked up with getattr.
-            getattr,
+            # A HistoryBuffer stores its own statistics as bound methods, which pickle looks up with getattr.
+            (_history_attribute, "builtins.getattr"),
         ]
     )
     if hasattr(upstream, "_safe_torch_load"):
         upstream._safe_torch_load = _load_safely
+
+
+def _history_attribute(owner: Any, name: str) -> Any:
+    from mmengine.logging.history_buffer import HistoryBuffer
+
+    if not (isinstance(owner, HistoryBuffer) or owner is HistoryBuffer) or name.startswith("_"):
+        raise pickle.UnpicklingError(f"attribute {name!r} of a {type(owner).__name__} is not to be looked up")
+    return getattr(owner, name)
 
 
 def _load_safely(file: Any, map_location: Any = None, weights_only: bool | None = None) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import sys
 
 
 def find_mmseg_configs() -> None:
@@ -25,8 +26,9 @@ def mend_ssd_head() -> None:
     """Give mmdet's `SSDHead` the attribute that its own prediction reads and its constructor forgets.
 
     Without it SSD and SSDLite can be trained but not tested, on a chip or off it. None means: plain softmax scores.
+    Nothing is done where mmdet has not been imported.
     """
-    from mmdet.models.dense_heads import SSDHead
-
-    if not hasattr(SSDHead, "loss_cls"):
+    heads = sys.modules.get("mmdet.models.dense_heads")
+    SSDHead = getattr(heads, "SSDHead", None)
+    if SSDHead is not None and not hasattr(SSDHead, "loss_cls"):
         SSDHead.loss_cls = None

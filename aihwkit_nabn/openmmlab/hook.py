@@ -19,6 +19,7 @@ from aihwkit_nabn.evaluation.scenario import UNCALIBRATED
 from aihwkit_nabn.nn import convert_to_noise_aware
 from aihwkit_nabn.openmmlab.batches import CalibrationImages, calibration_forward
 from aihwkit_nabn.openmmlab.checkpoints import CHIP_KEY, chip_record, digital_state, restore_chip, write_checkpoint
+from aihwkit_nabn.openmmlab.forks import mend_ssd_head
 from aihwkit_nabn.openmmlab.settings import build_rpu_config, calibration_set, check_pipeline, check_samples
 from aihwkit_nabn.seeding import check_seed, derive_seed, isolated_rng
 
@@ -89,6 +90,7 @@ class AnalogHook(Hook):
         """Put the model on its chip."""
         if self.enabled and self._digital is None:
             check_loaded(runner)
+            mend_ssd_head()
             self._enter(runner)
 
     def after_test(self, runner: Any) -> None:

@@ -18,6 +18,7 @@ from torch import nn
 from aihwkit_nabn.errors import NabnError, check_count
 from aihwkit_nabn.evaluation import EvaluationResult, Record, evaluate
 from aihwkit_nabn.openmmlab.batches import calibration_forward, calibration_sets
+from aihwkit_nabn.openmmlab.forks import mend_ssd_head
 from aihwkit_nabn.openmmlab.hook import AnalogHook, check_loaded
 from aihwkit_nabn.openmmlab.measure import evaluator_of
 from aihwkit_nabn.openmmlab.settings import build_methods, build_scenarios, check_pipeline, check_samples
@@ -79,6 +80,7 @@ class AnalogTestLoop(TestLoop):
     def run(self) -> dict[str, float]:
         """Evaluate, print, write; return the means as ``SCENARIO/METHOD/METRIC``."""
         check_loaded(self.runner)
+        mend_ssd_head()
         for hook in self.runner.hooks:
             if isinstance(hook, AnalogHook) and hook.enabled:
                 hook.enabled = False

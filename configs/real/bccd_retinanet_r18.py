@@ -36,7 +36,9 @@ model = dict(
         norm_cfg=norm,
     ),
     bbox_head=dict(
-        type="RetinaHead",
+        # A BatchNorm shared by the pyramid's levels would keep the statistics of the last, smallest level.
+        type="RetinaSepBNHead",
+        num_ins=5,
         num_classes=3,
         in_channels=64,
         stacked_convs=2,
@@ -111,7 +113,7 @@ test_dataloader = val_dataloader
 val_evaluator = dict(type="CocoMetric", ann_file=data_root + "val.json", metric="bbox")
 test_evaluator = val_evaluator
 
-train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=30, val_interval=10)
+train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=16, val_interval=8)
 val_cfg = dict(type="ValLoop")
 test_cfg = dict(type="TestLoop")
 optim_wrapper = dict(
@@ -121,11 +123,11 @@ optim_wrapper = dict(
 )
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.1, by_epoch=False, begin=0, end=50),
-    dict(type="CosineAnnealingLR", by_epoch=True, T_max=30, eta_min=1e-5, convert_to_iter_based=True),
+    dict(type="CosineAnnealingLR", by_epoch=True, T_max=16, eta_min=1e-5, convert_to_iter_based=True),
 ]
 default_hooks = dict(
     logger=dict(type="LoggerHook", interval=25),
-    checkpoint=dict(type="CheckpointHook", interval=30, max_keep_ckpts=1, save_optimizer=False),
+    checkpoint=dict(type="CheckpointHook", interval=16, max_keep_ckpts=1, save_optimizer=False),
 )
 randomness = dict(seed=0)
 visualizer = dict(type="DetLocalVisualizer", vis_backends=[dict(type="LocalVisBackend")])
