@@ -111,7 +111,9 @@ def command(
         )
     show_result(console, result, out)
     if not _shapes_demo.is_available():
-        console.print(f"\nFor the demo's detector and segmenter: {_shapes_demo.install_line()}", highlight=False)
+        # As plain text: rich would read "[openmmlab]" as markup and wrap the line, and it is there to be copied.
+        hint = f"\nFor the demo's detector and segmenter: {_shapes_demo.install_line()}"
+        console.print(hint, highlight=False, markup=False, soft_wrap=True)
     else:
         with one_thread():
             _shapes_demo.shapes_demo(console, out, chips=min(chips, SHAPES_CHIPS), seed=seed, quick=quick)
