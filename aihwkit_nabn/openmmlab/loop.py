@@ -155,7 +155,8 @@ def show(result: EvaluationResult, console: Console | None = None) -> None:
     print_table(result, console)
     if len(result.metrics) == 1:
         return
-    table = Table(title=f"every metric, mean over {len({r.chip_seed for r in result.records})} chips", box=box.SIMPLE)
+    n_chips = len({record.chip_seed for record in result.records})
+    table = Table(title=f"every metric, mean over {n_chips} chips" if n_chips > 1 else "every metric", box=box.SIMPLE)
     # COCO reports -1 where the set has no object of a size.
     shown = [name for name in result.metrics if result.digital[name] != -1] or result.metrics
     table.add_column("scenario")

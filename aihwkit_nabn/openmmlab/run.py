@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+import torch.distributed as dist
+
 from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.openmmlab.config import register_modules, scope_of
 
@@ -110,12 +113,29 @@ def run_test(config: Config, run: TestRun) -> EvaluationResult:
     config = prepare(config, run)
     register_modules(scope_of(config))
     os.environ.setdefault("LOCAL_RANK", "0")
+    _join_processes_without_gpu(config)
     import aihwkit_nabn.openmmlab  # noqa: F401  # registers the loop
 
     runner = _build_runner(config)
     runner.test()
     result: EvaluationResult = runner.test_loop.result
     return result
+
+
+def _join_processes_without_gpu(config: Config) -> None:
+    """Join a run that torchrun started on a machine without GPU.
+
+    mmengine would select a GPU per process before anything else; it leaves a process group alone that exists already.
+
+    Raises:
+        NabnError: torchrun did not start this process.
+    """
+    if config.launcher != "pytorch" or torch.cuda.is_available() or dist.is_initialized():
+        return
+    if "RANK" not in os.environ:
+        raise NabnError("launcher 'pytorch' is for processes that torchrun starts, and this is none: RANK is not set")
+    dist.init_process_group("gloo")
+    config.model_wrapper_cfg = {"type": "MMDistributedDataParallel", "device_ids": None}
 
 
 def is_main_process() -> bool:
