@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         CalibrationReport,
         CalibrationSession,
         calibrate,
+        calibrate_input_ranges,
         register_calibration_method,
     )
     from aihwkit_nabn.chip import (
@@ -52,6 +53,7 @@ _HOME = {
     "Scenario": "evaluation",
     "WeightNoiseModel": "noise",
     "calibrate": "calibration",
+    "calibrate_input_ranges": "calibration",
     "calibration_disabled": "chip",
     "clear_calibration": "chip",
     "convert_to_noise_aware": "nn",
@@ -83,6 +85,7 @@ __all__ = [
     "WeightNoiseModel",
     "__version__",
     "calibrate",
+    "calibrate_input_ranges",
     "calibration_disabled",
     "clear_calibration",
     "convert_to_noise_aware",

@@ -80,6 +80,10 @@ class RandomStream:
         self.seed = self.seed if seed is None else seed
         self._generators.clear()
 
+    def integer(self) -> int:
+        """Return the next integer of the stream on the CPU, in ``[0, 2**62)``, to seed other generators with."""
+        return int(torch.randint(2**62, (), generator=self.generator(torch.device("cpu"))))
+
     @contextmanager
     def as_global(self, device: torch.device) -> Iterator[None]:
         """Let code that draws from torch's global generator of `device` draw from this stream instead."""

@@ -1,6 +1,7 @@
 """Calibrating a chip without labels."""
 
 from aihwkit_nabn.calibration import methods as _methods  # noqa: F401  (registers the methods)
+from aihwkit_nabn.calibration.input_ranges import calibrate_input_ranges
 from aihwkit_nabn.calibration.method import (
     CALIBRATION_METHODS,
     CalibrationMethod,
@@ -21,5 +22,6 @@ __all__ = [
     "Moments",
     "build_method",
     "calibrate",
+    "calibrate_input_ranges",
     "register_calibration_method",
 ]

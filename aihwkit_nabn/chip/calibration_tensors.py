@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from aihwkit_nabn.chip.calibration_state import alignments, batchnorms, check_not_folded, clear_calibration
+from aihwkit_nabn.chip.input_ranges import input_ranges, ranged_layers, set_input_range
 from aihwkit_nabn.errors import CalibrationError
 from aihwkit_nabn.nn.layers import named_analog_layers
 
 
 def calibration_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Return copies of all alignments and calibrated statistics, ``LAYER.scale``, ``.offset``, ``.mean``, ``.var``.
+    """Return copies of alignments, calibrated statistics and input ranges: ``LAYER.scale``, ``.offset``, ``.mean``, ...
 
     Raises:
         CalibrationError: the calibration is folded, or follows the inputs (methods ``batch``, ``online``).
@@ -28,6 +30,8 @@ def calibration_tensors(model: nn.Module) -> dict[str, Tensor]:
             raise CalibrationError(f"BatchNorm {name!r} follows its inputs; call freeze_calibration(model) first")
         if bn.calibrated_mean is not None and bn.calibrated_var is not None:
             found[f"{name}.mean"], found[f"{name}.var"] = bn.calibrated_mean, bn.calibrated_var
+    for name, value in input_ranges(model).items():
+        found[f"{name}.input_range"] = torch.tensor([value])
     return {name: tensor.detach().cpu().clone() for name, tensor in found.items()}
 
 
@@ -39,13 +43,19 @@ def load_calibration_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) ->
     """
     layers, norms = alignments(model), batchnorms(model)
     left = dict(tensors)
+    analog: dict[str, Any] = dict(named_analog_layers(model))
+    ranges = {name: left.pop(f"{name}.input_range", None) for name in ranged_layers(model)}
+    if any(value is not None and value.shape != (1,) for value in ranges.values()):
+        raise CalibrationError("a stored input range must be one number")
     widths = {name: layer.n_channels for name, layer in layers.items()}
     of_layers = _pairs(left, widths, ("scale", "offset"))
     of_norms = _pairs(left, {name: norm.num_features for name, norm in norms.items()}, ("mean", "var"))
     if left:
         raise CalibrationError(f"the stored calibration is of another network: no layer for {next(iter(left))!r}")
     clear_calibration(model)
-    analog: dict[str, Any] = dict(named_analog_layers(model))
+    for name, value in ranges.items():
+        if value is not None:
+            set_input_range(analog[name], value.item())
     for name, (scale, offset) in of_layers.items():
         device = next(analog[name].analog_tiles()).device
         layers[name].set(scale.clone().to(device), offset.clone().to(device))

@@ -54,11 +54,19 @@ class PlannedMethod:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A checked evaluation: scenarios x chips x methods."""
+    """A checked evaluation: scenarios x chips x methods.
+
+    Attributes:
+        scenarios: Noise settings and times.
+        methods: What is tried on every chip.
+        chip_seeds: The chips.
+        range_batches: What static input ranges are set from: images as at test time, where there is a choice.
+    """
 
     scenarios: list[Scenario]
     methods: list[PlannedMethod]
     chip_seeds: list[int]
+    range_batches: Iterable[Any] | None
 
     @property
     def n_records(self) -> int:
@@ -103,8 +111,11 @@ def make_plan(
         check_count("max_samples", max_samples, minimum=1)
     checked = _check_scenarios(scenarios)
     planned = [_plan_method(spec, calibration_batches) for spec in label_methods(methods)]
-    _refuse_one_shot(planned, passes=len(checked) * chips)
-    return Plan(scenarios=checked, methods=planned, chip_seeds=[first + i for i in range(chips)])
+    range_batches = _range_batches(calibration_batches)
+    ranged = [scenario for scenario in checked if has_input_ranges(scenario.rpu_config)]
+    _refuse_one_shot(planned, passes=len(checked) * chips, more=range_batches if ranged else None)
+    chip_seeds = [first + i for i in range(chips)]
+    return Plan(scenarios=checked, methods=planned, chip_seeds=chip_seeds, range_batches=range_batches)
 
 
 def check_metrics(metrics: object, *, place: str, expected: Iterable[str] | None = None) -> dict[str, float]:
@@ -198,6 +209,19 @@ def _find_batches(
     return name, _check_batches(f"calibration_batches[{name!r}]", calibration_batches[name])
 
 
+def _range_batches(calibration_batches: CalibrationBatches | None) -> Iterable[Any] | None:
+    if not isinstance(calibration_batches, Mapping):
+        return calibration_batches
+    first = next(iter(calibration_batches.values()), None)
+    return calibration_batches.get(PLAIN, first)
+
+
+def has_input_ranges(rpu_config: Any) -> bool:
+    """Whether a configuration has static input ranges, which must be set from images."""
+    settings = getattr(getattr(rpu_config, "pre_post", None), "input_range", None)
+    return bool(getattr(settings, "enable", False))
+
+
 def _check_batches(field: str, batches: object) -> Iterable[Any]:
     if isinstance(batches, (str, torch.Tensor)) or not isinstance(batches, Iterable):
         raise NabnError(f"{field} must be an iterable of batches (a list, a DataLoader), got {type(batches).__name__}")
@@ -206,12 +230,12 @@ def _check_batches(field: str, batches: object) -> Iterable[Any]:
     return batches
 
 
-def _refuse_one_shot(methods: list[PlannedMethod], passes: int) -> None:
+def _refuse_one_shot(methods: list[PlannedMethod], passes: int, more: Iterable[Any] | None) -> None:
     for method in methods:
         # An iterator is its own iterator: a second `for` over it would find nothing.
         if method.batches is None or iter(method.batches) is not method.batches:
             continue
-        total = passes * sum(other.batches is method.batches for other in methods)
+        total = passes * sum(other.batches is method.batches for other in methods) + (more is method.batches)
         if total > 1:
             raise NabnError(
                 f"calibration batches of method {method.spec.method!r} must be an iterable that starts anew each time "

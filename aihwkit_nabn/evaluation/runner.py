@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
@@ -13,8 +14,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import nn
 
 from aihwkit_nabn.calibration import calibrate
+from aihwkit_nabn.calibration.input_ranges import calibrate_input_ranges
 from aihwkit_nabn.calibration.routine import evaluation_mode
 from aihwkit_nabn.chip import program_chip, set_read_noise_seed
+from aihwkit_nabn.chip.input_ranges import ranged_layers
 from aihwkit_nabn.evaluation.plan import CalibrationBatches, EvalFn, Plan, PlannedMethod, check_metrics, make_plan
 from aihwkit_nabn.evaluation.result import EvaluationResult, Record
 from aihwkit_nabn.evaluation.scenario import MethodSpec, Scenario, config_key
@@ -117,6 +120,7 @@ class _Run:
         for index, (scenario, key) in enumerate(zip(self.plan.scenarios, keys, strict=True)):
             if key not in models:
                 models[key] = convert_to_noise_aware(self.model, scenario.rpu_config, exclude=exclude)
+                self._set_input_ranges(models[key])
             if not self.digital:  # after the first conversion: what cannot be converted should not cost an evaluation
                 self.digital = self._measure(self.model, self.seed, "for the digital model")
                 self.bar.advance()
@@ -158,6 +162,17 @@ class _Run:
             seconds_evaluation=evaluated - calibrated,
             n_calibration_samples=0 if report is None else int(report.n_samples),
         )
+
+    def _set_input_ranges(self, analog: nn.Module) -> None:
+        """Give the tiles static input ranges, where the settings ask for them: once, for all chips and methods."""
+        if not ranged_layers(analog):
+            return
+        batches = self.plan.range_batches
+        if batches is None:
+            warnings.warn("without calibration_batches, static input ranges stay at their initial value", stacklevel=2)
+            return
+        with isolated_rng(derive_seed(self.seed, "calibration")), _loader_restored(batches):
+            calibrate_input_ranges(analog, batches, **self.calibration)
 
     def _calibrate(self, analog: nn.Module, chip_seed: int, method: PlannedMethod) -> Any:
         set_read_noise_seed(analog, derive_seed(chip_seed, "evaluate"))

@@ -38,6 +38,7 @@ class NoiseAwareLayer(AnalogLayerBase, nn.Module):
         analog_module: aihwkit's `TileModuleArray`, one tile or several, with the digital bias.
         alignment: Per-channel scale and offset of the output.
         read_noise: Where the noise of each analog product is drawn from; programming a chip restarts it.
+        exact: Whether products are computed exactly with the weights on the tiles, whatever the settings.
 
     Raises:
         ConversionError: dtype or tile cannot hold this layer.
@@ -62,6 +63,7 @@ class NoiseAwareLayer(AnalogLayerBase, nn.Module):
             self._check_unfolding()
         self.alignment = OutputAlignment(matrix.shape[0], linear_map.channel_dim)
         self.read_noise = RandomStream(0)
+        self.exact = False
         if bias is not None:
             self.analog_module.bias.data = self.analog_module.bias.data.to(weight.dtype)
         self.analog_module.set_weights(matrix, None if bias is None else bias.detach())
@@ -104,7 +106,7 @@ class NoiseAwareLayer(AnalogLayerBase, nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the layer's output for `x`, in the layout of torch's own layer."""
-        product = analog_product(x, self.analog_module, self.linear_map, self.read_noise)
+        product = analog_product(x, self.analog_module, self.linear_map, self.read_noise, exact=self.exact)
         out: Tensor = self.alignment(product, overwrite=True)
         return out
 

@@ -64,7 +64,7 @@ class _NoiseAwareConvTranspose(NoiseAwareLayer):
         if output_size is not None:
             extra = self._output_padding(x, output_size)
             linear_map = dataclasses.replace(linear_map, output_padding=extra)
-        product = analog_product(x, self.analog_module, linear_map, self.read_noise)
+        product = analog_product(x, self.analog_module, linear_map, self.read_noise, exact=self.exact)
         out: Tensor = self.alignment(product, overwrite=True)
         return out
 

@@ -12,9 +12,12 @@ from mmengine.registry import HOOKS
 from torch import nn
 
 from aihwkit_nabn.calibration import calibrate
+from aihwkit_nabn.calibration.input_ranges import calibrate_input_ranges
 from aihwkit_nabn.calibration.method import build_method
 from aihwkit_nabn.chip import parse_time, program_chip, set_read_noise_seed
+from aihwkit_nabn.chip.input_ranges import ranged_layers
 from aihwkit_nabn.errors import NabnError
+from aihwkit_nabn.evaluation.plan import PLAIN
 from aihwkit_nabn.evaluation.scenario import UNCALIBRATED
 from aihwkit_nabn.nn import convert_to_noise_aware
 from aihwkit_nabn.openmmlab.batches import CalibrationImages, calibration_forward
@@ -22,6 +25,8 @@ from aihwkit_nabn.openmmlab.checkpoints import CHIP_KEY, chip_record, digital_st
 from aihwkit_nabn.openmmlab.forks import mend_ssd_head
 from aihwkit_nabn.openmmlab.settings import build_rpu_config, calibration_set, check_pipeline, check_samples
 from aihwkit_nabn.seeding import check_seed, derive_seed, isolated_rng
+
+RANGE_IMAGES = 64  # for static input ranges, where no number of calibration images is given
 
 
 @HOOKS.register_module()
@@ -121,8 +126,10 @@ class AnalogHook(Hook):
         program_chip(analog, self.seed, self.t_inference)
         report = analog.conversion_report
         runner.logger.info(f"{type(self).__name__}: {self.noise}, chip {self.seed}, {self.t_inference:g} s\n{report}")
-        if not self._restored(runner, analog) and self.method is not None:
-            self._calibrate(runner, analog, digital)
+        if not self._restored(runner, analog):
+            self._set_input_ranges(runner, analog)
+            if self.method is not None:
+                self._calibrate(runner, analog, digital)
         set_read_noise_seed(analog, derive_seed(self.seed, "evaluate"))
         self._digital = runner.model
         runner.model = analog
@@ -137,6 +144,16 @@ class AnalogHook(Hook):
             else "the checkpoint holds a chip of other settings: it is not used"
         )
         return found
+
+    def _set_input_ranges(self, runner: Any, analog: nn.Module) -> None:
+        """Give the tiles static input ranges, where the settings ask for them, from images of the train set."""
+        if not ranged_layers(analog):
+            return
+        n, batch_size = self.options.get("max_samples", RANGE_IMAGES), self.options.get("batch_size")
+        images = CalibrationImages(runner.cfg, PLAIN, n, batch_size, self.seed)
+        with isolated_rng(derive_seed(self.seed, "calibration")):
+            ranges = calibrate_input_ranges(analog, images, forward_fn=calibration_forward)
+        runner.logger.info(f"input ranges of {len(ranges)} layers set from {len(images.indices)} images")
 
     def _calibrate(self, runner: Any, analog: nn.Module, digital: nn.Module) -> None:
         method: Any = self.method

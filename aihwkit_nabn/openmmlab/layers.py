@@ -130,7 +130,9 @@ class NoiseAwareDeformConv2d(NoiseAwareLayer):
         array = self.analog_module
         if x.numel() == 0:
             product = x.new_zeros(x.shape[0], array.out_size, *offset.shape[-2:])
-        elif is_perfect(array) and min(a - b for a, b in zip(x.shape[2:], m.kernel_size, strict=True)) >= 0:
+        elif (self.exact or is_perfect(array)) and min(
+            a - b for a, b in zip(x.shape[2:], m.kernel_size, strict=True)
+        ) >= 0:
             product = self._exact(x, offset, mask)
         else:  # mmcv's operators also fail on inputs smaller than the kernel
             with self.read_noise.as_global(x.device):

@@ -17,6 +17,7 @@ from torch import nn
 
 from aihwkit_nabn.errors import NabnError, check_count
 from aihwkit_nabn.evaluation import EvaluationResult, Record, evaluate
+from aihwkit_nabn.evaluation.plan import PLAIN, has_input_ranges
 from aihwkit_nabn.openmmlab.batches import calibration_forward, calibration_sets
 from aihwkit_nabn.openmmlab.forks import mend_ssd_head
 from aihwkit_nabn.openmmlab.hook import AnalogHook, check_loaded
@@ -91,6 +92,8 @@ class AnalogTestLoop(TestLoop):
         model.eval()
         folder = Path(self.runner.log_dir) / "analog"
         sets = {spec.batches for spec in self.methods if spec.batches is not None}
+        if any(has_input_ranges(scenario.rpu_config) for scenario in self.scenarios):
+            sets.add(PLAIN)
         self.result = evaluate(
             model,
             scenarios=self.scenarios,

@@ -125,7 +125,7 @@ def _with_notes(
 
 def _wide_table(result: EvaluationResult, metric: str, cells: Sequence[Cell], style: NumberStyle) -> Table:
     table = _table(metric)
-    table.add_column("scenario", min_width=8)
+    table.add_column("scenario", min_width=8, overflow="fold")
     for title in ("digital", *result.methods):
         table.add_column(Text(textwrap.fill(title, _HEADER_WIDTH)), justify="right", vertical="bottom", no_wrap=True)
     best = best_methods(cells)
@@ -141,7 +141,7 @@ def _wide_table(result: EvaluationResult, metric: str, cells: Sequence[Cell], st
 
 def _block_table(result: EvaluationResult, metric: str, cells: Sequence[Cell], style: NumberStyle) -> Table:
     table = _table(metric)
-    table.add_column("scenario", min_width=8)
+    table.add_column("scenario", min_width=8, overflow="fold")
     table.add_column("method", min_width=8)
     for title in (metric, "difference", "recovered"):
         table.add_column(Text(title), justify="right", no_wrap=title != metric)

@@ -10,6 +10,7 @@ from aihwkit.simulator.configs import TorchInferenceRPUConfig
 from aihwkit.simulator.parameters import IOParameters, MappingParameter
 
 from aihwkit_nabn.noise.gaussian import GaussianWeightNoise
+from aihwkit_nabn.simulator.vectors import CrossbarTile
 
 
 def perfect_forward() -> IOParameters:
@@ -38,8 +39,9 @@ class NoiseAwareRPUConfig(TorchInferenceRPUConfig):
     """An inference configuration in which only the named noise acts.
 
     aihwkit's default adds 8-bit converters, output noise and PCM devices; here the matrix-vector product is perfect and
-    nothing is compensated unless asked for, so that an effect seen is the effect configured. Runs on aihwkit's torch
-    tile, on CPU and GPU. Every field of aihwkit's ``TorchInferenceRPUConfig`` can be given.
+    nothing is compensated unless asked for, so that an effect seen is the effect configured. Runs on a `CrossbarTile`,
+    aihwkit's torch tile with read noise and IR drop, on CPU and GPU. Every field of aihwkit's
+    ``TorchInferenceRPUConfig`` can be given.
 
     Attributes:
         forward: Non-idealities of each matrix-vector product; perfect by default.
@@ -48,6 +50,7 @@ class NoiseAwareRPUConfig(TorchInferenceRPUConfig):
         drift_compensation: Digital rescaling of each tile's output after drift; None by default.
     """
 
+    simulator_tile_class: type = CrossbarTile
     forward: IOParameters = field(default_factory=perfect_forward, metadata={"bindings_include": True})
     mapping: MappingParameter = field(default_factory=weight_mapping)
     noise_model: BaseNoiseModel = field(default_factory=GaussianWeightNoise)

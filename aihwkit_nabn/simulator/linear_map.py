@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -78,22 +79,52 @@ class LinearMap:
         Returns:
             ``[batch, groups, positions, channels / groups * kernel]`` and the output's spatial size.
         """
+        windows = self._windows(x)
+        size = tuple(windows.shape[2 : 2 + self.spatial_dims])
+        return self._vectors(windows), size
+
+    def unfold_parts(self, x: Tensor, n_values: int) -> Iterator[tuple[int, slice, Tensor]]:
+        """Lay out the inputs of a few output positions of one sample after the other.
+
+        Args:
+            x: ``[batch, channels, *spatial]``.
+            n_values: About how many values to lay out at a time; at least one line of positions is.
+
+        Yields:
+            The sample, the positions, and their vectors ``[groups, positions, channels / groups * kernel]``.
+        """
+        windows = self._windows(x)
+        line = windows.shape[3 : 2 + self.spatial_dims].numel()  # positions that share the first coordinate
+        values = x.shape[1] * size_product(self.kernel_size) * line
+        lines = max(1, n_values // max(values, 1))
+        for sample in range(x.shape[0]):
+            for first in range(0, windows.shape[2], lines):
+                part = windows[sample : sample + 1, :, first : first + lines]
+                vectors = self._vectors(part)[0]
+                yield sample, slice(first * line, first * line + vectors.shape[1]), vectors
+
+    def output_size(self, x: Tensor) -> tuple[int, ...]:
+        """Return the spatial size of the output for `x`."""
+        return tuple(self._windows(x).shape[2 : 2 + self.spatial_dims])
+
+    def _windows(self, x: Tensor) -> Tensor:
+        """Return a view ``[batch, channels, *output size, *kernel]`` of the padded input."""
         if any(self._pads()):
             mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
             x = F.pad(x, self._pads(), mode=mode)
-        return self._windows(x, self.stride)
+        return self._view(x, self.stride)
 
-    def _windows(self, x: Tensor, strides: tuple[int, ...]) -> tuple[Tensor, tuple[int, ...]]:
-        geometry = zip(self.kernel_size, strides, self.dilation, strict=True)
-        for dim, (kernel, stride, dilation) in enumerate(geometry):
+    def _view(self, x: Tensor, strides: tuple[int, ...]) -> Tensor:
+        for dim, (kernel, stride, dilation) in enumerate(zip(self.kernel_size, strides, self.dilation, strict=True)):
             x = x.unfold(2 + dim, dilation * (kernel - 1) + 1, stride)[..., ::dilation]
+        return x
+
+    def _vectors(self, windows: Tensor) -> Tensor:
+        """Copy windows to ``[batch, groups, positions, channels / groups * kernel]``."""
         n = self.spatial_dims
-        size = tuple(x.shape[2 : 2 + n])
-        x = x.reshape(x.shape[0], self.groups, -1, *x.shape[2:])
-        order = [0, 1, *range(3, 3 + n), 2, *range(3 + n, 3 + 2 * n)]
-        x = x.permute(order)
-        positions, depth = size_product(size), x.shape[2 + n :].numel()
-        return x.reshape(x.shape[0], self.groups, positions, depth), size
+        x = windows.reshape(windows.shape[0], self.groups, -1, *windows.shape[2:])
+        x = x.permute([0, 1, *range(3, 3 + n), 2, *range(3 + n, 3 + 2 * n)])
+        return x.reshape(*x.shape[:2], x.shape[2 : 2 + n].numel(), x.shape[2 + n :].numel())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +159,7 @@ class TransposedMap(LinearMap):
         args = (self.stride, self.padding, self.output_padding, self.groups, self.dilation)
         return convolution(x, kernel, bias, *args)  # type: ignore[arg-type]
 
-    def unfold(self, x: Tensor) -> tuple[Tensor, tuple[int, ...]]:
+    def _windows(self, x: Tensor) -> Tensor:
         """As for a convolution; the zeros between the spread values are among the vectors' inputs."""
         steps = (slice(None), slice(None), *(slice(None, None, step) for step in self.stride))
         size = [(n - 1) * step + 1 for n, step in zip(x.shape[2:], self.stride, strict=True)]
@@ -138,7 +169,7 @@ class TransposedMap(LinearMap):
         for dim in range(self.spatial_dims):
             side = self.dilation[dim] * (self.kernel_size[dim] - 1) - int(self.padding[dim])
             pads = [side, side + self.output_padding[dim], *pads]
-        return self._windows(F.pad(spread, pads), (1,) * self.spatial_dims)
+        return self._view(F.pad(spread, pads), (1,) * self.spatial_dims)
 
 
 def size_product(size: tuple[int, ...]) -> int:

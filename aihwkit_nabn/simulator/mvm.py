@@ -1,24 +1,39 @@
 """The analog matrix-vector product of a layer: what its tiles do to an input, in the form the layer needs.
 
 A layer holds one `TileModuleArray` of aihwkit; a `LinearMap` says how its weight matrix meets the input (a matrix
-product, a convolution). Where the tiles' forward pass is perfect (all non-idealities sit in the programmed weights),
-the product is computed with torch's own operator on the effective weights, at the digital layer's cost, for every kind
-of convolution. Otherwise the input is unfolded and goes through each tile's own analog forward pass.
+product, a convolution). Four ways lead to the result, the first that fits is taken:
+
+1. The tiles' products are perfect (all non-idealities sit in the programmed weights): torch's own operator on the
+   effective weights, at the digital layer's cost.
+2. Converters and noise treat every input vector alike: one convolution per tile row (`crossbar`).
+3. They look at each vector: the input is unfolded, a bounded part at a time (`vectors`).
+4. The tiles are not the torch tile, or in training: unfolded, through each tile's own forward pass.
 """
 
 from __future__ import annotations
 
-import torch
-from aihwkit.simulator.parameters.enums import AnalogMVType, WeightModifierType
-from aihwkit.simulator.tiles.array import TileModuleArray
-from aihwkit.simulator.tiles.inference_torch import TorchInferenceTile
-from aihwkit.simulator.tiles.module import TileModule
-from aihwkit.simulator.tiles.torch_tile import TorchSimulatorTile
-from torch import Tensor, nn
+import dataclasses
+import functools
+import warnings
 
-from aihwkit_nabn.errors import NabnError
+import torch
+from aihwkit.simulator.parameters.io import IOParameters
+from aihwkit.simulator.tiles.array import TileModuleArray
+from torch import Tensor
+
 from aihwkit_nabn.seeding import RandomStream
-from aihwkit_nabn.simulator.linear_map import LinearMap, TransposedMap
+from aihwkit_nabn.simulator.crossbar import TileRow, depends_on_vector, product_of_rows, straight_through_product
+from aihwkit_nabn.simulator.linear_map import LinearMap, TransposedMap, size_product
+from aihwkit_nabn.simulator.tile_forward import unfolded_convolution, unfolded_product
+from aihwkit_nabn.simulator.tiles import (
+    effective_weight,
+    is_perfect,
+    is_plain_torch,
+    tile_output_scale,
+    tile_rows,
+    tiles_of,
+)
+from aihwkit_nabn.simulator.vectors import vector_product
 
 __all__ = [
     "LinearMap",
@@ -27,60 +42,17 @@ __all__ = [
     "effective_weight",
     "is_perfect",
     "tile_output_scale",
+    "tile_rows",
     "tiles_of",
     "unfolded_product",
 ]
 
-
-def tiles_of(array: nn.Module) -> list[TileModule]:
-    """Return the tiles inside `array` (or `array` itself where it is one), in a fixed order."""
-    return [module for module in array.modules() if isinstance(module, TileModule)]
+VALUES_AT_ONCE = 2**22  # of unfolded inputs, 16 MB
 
 
-def is_perfect(array: TileModuleArray) -> bool:
-    """Whether every tile multiplies exactly, so that all noise there is sits in its weights."""
-    for tile in tiles_of(array):
-        forward = tile.rpu_config.forward
-        if type(tile) is not TorchInferenceTile or type(tile.tile) is not TorchSimulatorTile:
-            return False
-        if tile.input_range is not None or not (forward.is_perfect or forward.mv_type == AnalogMVType.IDEAL):
-            return False
-        if tile.training and tile.rpu_config.modifier.per_batch_sample:
-            return False
-    return True
-
-
-def effective_weight(array: TileModuleArray) -> Tensor:
-    """Return the matrix ``[out, in]`` that the array's tiles multiply with, digital scales and drift factor included.
-
-    In training mode aihwkit's weight modifier is drawn into it and the drift factor left out, as its torch tile does.
-    """
-    columns = []
-    for in_tiles in array.array:
-        rows = []
-        for tile in in_tiles:
-            is_torch = isinstance(tile.tile, nn.Module)
-            weight = tile.tile.weight if is_torch else tile.tile.get_weights()
-            modifier = tile.rpu_config.modifier
-            if is_torch and tile.training and modifier.type not in (WeightModifierType.NONE, WeightModifierType.COPY):
-                weight = TorchSimulatorTile.modify_weight(weight, modifier, 1)
-            scale = tile_output_scale(tile)
-            rows.append(weight if scale is None else weight * scale.view(-1, 1))
-        columns.append(rows[0] if len(rows) == 1 else torch.cat(rows, 0))
-    return columns[0] if len(columns) == 1 else torch.cat(columns, 1)
-
-
-def tile_output_scale(tile: TileModule) -> Tensor | None:
-    """Return what a tile's analog result is multiplied with (``[1]`` or ``[out]``), or None."""
-    scale = tile.mapping_scales
-    if tile.out_scaling_alpha is not None:
-        scale = tile.out_scaling_alpha if scale is None else scale * tile.out_scaling_alpha
-    if not tile.training and getattr(tile.rpu_config, "drift_compensation", None) is not None:
-        scale = tile.alpha if scale is None else scale * tile.alpha
-    return scale
-
-
-def analog_product(x: Tensor, array: TileModuleArray, linear_map: LinearMap, stream: RandomStream) -> Tensor:
+def analog_product(
+    x: Tensor, array: TileModuleArray, linear_map: LinearMap, stream: RandomStream, exact: bool = False
+) -> Tensor:
     """Return the layer's analog output for `x`.
 
     Args:
@@ -89,81 +61,75 @@ def analog_product(x: Tensor, array: TileModuleArray, linear_map: LinearMap, str
         array: The layer's tiles, with the digital bias.
         linear_map: How the matrix is applied.
         stream: Where per-product noise is drawn from.
+        exact: Take the first way whatever the settings.
 
     Returns:
         The output in the layout torch's own layer gives.
     """
-    if is_perfect(array):
+    if exact or is_perfect(array):
         return linear_map.apply(x, effective_weight(array), array.bias)
-    with stream.as_global(x.device):
-        if linear_map.spatial_dims == 0:
-            return array(x) if x.numel() else linear_map.apply(x, x.new_zeros(array.out_size, array.in_size), None)
-        return _unfolded_convolution(x, array, linear_map)
-
-
-def _unfolded_convolution(x: Tensor, array: TileModuleArray, linear_map: LinearMap) -> Tensor:
-    unbatched = x.dim() == linear_map.spatial_dims + 1
-    if unbatched:
-        x = x.unsqueeze(0)
-    if x.shape[0] == 0:
+    if x.numel() == 0:
         return linear_map.apply(x, x.new_zeros(array.out_size, array.in_size), None)
-    vectors, size = linear_map.unfold(x)
-    out = unfolded_product(vectors, array).transpose(1, 2).reshape(x.shape[0], array.out_size, *size)
-    return out.squeeze(0) if unbatched else out
+    if not is_plain_torch(array):
+        with stream.as_global(x.device):
+            return array(x) if linear_map.spatial_dims == 0 else unfolded_convolution(x, array, linear_map)
+    rows, io = tile_rows(array), tiles_of(array)[0].rpu_config.forward
+    reason = depends_on_vector(io)
+    if torch.is_grad_enabled() and (x.requires_grad or any(row.weight.requires_grad for row in rows)):
+        if not reason:
+            with stream.as_global(x.device):
+                return straight_through_product(x, rows, io, linear_map, bias=array.bias)
+        with stream.as_global(x.device):
+            return array(x) if linear_map.spatial_dims == 0 else unfolded_convolution(x, array, linear_map)
+    with torch.no_grad():
+        if not reason:
+            generator = None if x.device.type == "cpu" else stream.generator(x.device)
+            return product_of_rows(x, rows, io, linear_map, bias=array.bias, seed=stream.integer, generator=generator)
+        if linear_map.spatial_dims:
+            _say_once(reason)
+        with stream.as_global(x.device):
+            return _by_vectors(x, rows, io, linear_map, array.bias)
 
 
-def unfolded_product(vectors: Tensor, array: TileModuleArray) -> Tensor:
-    """Send vectors through the tiles: ``[batch, groups, positions, in]`` to ``[batch, positions, out]``, bias added."""
-    return array(vectors.squeeze(1)) if vectors.shape[1] == 1 else _grouped_array(vectors, array)
+def _by_vectors(x: Tensor, rows: list[TileRow], io: IOParameters, linear_map: LinearMap, bias: Tensor | None) -> Tensor:
+    """Unfold, a part at a time, and send the vectors through the tile rows."""
+    if linear_map.spatial_dims == 0:
+        out = _vectors_through(x.reshape(-1, x.shape[-1]), rows, io)
+        out = out if bias is None else out.add_(bias)
+        return out.view(*x.shape[:-1], -1)
+    batched = x if x.dim() == linear_map.spatial_dims + 2 else x.unsqueeze(0)
+    groups, out_size = linear_map.groups, rows[0].weight.shape[0]
+    size = linear_map.output_size(batched)
+    out = x.new_empty(batched.shape[0], out_size, size_product(size))
+    for sample, positions, vectors in linear_map.unfold_parts(batched, VALUES_AT_ONCE):
+        for group in range(groups):
+            outputs = slice(group * (out_size // groups), (group + 1) * (out_size // groups))
+            own = rows if groups == 1 else [_outputs_of(row, outputs) for row in rows]
+            out[sample, outputs, positions] = _vectors_through(vectors[group], own, io).T
+    if bias is not None:
+        out.add_(bias.view(-1, 1))
+    out = out.view(batched.shape[0], out_size, *size)
+    return out if batched is x else out.squeeze(0)
 
 
-def _grouped_array(vectors: Tensor, array: TileModuleArray) -> Tensor:
-    """Drive the rows of each group's outputs with that group's inputs; the other rows are not read."""
-    groups = vectors.shape[1]
-    per_group = array.out_size // groups
-    outputs = []
-    for group in range(groups):
-        rows = range(group * per_group, (group + 1) * per_group)
-        outputs.append(_array_rows(vectors[:, group], array, rows))
-    out = torch.cat(outputs, -1)
-    return out if array.bias is None else out + array.bias
-
-
-def _array_rows(x: Tensor, array: TileModuleArray, rows: range) -> Tensor:
-    total: Tensor | None = None
-    for part, in_tiles in zip(x.split(array.in_sizes, -1), array.array, strict=True):
-        start, pieces = 0, []
-        for tile in in_tiles:
-            first, last = max(rows.start, start) - start, min(rows.stop, start + tile.out_size) - start
-            if first < last:
-                pieces.append(_tile_rows(part, tile, slice(first, last)))
-            start += tile.out_size
-        piece = pieces[0] if len(pieces) == 1 else torch.cat(pieces, -1)
-        total = piece if total is None else total + piece
-    if total is None:
-        raise NabnError("an analog layer holds no tiles")
+def _vectors_through(vectors: Tensor, rows: list[TileRow], io: IOParameters) -> Tensor:
+    parts = (vector_product(vectors[:, row.columns.start : row.columns.stop], row, io) for row in rows)
+    total = next(parts)
+    for part in parts:
+        total += part
     return total
 
 
-def _tile_rows(x: Tensor, tile: TileModule, rows: slice) -> Tensor:
-    """The forward pass of aihwkit's torch tile, of some of its outputs only."""
-    is_test = not tile.training
-    weight = tile.tile.weight
-    if not is_test:
-        weight = TorchSimulatorTile.modify_weight(weight, tile.rpu_config.modifier, x.shape[0])
-    x = tile.pre_forward(x, x.dim() - 1, is_test)
-    noise = tile.tile.out_noise_values
-    out = tile.tile._analog_mvm.matmul(
-        weight[..., rows, :],
-        x,
-        tile.rpu_config.forward,
-        False,
-        is_test=is_test,
-        out_noise_values=None if noise is None else noise[rows],
+def _outputs_of(row: TileRow, outputs: slice) -> TileRow:
+    scale = row.scale[outputs] if isinstance(row.scale, Tensor) else row.scale
+    noise = None if row.noise is None else row.noise[outputs]
+    return dataclasses.replace(row, weight=row.weight[outputs], scale=scale, noise=noise)
+
+
+@functools.cache
+def _say_once(reason: str) -> None:
+    warnings.warn(
+        f"forward.{reason} looks at each input vector, so convolutions are unfolded, many times slower than with "
+        "static input ranges (noise_management NONE or CONSTANT, bound_management NONE, no inp_noise)",
+        stacklevel=2,
     )
-    if tile.input_range is not None:
-        out = out * tile.input_range
-    scale = tile_output_scale(tile)
-    if scale is not None:
-        out = out * (scale if scale.numel() == 1 else scale[rows])
-    return out

@@ -38,7 +38,9 @@ model = dict(
         norm_cfg=norm,
     ),
     bbox_head=dict(
-        type="RetinaHead",
+        # A BatchNorm shared by the pyramid's levels would keep the statistics of the last, smallest level.
+        type="RetinaSepBNHead",
+        num_ins=3,
         num_classes=3,
         in_channels=32,
         stacked_convs=2,

@@ -1,0 +1,183 @@
+"""Reading a tile's outputs: IR drop, read noise, output noise, analog-to-digital conversion, digital scale."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from aihwkit_nabn.simulator.blocks import as_rows, blocks, chunk_generator, for_chunks
+from aihwkit_nabn.simulator.converters import Converter
+
+#: Fills the tensor it is given with normal numbers.
+Draw = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Currents:
+    """What of a product's physics is needed beside its result, each of the result's shape.
+
+    Args:
+        variance: Variance of the read noise, in ADC levels squared; None without such noise.
+        total: Sum of the absolute currents, as IR drop counts them; None without IR drop.
+        drop: The product with inputs weighted by their distance, in ADC levels.
+    """
+
+    variance: Tensor | None = None
+    total: Tensor | None = None
+    drop: Tensor | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Readout:
+    """How a tile row's analog results become numbers.
+
+    Args:
+        adc: The converter. Results come in units of its levels.
+        noise: Standard deviation of the output noise in ADC levels, one for all outputs or ``[out]``.
+        gain: What a level is worth in the end, one for all outputs or ``[out]``.
+        ir_drop: aihwkit's scale of the IR drop.
+        clamp: Whether values beyond the ADC's bound are cut off.
+    """
+
+    adc: Converter
+    noise: Tensor | float
+    gain: Tensor | float
+    ir_drop: float = 0.0
+    clamp: bool = True
+
+    @property
+    def is_noisy(self) -> bool:
+        """Whether every output gets a noise that does not depend on the input."""
+        return isinstance(self.noise, Tensor) or self.noise > 0.0
+
+
+def read_out(
+    result: Tensor,
+    readout: Readout,
+    *,
+    channel_dim: int,
+    seed: Callable[[], int],
+    generator: torch.Generator | None = None,
+    currents: Currents | None = None,
+    total: Tensor | None = None,
+    bias: Tensor | None = None,
+) -> Tensor:
+    """Return the digital values of analog results, added to the `total` of the tile rows before.
+
+    Args:
+        result: ``[..., out, *spatial]`` in ADC levels; overwritten.
+        readout: What to do.
+        channel_dim: Negative index of the outputs.
+        seed: Called once if random numbers are drawn on the CPU.
+        generator: Where they are drawn from on another device.
+        currents: Needed with read noise or IR drop.
+        total: Overwritten, and returned, if given; must have come from here.
+        bias: ``[out]`` to start the total with.
+    """
+    currents = currents or Currents()
+    y, in_columns = as_rows(result, channel_dim)
+    n_channels = result.shape[channel_dim]
+    repeats = 1 if in_columns else y.shape[0] // max(n_channels, 1)
+
+    def along(values: Tensor | float) -> Tensor | float:
+        return values.repeat(repeats) if isinstance(values, Tensor) and not in_columns else values
+
+    def rows_of(other: Tensor | None) -> Tensor | None:
+        if other is None:
+            return None
+        if in_columns and channel_dim != -1:
+            other = other.movedim(channel_dim, -1)
+        return other.reshape(y.shape)
+
+    parts = _Parts(
+        y=y,
+        total=rows_of(total),
+        variance=rows_of(currents.variance),
+        current=rows_of(currents.total),
+        drop=rows_of(currents.drop),
+        noise=along(readout.noise),
+        gain=along(readout.gain),
+        bias=None if bias is None else along(bias),
+        in_columns=in_columns,
+    )
+    draws = readout.is_noisy or parts.variance is not None or readout.adc.stochastic
+    if y.device.type != "cpu":
+        everything = slice(0, y.shape[0]), slice(0, y.shape[1])
+        _read_area(parts, readout, everything, generator)
+    else:
+        start = seed() if draws else 0
+
+        def work(index: int, rows: range, columns: range) -> None:
+            numbers = chunk_generator(start, index) if draws else None
+            for area in blocks(rows, columns):
+                _read_area(parts, readout, area, numbers)
+
+        for_chunks(work, (y.shape[0], y.shape[1]))
+    out = y if parts.total is None else parts.total
+    if in_columns and channel_dim != -1:
+        moved = result.movedim(channel_dim, -1).shape
+        return out.view(moved).movedim(-1, channel_dim)
+    return out.view(result.shape)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Parts:
+    """All tensors of a readout in two dimensions; values per output lie along the rows, or along the columns."""
+
+    y: Tensor
+    total: Tensor | None
+    variance: Tensor | None
+    current: Tensor | None
+    drop: Tensor | None
+    noise: Tensor | float
+    gain: Tensor | float
+    bias: Tensor | float | None
+    in_columns: bool
+
+    def of(self, values: Tensor | float, area: tuple[slice, slice]) -> Tensor | float:
+        if not isinstance(values, Tensor):
+            return values
+        return values[area[1]] if self.in_columns else values[area[0]].unsqueeze(1)
+
+
+def _read_area(parts: _Parts, readout: Readout, area: tuple[slice, slice], generator: torch.Generator | None) -> None:
+    adc, y = readout.adc, parts.y[area]
+    if parts.current is not None and parts.drop is not None:
+        y.addcmul_(drop_factor(parts.current[area]), parts.drop[area], value=-readout.ir_drop)
+    if adc.asymmetry:
+        y.copy_(torch.where(y < 0, y * (1.0 - adc.asymmetry), y))
+    if parts.variance is not None:
+        own = parts.of(parts.noise, area)
+        deviation = (parts.variance[area] + own * own).sqrt_()
+        y.addcmul_(torch.empty_like(y).normal_(generator=generator), deviation)
+    elif readout.is_noisy:
+        _add_scaled(y, torch.empty_like(y).normal_(generator=generator), parts.of(parts.noise, area))
+    if adc.step:
+        if adc.stochastic:
+            y.add_(torch.empty_like(y).uniform_(-0.5, 0.5, generator=generator))
+        y.round_()
+    if readout.clamp and math.isfinite(adc.bound):
+        y.clamp_(-adc.bound / adc.unit, adc.bound / adc.unit)
+    gain = parts.of(parts.gain, area)
+    if parts.total is None:
+        y.mul_(gain)
+        if parts.bias is not None:
+            y.add_(parts.of(parts.bias, area))
+    else:
+        _add_scaled(parts.total[area], y, gain)
+
+
+def _add_scaled(target: Tensor, other: Tensor, factor: Tensor | float) -> None:
+    if isinstance(factor, Tensor):
+        target.addcmul_(other, factor)
+    else:
+        target.add_(other, alpha=factor)
+
+
+def drop_factor(current: Tensor) -> Tensor:
+    """Return how much of the far inputs' product is lost at a total current: aihwkit's polynomial."""
+    return current * (current * (0.05 * current - 0.2) + 0.5)

@@ -1,0 +1,98 @@
+"""What the tiles of a layer hold: weights, scales, settings."""
+
+from __future__ import annotations
+
+import torch
+from aihwkit.simulator.parameters.enums import AnalogMVType, WeightModifierType
+from aihwkit.simulator.tiles.array import TileModuleArray
+from aihwkit.simulator.tiles.inference_torch import TorchInferenceTile
+from aihwkit.simulator.tiles.module import TileModule
+from aihwkit.simulator.tiles.torch_tile import TorchSimulatorTile
+from torch import Tensor, nn
+
+from aihwkit_nabn.simulator.crossbar import TileRow
+from aihwkit_nabn.simulator.vectors import CrossbarTile
+
+
+def tiles_of(array: nn.Module) -> list[TileModule]:
+    """Return the tiles inside `array` (or `array` itself where it is one), in a fixed order."""
+    return [module for module in array.modules() if isinstance(module, TileModule)]
+
+
+def is_perfect(array: TileModuleArray) -> bool:
+    """Whether every tile multiplies exactly, so that all noise there is sits in its weights."""
+    for tile in tiles_of(array):
+        forward = tile.rpu_config.forward
+        if type(tile) is not TorchInferenceTile or type(tile.tile) not in (TorchSimulatorTile, CrossbarTile):
+            return False
+        if tile.input_range is not None or not (forward.is_perfect or forward.mv_type == AnalogMVType.IDEAL):
+            return False
+        if tile.training and tile.rpu_config.modifier.per_batch_sample:
+            return False
+    return True
+
+
+def effective_weight(array: TileModuleArray) -> Tensor:
+    """Return the matrix ``[out, in]`` that the array's tiles multiply with, digital scales and drift factor included.
+
+    In training mode aihwkit's weight modifier is drawn into it and the drift factor left out, as its torch tile does.
+    """
+    columns = []
+    for in_tiles in array.array:
+        rows = []
+        for tile in in_tiles:
+            is_torch = isinstance(tile.tile, nn.Module)
+            weight = tile.tile.weight if is_torch else tile.tile.get_weights()
+            modifier = tile.rpu_config.modifier
+            if is_torch and tile.training and modifier.type not in (WeightModifierType.NONE, WeightModifierType.COPY):
+                weight = TorchSimulatorTile.modify_weight(weight, modifier, 1)
+            scale = tile_output_scale(tile)
+            rows.append(weight if scale is None else weight * scale.view(-1, 1))
+        columns.append(rows[0] if len(rows) == 1 else torch.cat(rows, 0))
+    return columns[0] if len(columns) == 1 else torch.cat(columns, 1)
+
+
+def tile_output_scale(tile: TileModule) -> Tensor | None:
+    """Return what a tile's analog result is multiplied with (``[1]`` or ``[out]``), or None."""
+    scale = tile.mapping_scales
+    if tile.out_scaling_alpha is not None:
+        scale = tile.out_scaling_alpha if scale is None else scale * tile.out_scaling_alpha
+    if not tile.training and getattr(tile.rpu_config, "drift_compensation", None) is not None:
+        scale = tile.alpha if scale is None else scale * tile.alpha
+    return scale
+
+
+def is_plain_torch(array: TileModuleArray) -> bool:
+    """Whether the array's tiles are torch tiles in evaluation, whose forward pass this package computes itself."""
+    return type(array) is TileModuleArray and all(
+        type(tile) is TorchInferenceTile and type(tile.tile) in (TorchSimulatorTile, CrossbarTile) and not tile.training
+        for tile in tiles_of(array)
+    )
+
+
+def tile_rows(array: TileModuleArray) -> list[TileRow]:
+    """Return the array's tiles, those that share inputs put side by side."""
+    rows, start = [], 0
+    for in_tiles in array.array:
+        first = in_tiles[0]
+        weights, scales, noises = [], [], []
+        for tile in in_tiles:
+            weight, scale = tile.tile.weight, tile_output_scale(tile)
+            weights.append(weight)
+            scales.append((weight.new_ones(1) if scale is None else scale.view(-1)).expand(weight.shape[0]))
+            noises.append(tile.tile.out_noise_values)
+        rows.append(
+            TileRow(
+                columns=range(start, start + first.in_size),
+                weight=_joined(weights),
+                scale=_joined(scales),
+                input_range=None if first.input_range is None else abs(first.input_range.item()),
+                noise=None if noises[0] is None else _joined(noises),
+            )
+        )
+        start += first.in_size
+    return rows
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 0)

@@ -1,0 +1,192 @@
+"""The analog product of a tile with vectors, one at a time where settings ask for it, and the tile that uses it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import torch
+from aihwkit.exceptions import ConfigError
+from aihwkit.simulator.parameters.enums import AnalogMVType, BoundManagementType, NoiseManagementType, WeightNoiseType
+from aihwkit.simulator.parameters.io import IOParameters
+from aihwkit.simulator.tiles.analog_mvm import AnalogMVM
+from aihwkit.simulator.tiles.torch_tile import TorchSimulatorTile
+from torch import Tensor
+
+from aihwkit_nabn.simulator.converters import input_converter, output_converter, static_input_scale
+from aihwkit_nabn.simulator.crossbar import (
+    TileRow,
+    analog_results,
+    depends_on_vector,
+    product_of_rows,
+    readout_of,
+    straight_through_product,
+)
+from aihwkit_nabn.simulator.linear_map import LinearMap
+from aihwkit_nabn.simulator.readout import read_out
+
+_VECTORS = LinearMap()
+# IOParameters that aihwkit's torch tile refuses and this one does not model either.
+_NOT_MODELLED = {
+    "out_nonlinearity": 0.0,
+    "slope_calibration": 0.0,
+    "v_offset_std": 0.0,
+    "r_series": 0.0,
+    "w_read_asymmetry_dtod": 0.0,
+}
+
+
+def global_seed() -> int:
+    """Return a seed drawn from torch's global generator."""
+    return int(torch.randint(2**62, ()))
+
+
+class CrossbarMVM(AnalogMVM):
+    """aihwkit's product of vectors with a torch tile, with read noise and IR drop, each vector for itself.
+
+    Differs from aihwkit's own in three respects: ``w_noise`` and ``ir_drop`` work, by the formulas of its compiled
+    tiles; bound management repeats a product only for the vectors that exceeded the bound, so that no output depends on
+    the rest of the batch; and ``out_noise_std`` spreads the noise by the fraction it names.
+    """
+
+    @classmethod
+    def matmul(
+        cls,
+        weight: Tensor,
+        input_: Tensor,
+        io_pars: IOParameters,
+        trans: bool = False,
+        is_test: bool = False,
+        **fwd_pars: Any,
+    ) -> Tensor:
+        """Return the analog product.
+
+        Args:
+            weight: ``[out, in]``, or ``[batch, out, in]`` where each sample has weights of its own.
+            input_: ``[..., in]``.
+            io_pars: Non-idealities.
+            trans: Must be False.
+            is_test: Not used.
+            **fwd_pars: ``out_noise_values``, ``[out]`` or None.
+        """
+        io = io_pars
+        if trans:
+            raise ConfigError("the transposed product of a tile is not simulated")
+        if io.is_perfect or io.mv_type == AnalogMVType.IDEAL:
+            return cls._matmul(weight, input_)
+        if weight.dim() == 3:  # only in training, and not the rule: sample by sample
+            pairs = zip(weight, input_, strict=True)
+            return torch.stack([cls.matmul(w, x, io, is_test=is_test, **fwd_pars) for w, x in pairs])
+        row = TileRow(
+            columns=range(weight.shape[1]),
+            weight=weight,
+            scale=1.0,
+            input_range=None,
+            noise=fwd_pars.get("out_noise_values"),
+        )
+        x = input_.reshape(-1, weight.shape[1])
+        if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
+            scale = _vector_scale(x.detach(), io)
+            out = straight_through_product(x / scale, [row], _static(io), _VECTORS, bias=None) * scale
+        else:
+            out = vector_product(x, row, io)
+        return out.reshape(*input_.shape[:-1], weight.shape[0])
+
+    @classmethod
+    def check_support(cls, io_pars: IOParameters) -> None:
+        """Refuse what is not simulated.
+
+        Raises:
+            ConfigError: names the field.
+        """
+        if io_pars.is_perfect or io_pars.mv_type == AnalogMVType.IDEAL:
+            return
+        if io_pars.mv_type != AnalogMVType.ONE_PASS:
+            raise ConfigError(f"forward.mv_type must be ONE_PASS or IDEAL, got {io_pars.mv_type.name}")
+        if io_pars.bound_management == BoundManagementType.SHIFT:
+            raise ConfigError("forward.bound_management SHIFT is not simulated")
+        if io_pars.noise_management in (NoiseManagementType.AVERAGE_ABS_MAX, NoiseManagementType.ABS_MAX_NP_SUM):
+            raise ConfigError(f"forward.noise_management {io_pars.noise_management.name} is not simulated")
+        for name, off in _NOT_MODELLED.items():
+            if getattr(io_pars, name, off) > off:
+                raise ConfigError(f"forward.{name} is not simulated, got {getattr(io_pars, name):g}")
+        if io_pars.w_noise > 0.0 and io_pars.w_noise_type == WeightNoiseType.NONE:
+            raise ConfigError(f"forward.w_noise is {io_pars.w_noise:g}, but w_noise_type is NONE")
+        for side in ("inp", "out"):
+            if getattr(io_pars, f"{side}_res") > 0 and getattr(io_pars, f"{side}_bound") <= 0:
+                raise ConfigError(f"forward.{side}_res needs a positive {side}_bound to refer to")
+
+
+class CrossbarTile(TorchSimulatorTile):
+    """aihwkit's torch tile with `CrossbarMVM` for its products.
+
+    Args:
+        x_size: Inputs.
+        d_size: Outputs.
+        rpu_config: Configuration.
+        bias: Must be False.
+    """
+
+    def __init__(self, x_size: int, d_size: int, rpu_config: Any, bias: bool = False) -> None:
+        super().__init__(x_size, d_size, rpu_config, bias, analog_mvm=CrossbarMVM)
+        io = rpu_config.forward
+        if io.out_noise_std > 0:
+            spread = 1.0 + io.out_noise_std * torch.randn(d_size, dtype=self.weight.dtype)
+            self.out_noise_values = (io.out_noise * spread).abs()
+
+
+def vector_product(x: Tensor, row: TileRow, io: IOParameters) -> Tensor:
+    """Return a tile row's outputs ``[n, out]`` for vectors ``[n, in]``, each scaled and bounded for itself.
+
+    Random numbers come from torch's global generator.
+    """
+    generator = None if x.device.type == "cpu" else _global_generator(x.device)
+    if not depends_on_vector(io):
+        return product_of_rows(x, [row], io, _VECTORS, bias=None, seed=global_seed, generator=generator)
+    if row.input_range is not None:
+        x = x.clamp(-row.input_range, row.input_range) / row.input_range
+    scale, static = _vector_scale(x, io), _static(io)
+    plain = dataclasses.replace(row, input_range=None, scale=1.0)
+    adc, step = output_converter(io), input_converter(io).step
+    managed = io.bound_management != BoundManagementType.NONE and math.isfinite(adc.bound)
+    limit = adc.bound * io.out_scale * (1.0 + 1e-6)
+    out = x.new_empty(x.shape[0], row.weight.shape[0])
+    active, factor = torch.arange(x.shape[0], device=x.device), 1.0
+    while True:
+        # Bound management: what exceeded the bound is multiplied once more, at half the input.
+        divisor = scale[active] * factor
+        result, currents = analog_results(x[active] / divisor, plain, static, _VECTORS)
+        readout = readout_of(plain, static, clamp=not managed)
+        values = read_out(result, readout, channel_dim=-1, seed=global_seed, generator=generator, currents=currents)
+        if not managed:
+            out = values * divisor
+            break
+        out[active] = values.clamp(-adc.bound * io.out_scale, adc.bound * io.out_scale) * divisor
+        beyond = ((values.abs() if io.bm_test_negative_bound else values) > limit).any(-1)
+        if factor > io.max_bm_factor or (step > 0 and factor > io.max_bm_res / step) or not bool(beyond.any()):
+            break
+        active, factor = active[beyond], 2.0 * factor
+    gain = row.scale * (row.input_range or 1.0)
+    return out.mul_(gain)
+
+
+def _vector_scale(x: Tensor, io: IOParameters) -> Tensor:
+    """Return what noise management divides each vector by, ``[n, 1]``."""
+    fixed = static_input_scale(io)
+    if fixed is not None:
+        return x.new_full((x.shape[0], 1), fixed)
+    values = x.abs() if io.noise_management == NoiseManagementType.ABS_MAX else x
+    scale = values.amax(-1, keepdim=True)
+    if io.nm_thres > 0.0:
+        scale = scale.clamp(max=io.nm_thres)
+    return torch.where(scale > 0, scale, torch.ones_like(scale))
+
+
+def _static(io: IOParameters) -> IOParameters:
+    """Return the settings that are left once the vectors are scaled."""
+    return dataclasses.replace(io, noise_management=NoiseManagementType.NONE, bound_management=BoundManagementType.NONE)
+
+
+def _global_generator(device: torch.device) -> torch.Generator:
+    return torch.cuda.default_generators[torch.cuda.current_device() if device.index is None else device.index]
