@@ -125,7 +125,7 @@ def _with_notes(
 
 def _wide_table(result: EvaluationResult, metric: str, cells: Sequence[Cell], style: NumberStyle) -> Table:
     table = _table(metric)
-    table.add_column("scenario", min_width=8, overflow="fold")
+    table.add_column("scenario", min_width=_scenario_width(cells), overflow="fold")
     for title in ("digital", *result.methods):
         table.add_column(Text(textwrap.fill(title, _HEADER_WIDTH)), justify="right", vertical="bottom", no_wrap=True)
     best = best_methods(cells)
@@ -141,7 +141,7 @@ def _wide_table(result: EvaluationResult, metric: str, cells: Sequence[Cell], st
 
 def _block_table(result: EvaluationResult, metric: str, cells: Sequence[Cell], style: NumberStyle) -> Table:
     table = _table(metric)
-    table.add_column("scenario", min_width=8, overflow="fold")
+    table.add_column("scenario", min_width=_scenario_width(cells), overflow="fold")
     table.add_column("method", min_width=8)
     for title in (metric, "difference", "recovered"):
         table.add_column(Text(title), justify="right", no_wrap=title != metric)
@@ -166,6 +166,11 @@ def _block_rows(
         recovered = style.share(cell.recovered) if cell.calibrated else ""
         rows.append((cell, cell.record.method, style.estimate(cell.estimate), difference, recovered))
     return rows
+
+
+def _scenario_width(cells: Sequence[Cell]) -> int:
+    """Room for the names of scenarios, which differ at their ends, as far as a terminal of 80 columns has it."""
+    return min(max((len(cell.record.scenario) for cell in cells), default=8), 22)
 
 
 def _table(metric: str) -> Table:

@@ -1,0 +1,62 @@
+"""What the benchmarks share: jobs that take turns, and the memory each takes beyond what was there."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+Job = Callable[[], object]
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def times_of(jobs: dict[str, Job], repeats: int, device: torch.device | None = None) -> dict[str, float]:
+    """Return each job's median time in seconds; they take turns, so that a slow moment of the machine hits all."""
+    device = device or torch.device("cpu")
+    times: dict[str, list[float]] = {name: [] for name in jobs}
+    for repeat in range(repeats + 1):
+        for name, job in jobs.items():
+            _wait(device)
+            begin = time.perf_counter()
+            job()
+            _wait(device)
+            if repeat:  # the first round warms up
+                times[name].append(time.perf_counter() - begin)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def peak_memory(job: Job, device: torch.device | None = None) -> float | None:
+    """Return the largest memory a job takes beyond what was in use, in MB; None where it cannot be told.
+
+    On the CPU the resident memory that Linux counts, on a GPU what torch allocates. Run the job once before.
+    """
+    gc.collect()
+    if device is not None and device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        job()
+        _wait(device)
+        return (torch.cuda.max_memory_allocated(device) - before) / 2**20
+    status = Path("/proc/self/status")
+    try:
+        ctypes.CDLL(None).malloc_trim(0)  # what the C library keeps for later would not be counted again
+        Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again at what is resident now
+        before_kb = _field(status, "VmRSS")
+        job()
+        return (_field(status, "VmHWM") - before_kb) / 1024
+    except (OSError, KeyError, AttributeError):
+        return None
+
+
+def _field(status: Path, name: str) -> int:
+    lines = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
+    return int(lines[name].split()[0])
