@@ -174,7 +174,13 @@ def _scenario_width(cells: Sequence[Cell]) -> int:
 
 
 def _table(metric: str) -> Table:
-    return Table(title=Text(f"{metric} (higher is better)", style="bold"), title_justify="left", box=box.SIMPLE_HEAD)
+    return Table(
+        title=Text(f"{metric} (higher is better)", style="bold"),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
 
 
 def _by_scenario(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
