@@ -12,6 +12,7 @@ from aihwkit.simulator.parameters import IOParameters, MappingParameter
 from aihwkit_nabn.errors import NabnError, UnknownNameError
 from aihwkit_nabn.noise import NOISE_MODELS
 from aihwkit_nabn.simulator import NoiseAwareRPUConfig, build_preset, get_preset, parse_preset, preset_names, presets
+from aihwkit_nabn.simulator.forward import FORWARD_OPTIONS
 
 BUILT_IN = {
     "gaussian": presets.GaussianWeightNoisePreset,
@@ -19,6 +20,12 @@ BUILT_IN = {
     "reram_wan": presets.ReRAMWanPreset,
     "reram_cmo": presets.ReRAMCMOPreset,
     "hermes": presets.HermesPreset,
+    "stuck": presets.StuckDevicesPreset,
+    "thermal": presets.ThermalCrosstalkPreset,
+    "temperature": presets.TemperatureVariationPreset,
+    "reference_current": presets.ReferenceCurrentVariationPreset,
+    "variational": presets.VariationalNoisePreset,
+    "crossbar": presets.StandardCrossbarPreset,
 }
 
 
@@ -71,6 +78,7 @@ def test_signature_and_help_show_the_options():
         "forward",
         "mapping",
         "drift_compensation",
+        *FORWARD_OPTIONS,
     ]
     assert "relative_to" in (presets.GaussianWeightNoisePreset.__doc__ or "")
 
