@@ -79,3 +79,7 @@ class MovingNoise(WeightNoiseModel):
     def pattern(self, state: State, key: Hashable) -> Tensor:
         """Return one pattern, in the shape, units and dtype of the weights, on the CPU."""
         raise NotImplementedError
+
+    def hold(self, weights: Tensor, state: State) -> Tensor:
+        """Return moved weights, `weights`, with whatever does not move put back; nothing here."""
+        return weights

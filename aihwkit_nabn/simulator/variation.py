@@ -15,8 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aihwkit_nabn.noise.composed import ComposedNoise
-from aihwkit_nabn.noise.runtime import HoldingNoise, MovingNoise, State
+from aihwkit_nabn.noise.runtime import MovingNoise, State
 
 _KEPT = "_nabn_variation"
 
@@ -59,9 +58,7 @@ class TileVariation:
         weights = base.clone()
         for key, factor in factors.items():
             weights.add_(self.patterns[key], alpha=factor)
-        if isinstance(self.model, (ComposedNoise, HoldingNoise)):
-            weights = self.model.hold(weights, self.state)
-        return weights
+        return self.model.hold(weights, self.state)
 
     def was_written(self, n_samples: int) -> bool:
         """Whether the tile holds what it was given after `n_samples` samples, rather than, say, trained weights."""
