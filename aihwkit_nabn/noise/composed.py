@@ -41,7 +41,7 @@ class ComposedNoise(MovingNoise):
         True
     """
 
-    def __init__(self, effects: Sequence[WeightNoiseModel | str | Mapping[str, Any]]) -> None:
+    def __init__(self, effects: Sequence[WeightNoiseModel | str | Mapping[str, Any]] = ()) -> None:
         super().__init__()
         if isinstance(effects, (str, Mapping)) or not isinstance(effects, Sequence) or not effects:
             raise NabnError(f"effects must be a list of at least one noise model, got {effects!r}")

@@ -38,7 +38,6 @@ StandardCrossbarPreset = make_preset(
         "out_bound": 10.0,
         "out_noise": 0.04,
         "w_noise": 0.0175,
-        "w_noise_type": "pcm_read",
         "ir_drop": 1.0,
         "input_range": True,
     },
