@@ -35,6 +35,9 @@ FORWARD_OPTIONS = {
     "false or None: each input vector is scaled by its largest entry",
 }
 
+# Not given in units of the input's full scale.
+_SCALE_FREE = ("w_noise", "w_noise_type", "input_range")
+
 
 def has_forward_options(options: Mapping[str, Any]) -> bool:
     """Whether any of `FORWARD_OPTIONS` is among the options with a value that is not the ideal."""
@@ -45,7 +48,8 @@ def forward_parameters(options: Mapping[str, Any]) -> IOParameters:
     """Return aihwkit's parameters of the product; only what is named is not ideal.
 
     Inputs are scaled to the converter's range by each vector's largest entry (aihwkit's ``ABS_MAX``), or by the static
-    input range where there is one; outputs beyond the range are clipped (no bound management).
+    input range where there is one, which computes convolutions many times faster. Read noise alone grows with the
+    inputs and needs neither. Outputs beyond the range are clipped (no bound management).
 
     Args:
         options: Any of `FORWARD_OPTIONS`; other entries are not looked at.
@@ -63,9 +67,16 @@ def forward_parameters(options: Mapping[str, Any]) -> IOParameters:
     else:
         out_bound = check_number("out_bound", out_bound, exclusive_minimum=0.0)
     w_noise, w_noise_type = _read_noise(options)
+    if static:  # as aihwkit's crossbar preset has it: a constant of 1 leaves to the input range what it scales
+        management = NoiseManagementType.CONSTANT
+    elif all(options.get(name) is None for name in FORWARD_OPTIONS if name not in _SCALE_FREE):
+        management = NoiseManagementType.NONE
+    else:
+        management = NoiseManagementType.ABS_MAX
+    full_range = 0.0 if management == NoiseManagementType.NONE else 1.0  # unscaled inputs have no bound
     return IOParameters(
         is_perfect=False,
-        inp_bound=_number(options, "inp_bound", 1.0, exclusive_minimum=0.0),
+        inp_bound=_number(options, "inp_bound", full_range, exclusive_minimum=0.0),
         inp_res=_resolution("inp_bits", options.get("inp_bits")),
         inp_noise=0.0,
         out_bound=out_bound,
@@ -75,8 +86,7 @@ def forward_parameters(options: Mapping[str, Any]) -> IOParameters:
         w_noise_type=w_noise_type,
         ir_drop=_number(options, "ir_drop", 0.0, minimum=0.0),
         bound_management=BoundManagementType.NONE,
-        # As aihwkit's crossbar preset has it: a constant of 1 leaves to the input range what it scales.
-        noise_management=NoiseManagementType.CONSTANT if static else NoiseManagementType.ABS_MAX,
+        noise_management=management,
         nm_thres=1.0 if static else 0.0,
     )
 

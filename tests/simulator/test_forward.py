@@ -43,6 +43,8 @@ def test_each_option_alone_leaves_the_rest_ideal(option, value, field, expected)
     assert not forward.is_perfect and getattr(forward, field) == pytest.approx(expected)
     ideal = {"inp_res": -1.0, "out_res": -1.0, "inp_bound": 1.0, "out_noise": 0.0, "w_noise": 0.0, "ir_drop": 0.0}
     ideal["noise_management"], ideal["bound_management"] = NoiseManagementType.ABS_MAX, BoundManagementType.NONE
+    if option == "w_noise":  # in proportion to the inputs, which need no scale then
+        ideal["noise_management"], ideal["inp_bound"] = NoiseManagementType.NONE, 0.0
     ideal["out_bound"] = 10.0 if option == "out_bits" else 0.0  # 0: unlimited
     assert {name: getattr(forward, name) for name in ideal if name != field} == {
         name: value for name, value in ideal.items() if name != field
