@@ -16,6 +16,7 @@ from aihwkit_nabn.errors import ConversionError, NabnError, NotProgrammedError
 from aihwkit_nabn.nn.layers import NoiseAwareLayer, named_analog_layers
 from aihwkit_nabn.seeding import RandomStream, check_seed, derive_seed, isolated_rng
 from aihwkit_nabn.simulator.compensation import match_readout_dtype
+from aihwkit_nabn.simulator.variation import begin_variation, restart_variation, rewind_variation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +37,8 @@ def program_chip(model: nn.Module, seed: int, t_inference: float | str = 0.0) ->
 
     The same seed gives the same chip whatever ran before, on every machine; the caller's random generators stay where
     they were. Each tile draws from a stream of its own, so a layer's noise does not depend on the layers around it. A
-    calibration of an earlier chip is removed, and the read-noise stream starts anew from this seed.
+    calibration of an earlier chip is removed, and the read-noise stream starts anew from this seed. Noise that varies
+    while the network runs starts with no sample processed.
 
     Args:
         model: An analog model, ours or one of aihwkit's `convert_to_analog` with inference tiles.
@@ -55,15 +57,18 @@ def program_chip(model: nn.Module, seed: int, t_inference: float | str = 0.0) ->
     layers = _layers(model)
     _check_time(layers, seconds)
     clear_calibration(model)
+    rewind_variation(model)
     model.__dict__.pop("chip_state", None)  # there is none until all tiles are written
     for name, layer in layers.items():
         _set_reference(layer)
         _set_layer_max(layer)
+        _set_chip_seed(layer, seed)
         for tile_name, tile in _tiles(layer):
             match_readout_dtype(tile)
             with isolated_rng(derive_seed(seed, "program", name, tile_name)):
                 tile.program_weights()
     _drift(layers, seed, seconds)
+    begin_variation(model, _all_tiles(layers))
     model.__dict__["chip_state"] = ChipState(seed=seed, t_inference=seconds)
     set_read_noise_seed(model, seed)
     return model
@@ -82,10 +87,12 @@ def drift_chip(model: nn.Module, t_inference: float | str) -> nn.Module:
     state = chip_state(model)
     layers = _layers(model)
     _check_time(layers, seconds)
+    n_samples = rewind_variation(model)
     for name, layer in layers.items():
         if any(_was_trained(tile) for _, tile in _tiles(layer)):
             raise NotProgrammedError(f"layer {name!r} was trained after it was programmed; call program_chip again")
     _drift(layers, state.seed, seconds)
+    begin_variation(model, _all_tiles(layers), n_samples)
     model.__dict__["chip_state"] = ChipState(seed=state.seed, t_inference=seconds)
     return model
 
@@ -116,6 +123,8 @@ def check_programmed(model: nn.Module) -> None:
 def set_read_noise_seed(model: nn.Module, seed: int) -> None:
     """Restart the model's read-noise stream: the noise drawn anew in every analog product.
 
+    Noise that varies while the network runs starts again too, always as the chip's own seed has it.
+
     Our layers draw from a stream of their own each. aihwkit's own torch-tile layers are given one (their draws are
     redirected while they run); its compiled tiles use a C++ generator that cannot be seeded from here.
 
@@ -124,7 +133,9 @@ def set_read_noise_seed(model: nn.Module, seed: int) -> None:
         NabnError: the seed is no integer >= 0.
     """
     seed = check_seed("seed", seed)
-    for name, layer in _layers(model).items():
+    layers = _layers(model)
+    restart_variation(model)
+    for name, layer in layers.items():
         stream = derive_seed(seed, "read", name)
         if isinstance(layer, NoiseAwareLayer):
             layer.read_noise.restart(stream)
@@ -168,6 +179,10 @@ def _layers(model: nn.Module) -> dict[str, Any]:
 def _tiles(layer: nn.Module) -> list[tuple[str, Any]]:
     tiles: Any = layer.named_analog_tiles()  # type: ignore[operator]
     return [(name, tile) for name, tile in tiles if isinstance(tile, InferenceTileWithPeriphery)]
+
+
+def _all_tiles(layers: dict[str, nn.Module]) -> list[Any]:
+    return [tile for layer in layers.values() for _, tile in _tiles(layer)]
 
 
 def _check_time(layers: dict[str, nn.Module], seconds: float) -> None:
@@ -260,3 +275,10 @@ def _set_layer_max(layer: nn.Module) -> None:
     for tile, scale in zip(tiles, scales, strict=True):
         if hasattr(tile.rpu_config.noise_model, "layer_max"):
             tile.rpu_config.noise_model.layer_max = layer_max / (scale.view(-1, 1) if scale.numel() > 1 else scale[0])
+
+
+def _set_chip_seed(layer: nn.Module, seed: int) -> None:
+    """Tell noise models that ask for it which chip their tile is part of, for what all its tiles have in common."""
+    for _, tile in _tiles(layer):
+        if hasattr(tile.rpu_config.noise_model, "chip_seed"):
+            tile.rpu_config.noise_model.chip_seed = derive_seed(seed, "chip")

@@ -21,7 +21,10 @@ def command(
     weights: Annotated[
         str, typer.Argument(metavar="CHECKPOINT", help="File (.pth, .pt, .safetensors); torchvision: or random.")
     ],
-    noise: Annotated[list[str], typer.Option(help="Noise, e.g. pcm or gaussian:sigma=0.06; can be repeated.")],
+    noise: Annotated[
+        list[str],
+        typer.Option(help="Noise, e.g. pcm, gaussian:sigma=0.06 or pcm+stuck:p_off=0.01; can be repeated."),
+    ],
     overrides: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,
     data: Annotated[
         Path | None, typer.Option(help="torchvision: folder with train/CLASS/images and val/CLASS/images.")

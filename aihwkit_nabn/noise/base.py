@@ -5,20 +5,17 @@ from __future__ import annotations
 import inspect
 import math
 import numbers
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, TypeVar
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import torch
 from aihwkit.inference.noise.base import BaseNoiseModel
 from torch import Tensor
 
-from aihwkit_nabn.errors import NabnError, suggestion
-from aihwkit_nabn.registry import Registry
-from aihwkit_nabn.seeding import isolated_rng
+from aihwkit_nabn.errors import NabnError
 
 #: What `WeightNoiseModel.program` may return: the weights, alone or with the state that drift needs.
 Programmed = Tensor | tuple[Tensor, dict[str, Tensor]]
-NoiseClass = TypeVar("NoiseClass", bound=type[BaseNoiseModel])
 
 
 class WeightNoiseModel(BaseNoiseModel):
@@ -35,15 +32,20 @@ class WeightNoiseModel(BaseNoiseModel):
         drifts: Whether the devices change with time, so that presets add a drift compensation.
         columnwise_mapping: Whether presets scale each output column to the conductance range. True suits models whose
             noise is given in conductance, False those whose noise is relative to the weights.
+        varies: Whether the noise moves from one forward pass to the next; see `aihwkit_nabn.noise.runtime`.
         layer_max: Maximum |weight| of the whole layer in the tile's units, a scalar or ``[out, 1]``, set by whoever
             programs a layer that was split over tiles. None: the maximum of the tile itself.
+        chip_seed: Seed of the chip, set by whoever programs it, for what all its tiles have in common. None: the tile
+            stands alone.
     """
 
     strength: ClassVar[str]
     t_range_s: ClassVar[tuple[float, float]] = (0.0, math.inf)
     drifts: ClassVar[bool] = False
     columnwise_mapping: ClassVar[bool] = False
+    varies: ClassVar[bool] = False
     layer_max: Tensor | None = None
+    chip_seed: int | None = None
 
     def program(self, weights: Tensor, w_max: Tensor, generator: torch.Generator) -> Programmed:
         """Return the weights as the devices hold them right after programming.
@@ -193,62 +195,3 @@ def _work_dtype(weights: Tensor) -> torch.dtype:
 
 def _work_copy(weights: Tensor) -> Tensor:
     return weights.detach().to(device="cpu", dtype=_work_dtype(weights), copy=True)
-
-
-def _check_model(name: str, model_class: type[BaseNoiseModel]) -> None:
-    """Refuse what cannot be a noise model, and run the rest once on a tiny tensor."""
-    if not (isinstance(model_class, type) and issubclass(model_class, BaseNoiseModel)):
-        raise NabnError(f"noise model {name!r} must be a class derived from WeightNoiseModel, got {model_class!r}")
-    arguments = argument_names(model_class)
-    strength = getattr(model_class, "strength", None)
-    if strength not in arguments:
-        raise NabnError(
-            f"noise model {name!r}: the class attribute `strength` must name the constructor argument that switches "
-            f"{model_class.__name__} off at 0, got {strength!r}{suggestion(strength, arguments)}; "
-            f"allowed: {', '.join(arguments) or 'none, it has no argument'}"
-        )
-    for other in NOISE_MODELS.names():
-        if other != name and NOISE_MODELS.get(other).__name__.lower() == model_class.__name__.lower():
-            raise NabnError(f"noise model {name!r}: {other!r} has a class named {model_class.__name__} already")
-    try:
-        model = model_class()
-    except Exception as error:
-        raise NabnError(f"noise model {name!r}: {model_class.__name__}() failed without arguments: {error}") from error
-    missing = [argument for argument in arguments if not hasattr(model, argument)]
-    if missing and isinstance(model, WeightNoiseModel):
-        raise NabnError(
-            f"noise model {name!r}: {model_class.__name__} must store its argument {missing[0]!r} in self.{missing[0]}"
-        )
-    weights = torch.linspace(-1.0, 1.0, 6).reshape(2, 3)
-    t_inference = float(getattr(model_class, "t_range_s", (1.0, math.inf))[0])
-    try:
-        with isolated_rng(0):
-            programmed, state = model.apply_programming_noise(weights.clone())
-            drifted = model.apply_drift_noise(programmed, state, t_inference)
-    except Exception as error:
-        raise NabnError(f"noise model {name!r} failed on a tile of shape [2, 3]: {error}") from error
-    for step, result in (("programming", programmed), ("drift", drifted)):
-        got = (result.shape, result.dtype, result.device)
-        if got != (weights.shape, weights.dtype, weights.device):
-            raise NabnError(f"noise model {name!r}: {step} must keep shape, dtype and device, got {got}")
-        if not bool(torch.isfinite(result).all()):
-            raise NabnError(f"noise model {name!r}: {step} gave weights that are not finite")
-
-
-NOISE_MODELS: Registry[type[BaseNoiseModel]] = Registry("noise model", check=_check_model)
-
-
-def register_noise_model(name: str) -> Callable[[NoiseClass], NoiseClass]:
-    """Return a class decorator that enters a noise model under `name`.
-
-    The class is run once on a tiny tile with its default arguments, so that a mistake shows where it was made (helpers
-    it calls must stand above it in the file). From then on the model has a preset and a place in the contract tests.
-
-    Args:
-        name: lower_snake_case name for configs and the command line.
-
-    Raises:
-        NabnError: the name is taken or malformed; or the class does not derive from aihwkit's ``BaseNoiseModel``,
-            lacks `strength`, cannot be built without arguments, or fails on the tiny tile.
-    """
-    return NOISE_MODELS.register(name)  # type: ignore[return-value]

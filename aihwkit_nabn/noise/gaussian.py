@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from aihwkit_nabn.errors import NabnError, check_number, suggestion
-from aihwkit_nabn.noise.base import WeightNoiseModel, register_noise_model
+from aihwkit_nabn.noise.base import WeightNoiseModel
+from aihwkit_nabn.noise.registration import register_noise_model
 
 _RELATIVE_TO = ("max", "weight")
 

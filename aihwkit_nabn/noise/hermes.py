@@ -6,8 +6,8 @@ from aihwkit.inference.noise.base import BaseNoiseModel
 from aihwkit.inference.noise.hermes import HermesNoiseModel
 
 from aihwkit_nabn.errors import NabnError, check_number
-from aihwkit_nabn.noise.base import register_noise_model
 from aihwkit_nabn.noise.conductance import ConductanceNoise, check_scales
+from aihwkit_nabn.noise.registration import register_noise_model
 
 _G_MAX_US = {1: 10.35, 2: 20.7}
 

@@ -6,8 +6,8 @@ from aihwkit.inference.noise.base import BaseNoiseModel
 from aihwkit.inference.noise.pcm import PCMLikeNoiseModel
 
 from aihwkit_nabn.errors import check_number
-from aihwkit_nabn.noise.base import register_noise_model
 from aihwkit_nabn.noise.conductance import ConductanceNoise, check_scales
+from aihwkit_nabn.noise.registration import register_noise_model
 
 
 @register_noise_model("pcm")

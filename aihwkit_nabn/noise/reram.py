@@ -12,8 +12,8 @@ from aihwkit.inference.noise.reram import ReRamCMONoiseModel, ReRamWan2022NoiseM
 from torch import Tensor
 
 from aihwkit_nabn.errors import NabnError, check_number
-from aihwkit_nabn.noise.base import register_noise_model
 from aihwkit_nabn.noise.conductance import TEN_YEARS_S, ConductanceNoise, check_scales
+from aihwkit_nabn.noise.registration import register_noise_model
 
 _DAY_S = 86_400.0
 _WAN_G_MAX_US = 40.0

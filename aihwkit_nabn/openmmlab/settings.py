@@ -24,7 +24,8 @@ def build_rpu_config(setting: object) -> tuple[str, RPUConfigBase]:
 
     Args:
         setting: ``dict(type='PCMPreset', ...)`` with the preset's options, the command line's form
-            (``'gaussian:sigma=0.06'``), or a config object.
+            (``'gaussian:sigma=0.06'``, ``'pcm+stuck:p_off=0.01'``), or a config object. Several effects on one chip
+            are ``dict(type='ComposedPreset', effects=[dict(type='PCMPreset'), dict(type='StuckDevicesPreset')])``.
 
     Raises:
         UnknownNameError: there is no such preset.
@@ -39,9 +40,23 @@ def build_rpu_config(setting: object) -> tuple[str, RPUConfigBase]:
     options = {key: value for key, value in setting.items() if key != "type"}
     if "noise_model" in options:
         raise NabnError("rpu_config names its noise model by its preset; give type='PRESET' and the model's arguments")
-    name = get_preset(setting["type"]).noise_name
-    shown = ",".join(f"{key}={value}" for key, value in options.items())
-    return f"{name}:{shown}" if shown else name, build_preset(setting["type"], **options)
+    return _shown(get_preset(setting["type"]).noise_name, options), build_preset(setting["type"], **options)
+
+
+def _shown(name: str, options: Mapping[str, Any]) -> str:
+    """Return a setting as the command line would have it, for tables."""
+    effects = options.get("effects")
+    if not isinstance(effects, Sequence) or isinstance(effects, str):
+        shown = ",".join(f"{key}={value}" for key, value in options.items())
+        return f"{name}:{shown}" if shown else name
+    parts = [effect if isinstance(effect, Mapping) else {"type": effect} for effect in effects]
+    texts = [_shown(_plain_type(part.get("type")), {k: v for k, v in part.items() if k != "type"}) for part in parts]
+    rest = {key: value for key, value in options.items() if key != "effects"}
+    return _shown("+".join(texts), rest)
+
+
+def _plain_type(effect: object) -> str:
+    return get_preset(effect).noise_name if isinstance(effect, str) else str(effect)
 
 
 def build_scenarios(rpu_config: object, t_inference: object) -> list[Scenario]:

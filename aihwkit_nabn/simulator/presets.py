@@ -2,73 +2,55 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
-from dataclasses import fields
-from typing import Any, ClassVar
+from typing import Any
 
-from aihwkit.inference.compensation.base import BaseDriftCompensation
-from aihwkit.inference.compensation.drift import GlobalDriftCompensation
 from aihwkit.inference.noise.base import BaseNoiseModel
-from aihwkit.simulator.parameters import IOParameters, MappingParameter
 
-from aihwkit_nabn.errors import NabnError, UnknownNameError, suggestion
-from aihwkit_nabn.noise import NOISE_MODELS, argument_names
-from aihwkit_nabn.simulator.config import NoiseAwareRPUConfig, columnwise_mapping, weight_mapping
+from aihwkit_nabn.errors import NabnError, UnknownNameError
+from aihwkit_nabn.noise import NOISE_MODELS, ComposedNoise, argument_names
+from aihwkit_nabn.noise.pcm import PCM
+from aihwkit_nabn.noise.registration import find_noise_model, plain_name
+from aihwkit_nabn.simulator.noise_preset import NoisePreset, make_preset
+from aihwkit_nabn.simulator.preset_text import parse_value, split_text
 
-_CONFIG_FIELDS = tuple(item.name for item in fields(NoiseAwareRPUConfig) if item.init)
-_MAIN_FIELDS: dict[str, tuple[type, bool]] = {
-    # name: (type, whether None is allowed)
-    "forward": (IOParameters, False),
-    "mapping": (MappingParameter, False),
-    "drift_compensation": (BaseDriftCompensation, True),
-}
 _PRESETS: dict[str, type[NoisePreset]] = {}
 
+StandardCrossbarPreset = make_preset(
+    "crossbar",
+    PCM,
+    module=__name__,
+    class_name="StandardCrossbarPreset",
+    doc="""The standard crossbar of Rasch et al. (2023): PCM devices behind real converters.
 
-class NoisePreset(NoiseAwareRPUConfig):
-    """Base of the presets: a `NoiseAwareRPUConfig` built from its noise model's own arguments.
+    Values are those of aihwkit's ``StandardHWATrainingPreset``, which cites Rasch et al., "Hardware-aware training for
+    large-scale and diverse deep learning inference workloads ...", arXiv 2302.08469:
+    converters of 8 bits at input and output, outputs clipped at 10 (full inputs on the largest weight), output noise of
+    0.04 in the same unit, PCM read noise of 0.0175 in every product, IR drop at its physical value, static input ranges
+    (3 at first), each output column scaled to the conductance range, PCM programming noise and drift with global
+    compensation. Tiles are 512 x 512, where aihwkit's preset limits the inputs only; what there acts in training alone
+    (learned output scales, remapping and clipping of weights) is left out.
 
-    Args:
-        **options: Arguments of the noise model; ``forward``, ``mapping`` and ``drift_compensation`` in place of the
-            preset's; any other field of `NoiseAwareRPUConfig`.
+    Options are those of `PCM` and the forward options, each as given here unless another value is given.
+    """,
+    forward_defaults={
+        "inp_bits": 8,
+        "out_bits": 8,
+        "out_bound": 10.0,
+        "out_noise": 0.04,
+        "w_noise": 0.0175,
+        "ir_drop": 1.0,
+        "input_range": True,
+    },
+)
+ComposedPreset = make_preset("composed", ComposedNoise, module=__name__, class_name="ComposedPreset")
 
-    Raises:
-        NabnError: an option is unknown or has a value that is not allowed.
-    """
-
-    noise_name: ClassVar[str] = ""
-    noise_class: ClassVar[type[BaseNoiseModel]]
-
-    def __init__(self, **options: Any) -> None:
-        known = argument_names(self.noise_class)
-        for name in options:
-            if name not in known and name not in _CONFIG_FIELDS:
-                names = [*known, *_MAIN_FIELDS]
-                raise NabnError(
-                    f"{type(self).__name__} has no option {name!r}{suggestion(name, names)}; "
-                    f"allowed: {', '.join(names)}"
-                )
-        for name, (expected, optional) in _MAIN_FIELDS.items():
-            value = options.get(name)
-            if name in options and not isinstance(value, expected) and not (optional and value is None):
-                allowed = f"an instance of {expected.__name__}" + (" or None" if optional else "")
-                raise NabnError(f"{name} must be {allowed}, got {value!r}")
-        noise_options = {name: options.pop(name) for name in known if name in options}
-        if noise_options or "noise_model" not in options:
-            options["noise_model"] = self.noise_class(**noise_options)
-        # A plain aihwkit noise model says nothing of itself: all of aihwkit's work in conductance and drift.
-        if "mapping" not in options:
-            columnwise = getattr(self.noise_class, "columnwise_mapping", True)
-            options["mapping"] = columnwise_mapping() if columnwise else weight_mapping()
-        if "drift_compensation" not in options and getattr(self.noise_class, "drifts", True):
-            options["drift_compensation"] = GlobalDriftCompensation()
-        super().__init__(**options)
+#: Presets that are more than a noise model.
+_NAMED = {preset.noise_name: preset for preset in (StandardCrossbarPreset, ComposedPreset)}
 
 
 def preset_names() -> list[str]:
-    """Return the names `build_preset` and `parse_preset` take: those of the registered noise models."""
-    return NOISE_MODELS.names()
+    """Return the names `build_preset` and `parse_preset` take: those of the registered noise models, and `crossbar`."""
+    return [*NOISE_MODELS.names(), StandardCrossbarPreset.noise_name]
 
 
 def get_preset(name: str) -> type[NoisePreset]:
@@ -81,12 +63,14 @@ def get_preset(name: str) -> type[NoisePreset]:
     Raises:
         UnknownNameError: no noise model has this name; the message suggests the nearest.
     """
-    wanted = _plain(name).removesuffix("preset")
-    for registered in NOISE_MODELS.names():
-        noise_class = NOISE_MODELS.get(registered)
-        if wanted in (_plain(registered), _plain(noise_class.__name__)):
-            return _make_preset(registered, noise_class)
-    raise UnknownNameError("preset", name, preset_names())
+    for named, preset in _NAMED.items():
+        if plain_name(name) in (plain_name(named), plain_name(preset.__name__), plain_name(f"{named}noise")):
+            return preset
+    try:
+        registered = find_noise_model(name)
+    except UnknownNameError:
+        raise UnknownNameError("preset", name, preset_names()) from None
+    return _preset_of(registered, NOISE_MODELS.get(registered))
 
 
 def build_preset(name: str, **options: Any) -> NoisePreset:
@@ -107,75 +91,54 @@ def parse_preset(text: str) -> NoisePreset:
     """Return the configuration that `text` describes, the form of the command line.
 
     Args:
-        text: ``"pcm"`` or ``"gaussian:sigma=0.06,relative_to=max"``. Values are read as true, false, none, an integer,
-            a number, or else as text; ``drift_compensation`` can be ``none`` or ``global``.
+        text: ``"pcm"`` or ``"gaussian:sigma=0.06,relative_to=max"``; several effects on one chip joined with a plus,
+            ``"pcm+stuck:p_off=0.01,out_bits=8"``, where options of the configuration may stand behind any of them.
+            Values are read as true, false, none, an integer, a number, or else as text; ``drift_compensation`` can be
+            ``none`` or ``global``.
 
     Raises:
         UnknownNameError: there is no such preset.
         NabnError: the text is malformed, or an option is unknown or has a value that is not allowed.
     """
-    form = "expected NAME or NAME:OPTION=VALUE,OPTION=VALUE"
-    if not isinstance(text, str) or not text.strip():
-        raise NabnError(f"malformed preset {text!r}: {form}")
-    name, colon, tail = text.partition(":")
-    preset = get_preset(name.strip())
-    options: dict[str, Any] = {}
-    for item in tail.split(",") if colon else ():
-        option, equals, value = (part.strip() for part in item.partition("="))
-        if not (option and equals and value):
-            raise NabnError(f"malformed option {item!r} in preset {text!r}: {form}")
-        if option in options:
-            raise NabnError(f"option {option!r} is given twice in preset {text!r}")
-        options[option] = _parse_value(value)
-    if options.get("drift_compensation") == "global":
-        options["drift_compensation"] = GlobalDriftCompensation()
-    return preset(**options)
+    parts = [
+        (get_preset(name), {option: parse_value(option, value) for option, value in options.items()})
+        for name, options in split_text(text)
+    ]
+    if len(parts) == 1:
+        preset, options = parts[0]
+        return preset(**options)
+    return compose_presets(parts, text)
 
 
-def _parse_value(text: str) -> bool | int | float | str | None:
-    words: dict[str, bool | None] = {"true": True, "false": False, "none": None}
-    if text.lower() in words:
-        return words[text.lower()]
-    kinds: tuple[Callable[[str], int | float], ...] = (int, float)
-    for kind in kinds:
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
+def compose_presets(parts: list[tuple[type[NoisePreset], dict[str, Any]]], text: str) -> NoisePreset:
+    """Return one configuration with the noise of all `parts`, each a preset with its options.
+
+    Raises:
+        NabnError: an option is unknown, not allowed, or given to two parts where the chip has only one.
+    """
+    effects: list[BaseNoiseModel] = []
+    shared: dict[str, Any] = {}
+    defaults: dict[str, Any] = {}
+    for preset, options in parts:
+        effects.append(preset(**options).noise_model)  # checks the options, too
+        defaults.update(preset.forward_defaults)
+        for option, value in options.items():
+            if option in argument_names(preset.noise_class):
+                continue
+            if option in shared:
+                raise NabnError(f"option {option!r} is given twice in preset {text!r}")
+            shared[option] = value
+    if "forward" in shared:
+        defaults = {}
+    return ComposedPreset(effects=effects, **{**defaults, **shared})
 
 
-def _plain(name: object) -> str:
-    return str(name).lower().replace("_", "").replace("-", "").strip()
-
-
-def _make_preset(name: str, noise_class: type[BaseNoiseModel]) -> type[NoisePreset]:
+def _preset_of(name: str, noise_class: type[BaseNoiseModel]) -> type[NoisePreset]:
     cached = _PRESETS.get(name)
-    if cached is not None and cached.noise_class is noise_class:
-        return cached
-    clash = sorted(set(argument_names(noise_class)) & set(_CONFIG_FIELDS))
-    if clash:
-        raise NabnError(
-            f"noise model {name!r} cannot have a preset: its argument {clash[0]!r} is a field of RPU configs"
-        )
-    preset = type(
-        f"{noise_class.__name__}Preset",
-        (NoisePreset,),
-        {
-            "__module__": __name__,  # where pickle finds it again, through __getattr__ below
-            "__doc__": f"Perfect matrix-vector products on weights with {noise_class.__name__}.\n\n"
-            f"{inspect.getdoc(noise_class) or ''}",
-            "noise_name": name,
-            "noise_class": noise_class,
-        },
-    )
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    taken = inspect.signature(noise_class).parameters
-    parameters = [taken[argument].replace(kind=keyword) for argument in argument_names(noise_class)]
-    parameters += [inspect.Parameter(option, keyword, default=...) for option in _MAIN_FIELDS]
-    preset.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    _PRESETS[name] = preset
-    return preset
+    if cached is None or cached.noise_class is not noise_class:
+        # Named as if it stood here, where pickle finds it again through __getattr__ below.
+        cached = _PRESETS[name] = make_preset(name, noise_class, module=__name__)
+    return cached
 
 
 GaussianWeightNoisePreset = get_preset("gaussian")
@@ -183,6 +146,11 @@ PCMPreset = get_preset("pcm")
 ReRAMWanPreset = get_preset("reram_wan")
 ReRAMCMOPreset = get_preset("reram_cmo")
 HermesPreset = get_preset("hermes")
+StuckDevicesPreset = get_preset("stuck")
+ThermalCrosstalkPreset = get_preset("thermal")
+TemperatureVariationPreset = get_preset("temperature")
+ReferenceCurrentVariationPreset = get_preset("reference_current")
+VariationalNoisePreset = get_preset("variational")
 
 
 def __getattr__(name: str) -> type[NoisePreset]:

@@ -11,10 +11,11 @@ pytest.importorskip("mmengine")
 
 from mmengine.config import Config
 
+from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.openmmlab import AnalogHook, AnalogTestLoop
 from aihwkit_nabn.openmmlab.config import scope_of
-from aihwkit_nabn.openmmlab.settings import build_methods, build_scenarios
-from aihwkit_nabn.simulator import get_preset, preset_names
+from aihwkit_nabn.openmmlab.settings import build_methods, build_rpu_config, build_scenarios
+from aihwkit_nabn.simulator import get_preset, parse_preset, preset_names
 
 ROOT = Path(__file__).parents[2] / "configs"
 MODELS = sorted([*(ROOT / "mmdet").glob("*.py"), *(ROOT / "mmseg").glob("*.py")])
@@ -30,7 +31,7 @@ def _analog_hooks(config: Config) -> list[dict]:
 
 def test_every_preset_has_a_file() -> None:
     named = {get_preset(_analog_hooks(Config.fromfile(str(p)))[0]["rpu_config"]["type"]).noise_name for p in ANALOG}
-    assert named == {"gaussian", "pcm", "reram_wan", "reram_cmo", "hermes"} and named <= set(preset_names())
+    assert named == {*preset_names(), "composed"}
     assert len(list((ROOT / "mmdet").glob("*.py"))) >= 6 and len(list((ROOT / "mmseg").glob("*.py"))) >= 6
 
 
@@ -65,3 +66,16 @@ def test_model_config(path: Path) -> None:
 def test_the_models_own_hooks_stay(path: Path) -> None:
     kinds = {hook["type"] for hook in Config.fromfile(str(path)).custom_hooks}
     assert {"EMAHook"} < kinds and kinds & {"YOLOXModeSwitchHook", "PipelineSwitchHook"}
+
+
+def test_several_effects_on_one_chip() -> None:
+    effects = [dict(type="PCMPreset"), dict(type="StuckDevicesPreset", p_off=0.01), "thermal"]
+    name, config = build_rpu_config(dict(type="ComposedPreset", effects=effects, out_bits=8))
+    assert name == "pcm+stuck:p_off=0.01+thermal:out_bits=8"
+    text = "pcm+stuck:p_off=0.01+thermal:out_bits=8"
+    assert build_rpu_config(text)[1].noise_model == config.noise_model and not config.forward.is_perfect
+    assert parse_preset(name).noise_model == config.noise_model
+    with pytest.raises(NabnError, match="has no option 'p_of'"):
+        build_rpu_config(dict(type="ComposedPreset", effects=[dict(type="StuckDevices", p_of=1)]))
+    with pytest.raises(NabnError, match="effects must be a list of at least one"):
+        build_rpu_config(dict(type="ComposedPreset"))

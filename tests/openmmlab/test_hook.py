@@ -12,6 +12,7 @@ from aihwkit_nabn.nn.layers import named_analog_layers
 from aihwkit_nabn.openmmlab import AnalogHook
 from aihwkit_nabn.openmmlab.batches import CalibrationImages
 from aihwkit_nabn.openmmlab.checkpoints import CHIP_KEY
+from aihwkit_nabn.simulator.variation import samples_processed
 
 NOISE = {"type": "GaussianWeightNoisePreset", "sigma": 0.05}
 PAIRED = {"method": "paired", "max_samples": 8, "batch_size": 4}
@@ -192,3 +193,12 @@ def test_sync_batchnorm_becomes_noise_aware(segmentor, tmp_path):
     run(segmentor, tmp_path, hook)
     assert not [m for m in hook.analog.modules() if isinstance(m, nn.SyncBatchNorm)]
     assert hook.analog.conversion_report.normalization
+
+
+@pytest.mark.parametrize("name", ["detector", "segmentor"])
+def test_noise_that_moves_counts_the_images(request, name, tmp_path):
+    case = request.getfixturevalue(name)
+    effects = [{"type": "VariationalNoisePreset", "period_samples": 10}, {"type": "StuckDevicesPreset"}]
+    hook = Spy({"type": "ComposedPreset", "effects": effects}, seed=3, calibration=None)
+    runner, _ = run(case, tmp_path, hook)
+    assert samples_processed(hook.analog) == len(runner.test_dataloader.dataset)

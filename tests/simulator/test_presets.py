@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import inspect
+import pickle
 
 import pytest
 from aihwkit.inference.compensation.drift import GlobalDriftCompensation
 from aihwkit.simulator.parameters import IOParameters, MappingParameter
 
 from aihwkit_nabn.errors import NabnError, UnknownNameError
-from aihwkit_nabn.noise import NOISE_MODELS
+from aihwkit_nabn.noise import NOISE_MODELS, ComposedNoise
+from aihwkit_nabn.noise.gaussian import GaussianWeightNoise
+from aihwkit_nabn.noise.pcm import PCM
+from aihwkit_nabn.noise.stuck import StuckDevices
 from aihwkit_nabn.simulator import NoiseAwareRPUConfig, build_preset, get_preset, parse_preset, preset_names, presets
+from aihwkit_nabn.simulator.forward import FORWARD_OPTIONS
 
 BUILT_IN = {
     "gaussian": presets.GaussianWeightNoisePreset,
@@ -19,6 +25,12 @@ BUILT_IN = {
     "reram_wan": presets.ReRAMWanPreset,
     "reram_cmo": presets.ReRAMCMOPreset,
     "hermes": presets.HermesPreset,
+    "stuck": presets.StuckDevicesPreset,
+    "thermal": presets.ThermalCrosstalkPreset,
+    "temperature": presets.TemperatureVariationPreset,
+    "reference_current": presets.ReferenceCurrentVariationPreset,
+    "variational": presets.VariationalNoisePreset,
+    "crossbar": presets.StandardCrossbarPreset,
 }
 
 
@@ -71,6 +83,7 @@ def test_signature_and_help_show_the_options():
         "forward",
         "mapping",
         "drift_compensation",
+        *FORWARD_OPTIONS,
     ]
     assert "relative_to" in (presets.GaussianWeightNoisePreset.__doc__ or "")
 
@@ -136,5 +149,41 @@ def test_compensation_can_be_asked_for_by_name():
     ],
 )
 def test_malformed_texts_are_refused(text, message):
+    with pytest.raises(NabnError, match=message):
+        parse_preset(text)
+
+
+def test_effects_are_joined_with_a_plus():
+    preset = parse_preset("pcm+stuck:p_off=0.01,p_on=0")
+    assert preset.noise_model == ComposedNoise([PCM(), StuckDevices(p_off=0.01, p_on=0.0)])
+    assert isinstance(preset.drift_compensation, GlobalDriftCompensation) and preset.forward.is_perfect
+    assert preset.mapping.weight_scaling_omega == 1.0
+    plain = parse_preset(" gaussian:sigma=3e+1 + temperature ")
+    assert plain.noise_model == ComposedNoise([GaussianWeightNoise(30.0), "temperature"])
+    assert plain.drift_compensation is None and plain.mapping.weight_scaling_omega == 0.0
+    assert parse_preset("pcm+stuck:drift_compensation=none").drift_compensation is None
+
+
+def test_compositions_are_presets_like_any_other():
+    preset = build_preset("composed", effects=["pcm", dict(type="StuckDevicesPreset", p_off=0.02)], out_noise=0.1)
+    assert type(preset) is presets.ComposedPreset is get_preset("ComposedPreset") and preset.forward.out_noise == 0.1
+    for twin in (copy.deepcopy(preset), pickle.loads(pickle.dumps(preset))):
+        assert twin.noise_model == preset.noise_model and str(twin) == str(preset)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("pcm+", "malformed preset"),
+        ("+pcm", "malformed preset"),
+        ("pcm++stuck", "malformed preset"),
+        ("pcm+stuk", "unknown preset 'stuk', did you mean 'stuck'"),
+        ("pcm+stuck:sigma=1", "StuckDevicesPreset has no option 'sigma'"),
+        ("pcm:out_bits=8+stuck:out_bits=9", "option 'out_bits' is given twice"),
+        ("pcm+stuck:p_off=2", "p_off must be"),
+        ("composed", "effects"),
+    ],
+)
+def test_malformed_compositions_are_refused(text, message):
     with pytest.raises(NabnError, match=message):
         parse_preset(text)
