@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +10,14 @@ from aihwkit.simulator.tiles.inference import InferenceTileWithPeriphery
 from torch import Tensor, nn
 
 from aihwkit_nabn.chip.calibration_state import clear_calibration
+from aihwkit_nabn.chip.shared import share_programming
 from aihwkit_nabn.chip.times import parse_time
+from aihwkit_nabn.chip.written import WrittenWeights
 from aihwkit_nabn.errors import ConversionError, NabnError, NotProgrammedError
 from aihwkit_nabn.nn.layers import NoiseAwareLayer, named_analog_layers
-from aihwkit_nabn.seeding import RandomStream, check_seed, derive_seed, isolated_rng
+from aihwkit_nabn.seeding import RandomStream, check_seed, derive_seed, isolated_rng, seed_generators
 from aihwkit_nabn.simulator.compensation import match_readout_dtype
+from aihwkit_nabn.simulator.readout import direct_readout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,14 +58,17 @@ def program_chip(model: nn.Module, seed: int, t_inference: float | str = 0.0) ->
     _check_time(layers, seconds)
     clear_calibration(model)
     model.__dict__.pop("chip_state", None)  # there is none until all tiles are written
-    for name, layer in layers.items():
-        _set_reference(layer)
-        _set_layer_max(layer)
-        for tile_name, tile in _tiles(layer):
-            match_readout_dtype(tile)
-            with isolated_rng(derive_seed(seed, "program", name, tile_name)):
-                tile.program_weights()
-    _drift(layers, seed, seconds)
+    with isolated_rng(seed):
+        for name, layer in layers.items():
+            _set_reference(layer)
+            _set_layer_max(layer)
+            for tile_name, tile in _tiles(layer):
+                match_readout_dtype(tile)
+                seed_generators(derive_seed(seed, "program", name, tile_name))
+                with direct_readout(tile):
+                    tile.program_weights()
+                share_programming(tile)
+        _drift(layers, seed, seconds)
     model.__dict__["chip_state"] = ChipState(seed=seed, t_inference=seconds)
     set_read_noise_seed(model, seed)
     return model
@@ -85,7 +90,8 @@ def drift_chip(model: nn.Module, t_inference: float | str) -> nn.Module:
     for name, layer in layers.items():
         if any(_was_trained(tile) for _, tile in _tiles(layer)):
             raise NotProgrammedError(f"layer {name!r} was trained after it was programmed; call program_chip again")
-    _drift(layers, state.seed, seconds)
+    with isolated_rng(state.seed):
+        _drift(layers, state.seed, seconds)
     model.__dict__["chip_state"] = ChipState(seed=state.seed, t_inference=seconds)
     return model
 
@@ -186,39 +192,10 @@ def _drift(layers: dict[str, nn.Module], seed: int, seconds: float) -> None:
     for name, layer in layers.items():
         for tile_name, tile in _tiles(layer):
             tile._nabn_written = None  # so that an interruption in between is not taken for training
-            with isolated_rng(derive_seed(seed, "drift", name, tile_name)):
+            seed_generators(derive_seed(seed, "drift", name, tile_name))
+            with direct_readout(tile):
                 tile.drift_weights(seconds)
-            tile._nabn_written = _Written.of(tile)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Written:
-    """How a tile's weights were when we wrote them.
-
-    Optimizers change a parameter in place, which its version counter tells; aihwkit's own programming and drift do not
-    touch the counter. A copy of the tile starts counting anew: there the checksum tells.
-    """
-
-    parameter_id: int
-    version: int
-    checksum: int
-
-    @classmethod
-    def of(cls, tile: Any) -> _Written:
-        parameter = _trainable(tile)
-        return cls(
-            parameter_id=id(parameter), version=getattr(parameter, "_version", 0), checksum=_weight_checksum(tile)
-        )
-
-
-def _weight_checksum(tile: Any) -> int:
-    weights = tile.tile.get_weights().detach().cpu().contiguous()
-    return zlib.crc32(weights.view(torch.uint8).numpy())
-
-
-def _trainable(tile: Any) -> Tensor | None:
-    """The parameter an optimizer sees: of the torch tile, or the one a compiled tile shares its memory with."""
-    return getattr(tile.tile, "weight", getattr(tile, "shared_weights", None))
+            tile._nabn_written = WrittenWeights(tile)
 
 
 def _was_trained(tile: Any) -> bool:
@@ -226,13 +203,8 @@ def _was_trained(tile: Any) -> bool:
 
     aihwkit keeps the reference of the first programming and would program that again, losing the training.
     """
-    written: _Written | None = getattr(tile, "_nabn_written", None)
-    if written is None:
-        return False
-    parameter = _trainable(tile)
-    if id(parameter) == written.parameter_id:
-        return getattr(parameter, "_version", 0) != written.version
-    return _weight_checksum(tile) != written.checksum
+    written: WrittenWeights | None = getattr(tile, "_nabn_written", None)
+    return written is not None and written.was_trained(tile)
 
 
 def _set_reference(layer: nn.Module) -> None:
@@ -254,8 +226,11 @@ def _set_layer_max(layer: nn.Module) -> None:
         scale = tile.get_scales()
         scale = torch.ones(1, dtype=reference.dtype) if scale is None else scale.detach().cpu().abs()
         scales.append(scale)
-        in_layer_units = reference.detach().cpu().abs() * scale.view(-1, 1)
-        maxima.append(in_layer_units.max() if reference.numel() else torch.zeros((), dtype=reference.dtype))
+        if reference.numel():
+            low, high = reference.detach().cpu().aminmax(dim=1)
+            maxima.append((torch.maximum(-low, high) * scale).max())
+        else:
+            maxima.append(torch.zeros((), dtype=reference.dtype))
     layer_max = torch.stack(maxima).max()
     for tile, scale in zip(tiles, scales, strict=True):
         if hasattr(tile.rpu_config.noise_model, "layer_max"):

@@ -140,7 +140,7 @@ class WeightNoiseModel(BaseNoiseModel):
 
     def _w_max(self, work: Tensor) -> Tensor:
         if self.layer_max is None:
-            return work.abs().amax() if work.numel() else work.new_zeros(())
+            return torch.stack(work.aminmax()).abs().amax() if work.numel() else work.new_zeros(())
         w_max = torch.as_tensor(self.layer_max).detach().to(work)
         # By hand: torch.broadcast_shapes imports sympy, which takes seconds.
         pairs = zip(reversed(w_max.shape), reversed(work.shape), strict=False)
