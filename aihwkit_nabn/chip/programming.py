@@ -54,15 +54,15 @@ def program_chip(model: nn.Module, seed: int, t_inference: float | str = 0.0) ->
     """
     seed = check_seed("seed", seed)
     seconds = parse_time(t_inference)
-    layers = _layers(model)
+    layers = _tiles_of(_layers(model))
     _check_time(layers, seconds)
     clear_calibration(model)
     model.__dict__.pop("chip_state", None)  # there is none until all tiles are written
     with isolated_rng(seed):
-        for name, layer in layers.items():
-            _set_reference(layer)
-            _set_layer_max(layer)
-            for tile_name, tile in _tiles(layer):
+        for name, tiles in layers.items():
+            _set_reference(tiles)
+            _set_layer_max(tiles)
+            for tile_name, tile in tiles.items():
                 match_readout_dtype(tile)
                 seed_generators(derive_seed(seed, "program", name, tile_name))
                 with direct_readout(tile):
@@ -85,10 +85,10 @@ def drift_chip(model: nn.Module, t_inference: float | str) -> nn.Module:
     """
     seconds = parse_time(t_inference)
     state = chip_state(model)
-    layers = _layers(model)
+    layers = _tiles_of(_layers(model))
     _check_time(layers, seconds)
-    for name, layer in layers.items():
-        if any(_was_trained(tile) for _, tile in _tiles(layer)):
+    for name, tiles in layers.items():
+        if any(_was_trained(tile) for tile in tiles.values()):
             raise NotProgrammedError(f"layer {name!r} was trained after it was programmed; call program_chip again")
     with isolated_rng(state.seed):
         _drift(layers, state.seed, seconds)
@@ -114,8 +114,8 @@ def check_programmed(model: nn.Module) -> None:
     Raises:
         NotProgrammedError: names the first layer that has not.
     """
-    for name, layer in _layers(model).items():
-        if any(tile.programmed_weights is None for _, tile in _tiles(layer)):
+    for name, tiles in _tiles_of(_layers(model)).items():
+        if any(tile.programmed_weights is None for tile in tiles.values()):
             raise NotProgrammedError(f"layer {name!r} is not programmed; call program_chip(model, seed=...) first")
 
 
@@ -163,6 +163,7 @@ def _leave_stream(layer: Any, args: tuple[Any, ...], output: Any) -> None:
 
 
 def _layers(model: nn.Module) -> dict[str, Any]:
+    """Return the analog layers by name."""
     layers = named_analog_layers(model) if isinstance(model, nn.Module) else {}
     if not layers:
         raise ConversionError(
@@ -171,15 +172,22 @@ def _layers(model: nn.Module) -> dict[str, Any]:
     return layers
 
 
-def _tiles(layer: nn.Module) -> list[tuple[str, Any]]:
-    tiles: Any = layer.named_analog_tiles()  # type: ignore[operator]
-    return [(name, tile) for name, tile in tiles if isinstance(tile, InferenceTileWithPeriphery)]
+#: The tiles of one layer by name.
+_Tiles = dict[str, Any]
 
 
-def _check_time(layers: dict[str, nn.Module], seconds: float) -> None:
+def _tiles_of(layers: dict[str, Any]) -> dict[str, _Tiles]:
+    """Return each layer's inference tiles; made once per call, since walking through modules takes time."""
+    return {
+        name: {key: tile for key, tile in layer.named_analog_tiles() if isinstance(tile, InferenceTileWithPeriphery)}
+        for name, layer in layers.items()
+    }
+
+
+def _check_time(layers: dict[str, _Tiles], seconds: float) -> None:
     """Ask each noise model with a fitted range of times before anything is written."""
-    for name, layer in layers.items():
-        for _, tile in _tiles(layer):
+    for name, tiles in layers.items():
+        for tile in tiles.values():
             check = getattr(tile.rpu_config.noise_model, "check_time", None)
             if check is not None:
                 try:
@@ -188,9 +196,9 @@ def _check_time(layers: dict[str, nn.Module], seconds: float) -> None:
                     raise NabnError(f"layer {name!r}: {error}") from error
 
 
-def _drift(layers: dict[str, nn.Module], seed: int, seconds: float) -> None:
-    for name, layer in layers.items():
-        for tile_name, tile in _tiles(layer):
+def _drift(layers: dict[str, _Tiles], seed: int, seconds: float) -> None:
+    for name, tiles in layers.items():
+        for tile_name, tile in tiles.items():
             tile._nabn_written = None  # so that an interruption in between is not taken for training
             seed_generators(derive_seed(seed, "drift", name, tile_name))
             with direct_readout(tile):
@@ -207,21 +215,20 @@ def _was_trained(tile: Any) -> bool:
     return written is not None and written.was_trained(tile)
 
 
-def _set_reference(layer: nn.Module) -> None:
+def _set_reference(tiles: _Tiles) -> None:
     """Make the weights the tiles hold the ones to program, where they are new: never programmed or trained since."""
-    for _, tile in _tiles(layer):
+    for tile in tiles.values():
         if tile.reference_combined_weights is None or _was_trained(tile):
             tile.reference_combined_weights = tile.tile.get_weights().detach().cpu().clone()
         tile._nabn_written = None
 
 
-def _set_layer_max(layer: nn.Module) -> None:
+def _set_layer_max(tiles: _Tiles) -> None:
     """Tell noise models that ask for it the layer's largest weight, in each tile's own units."""
-    tiles = [tile for _, tile in _tiles(layer)]
-    if not any(hasattr(tile.rpu_config.noise_model, "layer_max") for tile in tiles):
+    if not any(_uses_layer_max(tile) for tile in tiles.values()):
         return
     scales, maxima = [], []
-    for tile in tiles:
+    for tile in tiles.values():
         reference = tile.reference_combined_weights
         scale = tile.get_scales()
         scale = torch.ones(1, dtype=reference.dtype) if scale is None else scale.detach().cpu().abs()
@@ -232,6 +239,11 @@ def _set_layer_max(layer: nn.Module) -> None:
         else:
             maxima.append(torch.zeros((), dtype=reference.dtype))
     layer_max = torch.stack(maxima).max()
-    for tile, scale in zip(tiles, scales, strict=True):
-        if hasattr(tile.rpu_config.noise_model, "layer_max"):
+    for tile, scale in zip(tiles.values(), scales, strict=True):
+        if _uses_layer_max(tile):
             tile.rpu_config.noise_model.layer_max = layer_max / (scale.view(-1, 1) if scale.numel() > 1 else scale[0])
+
+
+def _uses_layer_max(tile: Any) -> bool:
+    noise_model = tile.rpu_config.noise_model
+    return bool(getattr(noise_model, "uses_layer_max", hasattr(noise_model, "layer_max")))

@@ -40,4 +40,4 @@ def share_programming(tile: Any) -> None:
     aihwkit and the noise models replace them, never write into them.
     """
     for name in ("reference_combined_weights", "programmed_weights", "drift_noise_parameters", "drift_baseline"):
-        setattr(tile, name, share(getattr(tile, name)))
+        vars(tile)[name] = share(vars(tile)[name])

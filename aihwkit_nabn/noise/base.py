@@ -35,6 +35,7 @@ class WeightNoiseModel(BaseNoiseModel):
         drifts: Whether the devices change with time, so that presets add a drift compensation.
         columnwise_mapping: Whether presets scale each output column to the conductance range. True suits models whose
             noise is given in conductance, False those whose noise is relative to the weights.
+        uses_layer_max: Whether whoever programs a layer has to set `layer_max`.
         layer_max: Maximum |weight| of the whole layer in the tile's units, a scalar or ``[out, 1]``, set by whoever
             programs a layer that was split over tiles. None: the maximum of the tile itself.
     """
@@ -43,6 +44,7 @@ class WeightNoiseModel(BaseNoiseModel):
     t_range_s: ClassVar[tuple[float, float]] = (0.0, math.inf)
     drifts: ClassVar[bool] = False
     columnwise_mapping: ClassVar[bool] = False
+    uses_layer_max: ClassVar[bool] = True
     layer_max: Tensor | None = None
 
     def program(self, weights: Tensor, w_max: Tensor, generator: torch.Generator) -> Programmed:

@@ -7,6 +7,7 @@ out of converters and output noise, each weight times the converted unit input, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -26,8 +27,8 @@ from torch import Tensor
 
 from aihwkit_nabn.simulator.compensation import TypedReadout
 
-#: Outputs computed at a time, so that memory does not grow with the tile.
-_CHUNK = 1 << 18
+#: Outputs computed at a time: they fit the second-level cache, and memory does not grow with the tile.
+_CHUNK = 1 << 16
 
 _KNOWN_READOUTS = (GlobalDriftCompensation.readout, PerColumnDriftCompensation.readout)
 _KNOWN_VECTORS = (GlobalDriftCompensation.get_readout_tensor, PerColumnDriftCompensation.get_readout_tensor)
@@ -39,14 +40,17 @@ _NAME = "_forward_drift_readout_tensor"
 def direct_readout(tile: Any) -> Iterator[None]:
     """Let aihwkit's own drift compensations read `tile` directly inside the block.
 
-    Inside, the tile's readout gives ``[1, out]``, the mean magnitude at each output over all one-hot inputs, of which
-    the compensation takes the mean (global) or each (per column) just as it would of the whole ``[in, out]`` matrix.
+    Inside, the tile's readout gives the mean magnitude over all one-hot inputs and outputs, ``[1, 1]``, or at each
+    output, ``[1, out]``: of these the compensation finds what it would of the whole ``[in, out]`` matrix.
     Compensations with a readout of their own, and tiles whose product is not aihwkit's, are left to aihwkit.
 
     Args:
         tile: An inference tile.
     """
-    means = _output_means(tile)
+    compensation = getattr(tile.rpu_config, "drift_compensation", None)
+    kind: Any = type(compensation.compensation if isinstance(compensation, TypedReadout) else compensation)
+    per_output = getattr(kind, "readout", None) is PerColumnDriftCompensation.readout
+    means = _output_means(tile, per_output) if _is_known(kind) else None
     if means is None:
         yield
         return
@@ -56,7 +60,7 @@ def direct_readout(tile: Any) -> Iterator[None]:
             return type(tile)._forward_drift_readout_tensor(tile, reset_if, exact_reference)  # type: ignore[no-any-return]
         tile.drift_readout_tensor = None
         if exact_reference:
-            return _weight_means(tile.reference_combined_weights.to(tile.device))
+            return _weight_means(tile.reference_combined_weights.to(tile.device), per_output)
         return means()
 
     tile.__dict__[_NAME] = torch.no_grad()(read)
@@ -66,10 +70,8 @@ def direct_readout(tile: Any) -> Iterator[None]:
         tile.__dict__.pop(_NAME, None)
 
 
-def _output_means(tile: Any) -> Callable[[], Tensor] | None:
+def _output_means(tile: Any, per_output: bool) -> Callable[[], Tensor] | None:
     """Return what reads a tile directly, or None where aihwkit has to."""
-    if not _is_known(getattr(tile.rpu_config, "drift_compensation", None)):
-        return None
     if getattr(type(tile), _NAME, None) is not InferenceTileWithPeriphery._forward_drift_readout_tensor:
         return None
     if tile.in_trans or tile.out_trans or tile.analog_bias or tile.in_size * tile.out_size == 0:
@@ -78,19 +80,19 @@ def _output_means(tile: Any) -> Callable[[], Tensor] | None:
     if type(simulator) is TorchSimulatorTile and simulator._analog_mvm is AnalogMVM:
         io = simulator._f_io
         if io.is_perfect or io.mv_type == AnalogMVType.IDEAL:
-            return lambda: _weight_means(simulator.weight)
+            return lambda: _weight_means(simulator.weight, per_output)
         if io.inp_noise <= 0.0:
             return lambda: _one_hot_means(simulator)
         # Noise on all inputs reaches all outputs: a product it must be.
         return None if io.bound_management != BoundManagementType.NONE else lambda: _chunked_means(tile)
     if type(tile) is InferenceTile:
-        is_plain = tile.rpu_config.forward.is_perfect and not tile.rpu_config.modifier.enable_during_test
-        return lambda: _weight_means(simulator.get_weights().to(tile.device)) if is_plain else _chunked_means(tile)
+        if tile.rpu_config.forward.is_perfect and not tile.rpu_config.modifier.enable_during_test:
+            return lambda: _weight_means(simulator.get_weights().to(tile.device), per_output)
+        return lambda: _chunked_means(tile)
     return None
 
 
-def _is_known(compensation: object) -> bool:
-    kind: Any = type(compensation.compensation if isinstance(compensation, TypedReadout) else compensation)
+def _is_known(kind: Any) -> bool:
     return (
         issubclass(kind, BaseDriftCompensation)
         and kind.readout in _KNOWN_READOUTS
@@ -100,34 +102,63 @@ def _is_known(compensation: object) -> bool:
     )
 
 
-def _weight_means(weights: Tensor) -> Tensor:
-    """Return the mean |weight| of each row of ``[out, in]``, as ``[1, out]``."""
+def _weight_means(weights: Tensor, per_output: bool) -> Tensor:
+    """Return the mean |weight| of ``[out, in]``, or of each row."""
     weights = weights.detach()
-    rows = max(1, _CHUNK // weights.shape[1])
-    return torch.cat([part.abs().mean(1) for part in weights.split(rows)])[None]
-
-
-class _OneHotMVM(AnalogMVM):
-    """aihwkit's product for inputs that are one-hot, given the value of the hot line only: ``[n, 1]``."""
-
-    @classmethod
-    def _matmul(cls, weight: Tensor, input_: Tensor, trans: bool = False) -> Tensor:
-        return input_ * weight.T
+    if per_output:
+        return torch.cat([part.abs().mean(1) for part in weights.split(max(1, _CHUNK // weights.shape[1]))])[None]
+    if not weights.is_contiguous():
+        return weights.abs().mean().view(1, 1)
+    sums = [part.abs().sum() for part in weights.view(-1).split(_CHUNK)]
+    return torch.stack(sums).sum().view(1, 1) / weights.numel()
 
 
 def _one_hot_means(simulator: TorchSimulatorTile) -> Tensor:
-    io, weights = simulator._f_io, simulator.weight.detach()
-    # aihwkit's bound management repeats the whole batch when one output is clipped, so the batch must not be split.
-    is_split = io.bound_management == BoundManagementType.NONE
-    columns = max(1, _CHUNK // weights.shape[0]) if is_split else weights.shape[1]
+    """Return what aihwkit's torch tile reads out: its product, written out for inputs with one hot line."""
+    io, weights, reduction = simulator._f_io, simulator.weight.detach(), 1.0
+    manages_bounds = io.bound_management != BoundManagementType.NONE
+    step = 2.0 * io.inp_bound * (1.0 / io.inp_res if io.inp_res > 1.0 else io.inp_res)
+    while True:
+        means, is_clipped = _one_hot_pass(weights, io, reduction, simulator.out_noise_values)
+        exhausted = reduction > io.max_bm_factor or (step > 0.0 and reduction > io.max_bm_res / step)
+        if not (manages_bounds and is_clipped) or exhausted:
+            return means
+        reduction *= 2.0  # of the whole batch, as in aihwkit
 
-    def outputs() -> Iterator[Tensor]:
-        for part in weights.split(columns, 1):
-            inputs = part.new_ones(part.shape[1], 1)
-            noise = simulator.out_noise_values
-            yield _OneHotMVM.matmul(part, inputs, io, False, is_test=True, out_noise_values=noise)
 
-    return _mean_magnitudes(outputs(), weights.shape[1])
+def _one_hot_pass(weights: Tensor, io: Any, reduction: float, noise_values: Tensor | None) -> tuple[Tensor, bool]:
+    """Return the means and whether any output was clipped, all inputs divided by `reduction`."""
+    hot = weights.new_ones(weights.shape[1], 1)
+    largest = AnalogMVM._compute_noise_management(input_=hot[:1], nm_type=io.noise_management, io_pars=io)
+    scale = 1.0 / float(largest) / reduction
+    hot = AnalogMVM._prepare_input(
+        input_=hot, scale=scale, scaling=scale != 1.0, with_asymmetry=io.inp_asymmetry != 0.0, io_pars=io
+    ).T
+    bound = io.out_bound if io.out_bound > 0 else math.inf
+    step = 2.0 * io.out_bound * (1.0 / io.out_res if io.out_res > 1.0 else io.out_res)
+    rows = max(1, _CHUNK // weights.shape[1])
+    scratch = torch.empty_like(weights[:rows])
+    means, is_clipped = [], False
+    for start in range(0, weights.shape[0], rows):
+        part = weights[start : start + rows]
+        out, random = part * hot, scratch[: part.shape[0]]
+        if io.out_asymmetry != 0.0:
+            out[out < 0] *= 1.0 - io.out_asymmetry
+        if noise_values is not None:
+            out.addcmul_(random.normal_(), noise_values[start : start + rows].view(-1, 1))
+        elif io.out_noise > 0.0:
+            out.add_(random.normal_(), alpha=io.out_noise)
+        if io.out_res > 0:
+            out.div_(step)
+            if io.out_sto_round:
+                out.add_(random.uniform_(-0.5, 0.5))
+            out.round_().mul_(step)
+        out.abs_()
+        if math.isfinite(bound):
+            is_clipped = is_clipped or bool(out.amax() > bound)
+            out.clamp_(max=bound)
+        means.append(out.mean(1))
+    return torch.cat(means)[None] * (io.out_scale / scale), is_clipped
 
 
 def _chunked_means(tile: Any) -> Tensor:
