@@ -136,7 +136,7 @@ def main(
         return
     title = f"{model}, PCM with global drift compensation; CPU seconds, {threads} threads, torch {torch.__version__}"
     table = Table(title=title)
-    for column in ("tiles", "call", "aihwkit [s]", "ours [s]", "ours / aihwkit", "aihwkit [MB]", "ours [MB]"):
+    for column in ("tiles", "call", "aihwkit, s", "ours, s", "ratio", "aihwkit, MB", "ours, MB"):
         is_name = column in ("tiles", "call")
         table.add_column(column, justify="left" if is_name else "right", no_wrap=is_name)
     for case in CASES:
