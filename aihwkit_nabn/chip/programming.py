@@ -54,23 +54,24 @@ def program_chip(model: nn.Module, seed: int, t_inference: float | str = 0.0) ->
     """
     seed = check_seed("seed", seed)
     seconds = parse_time(t_inference)
-    layers = _tiles_of(_layers(model))
-    _check_time(layers, seconds)
+    layers = _layers(model)
+    tiles_of = _tiles_of(layers)
+    _check_time(tiles_of, seconds)
     clear_calibration(model)
     model.__dict__.pop("chip_state", None)  # there is none until all tiles are written
     with isolated_rng(seed):
-        for name, tiles in layers.items():
+        for name, tiles in tiles_of.items():
             _set_reference(tiles)
             _set_layer_max(tiles)
             for tile_name, tile in tiles.items():
                 match_readout_dtype(tile)
-                seed_generators(derive_seed(seed, "program", name, tile_name))
                 with direct_readout(tile):
+                    seed_generators(derive_seed(seed, "program", name, tile_name))
                     tile.program_weights()
-                share_programming(tile)
-        _drift(layers, seed, seconds)
+                    share_programming(tile)
+                    _drift_tile(tile, derive_seed(seed, "drift", name, tile_name), seconds)
     model.__dict__["chip_state"] = ChipState(seed=seed, t_inference=seconds)
-    set_read_noise_seed(model, seed)
+    _restart_read_noise(layers, seed)
     return model
 
 
@@ -91,7 +92,10 @@ def drift_chip(model: nn.Module, t_inference: float | str) -> nn.Module:
         if any(_was_trained(tile) for tile in tiles.values()):
             raise NotProgrammedError(f"layer {name!r} was trained after it was programmed; call program_chip again")
     with isolated_rng(state.seed):
-        _drift(layers, state.seed, seconds)
+        for name, tiles in layers.items():
+            for tile_name, tile in tiles.items():
+                with direct_readout(tile):
+                    _drift_tile(tile, derive_seed(state.seed, "drift", name, tile_name), seconds)
     model.__dict__["chip_state"] = ChipState(seed=state.seed, t_inference=seconds)
     return model
 
@@ -130,7 +134,11 @@ def set_read_noise_seed(model: nn.Module, seed: int) -> None:
         NabnError: the seed is no integer >= 0.
     """
     seed = check_seed("seed", seed)
-    for name, layer in _layers(model).items():
+    _restart_read_noise(_layers(model), seed)
+
+
+def _restart_read_noise(layers: dict[str, Any], seed: int) -> None:
+    for name, layer in layers.items():
         stream = derive_seed(seed, "read", name)
         if isinstance(layer, NoiseAwareLayer):
             layer.read_noise.restart(stream)
@@ -196,14 +204,12 @@ def _check_time(layers: dict[str, _Tiles], seconds: float) -> None:
                     raise NabnError(f"layer {name!r}: {error}") from error
 
 
-def _drift(layers: dict[str, _Tiles], seed: int, seconds: float) -> None:
-    for name, tiles in layers.items():
-        for tile_name, tile in tiles.items():
-            tile._nabn_written = None  # so that an interruption in between is not taken for training
-            seed_generators(derive_seed(seed, "drift", name, tile_name))
-            with direct_readout(tile):
-                tile.drift_weights(seconds)
-            tile._nabn_written = WrittenWeights(tile)
+def _drift_tile(tile: Any, seed: int, seconds: float) -> None:
+    """Drift a programmed tile, inside its `direct_readout` and an `isolated_rng`."""
+    tile._nabn_written = None  # so that an interruption in between is not taken for training
+    seed_generators(seed)
+    tile.drift_weights(seconds)
+    tile._nabn_written = WrittenWeights(tile)
 
 
 def _was_trained(tile: Any) -> bool:

@@ -82,7 +82,7 @@ def _output_means(tile: Any, per_output: bool) -> Callable[[], Tensor] | None:
         if io.is_perfect or io.mv_type == AnalogMVType.IDEAL:
             return lambda: _weight_means(simulator.weight, per_output)
         if io.inp_noise <= 0.0:
-            return lambda: _one_hot_means(simulator)
+            return lambda: _one_hot_means(simulator, per_output)
         # Noise on all inputs reaches all outputs: a product it must be.
         return None if io.bound_management != BoundManagementType.NONE else lambda: _chunked_means(tile)
     if type(tile) is InferenceTile:
@@ -105,28 +105,36 @@ def _is_known(kind: Any) -> bool:
 def _weight_means(weights: Tensor, per_output: bool) -> Tensor:
     """Return the mean |weight| of ``[out, in]``, or of each row."""
     weights = weights.detach()
+    sums = [part.abs().sum(1 if per_output else None) for part in weights.split(_rows(weights))]
+    return _means(sums, weights, per_output)
+
+
+def _rows(weights: Tensor) -> int:
+    return max(1, _CHUNK // weights.shape[1])
+
+
+def _means(sums: list[Tensor], weights: Tensor, per_output: bool) -> Tensor:
     if per_output:
-        return torch.cat([part.abs().mean(1) for part in weights.split(max(1, _CHUNK // weights.shape[1]))])[None]
-    if not weights.is_contiguous():
-        return weights.abs().mean().view(1, 1)
-    sums = [part.abs().sum() for part in weights.view(-1).split(_CHUNK)]
+        return torch.cat(sums)[None] / weights.shape[1]
     return torch.stack(sums).sum().view(1, 1) / weights.numel()
 
 
-def _one_hot_means(simulator: TorchSimulatorTile) -> Tensor:
+def _one_hot_means(simulator: TorchSimulatorTile, per_output: bool) -> Tensor:
     """Return what aihwkit's torch tile reads out: its product, written out for inputs with one hot line."""
     io, weights, reduction = simulator._f_io, simulator.weight.detach(), 1.0
     manages_bounds = io.bound_management != BoundManagementType.NONE
     step = 2.0 * io.inp_bound * (1.0 / io.inp_res if io.inp_res > 1.0 else io.inp_res)
     while True:
-        means, is_clipped = _one_hot_pass(weights, io, reduction, simulator.out_noise_values)
+        means, is_clipped = _one_hot_pass(weights, io, reduction, simulator.out_noise_values, per_output)
         exhausted = reduction > io.max_bm_factor or (step > 0.0 and reduction > io.max_bm_res / step)
         if not (manages_bounds and is_clipped) or exhausted:
             return means
         reduction *= 2.0  # of the whole batch, as in aihwkit
 
 
-def _one_hot_pass(weights: Tensor, io: Any, reduction: float, noise_values: Tensor | None) -> tuple[Tensor, bool]:
+def _one_hot_pass(
+    weights: Tensor, io: Any, reduction: float, noise_values: Tensor | None, per_output: bool
+) -> tuple[Tensor, bool]:
     """Return the means and whether any output was clipped, all inputs divided by `reduction`."""
     hot = weights.new_ones(weights.shape[1], 1)
     largest = AnalogMVM._compute_noise_management(input_=hot[:1], nm_type=io.noise_management, io_pars=io)
@@ -136,9 +144,9 @@ def _one_hot_pass(weights: Tensor, io: Any, reduction: float, noise_values: Tens
     ).T
     bound = io.out_bound if io.out_bound > 0 else math.inf
     step = 2.0 * io.out_bound * (1.0 / io.out_res if io.out_res > 1.0 else io.out_res)
-    rows = max(1, _CHUNK // weights.shape[1])
+    rows = _rows(weights)
     scratch = torch.empty_like(weights[:rows])
-    means, is_clipped = [], False
+    sums, is_clipped = [], False
     for start in range(0, weights.shape[0], rows):
         part = weights[start : start + rows]
         out, random = part * hot, scratch[: part.shape[0]]
@@ -157,8 +165,8 @@ def _one_hot_pass(weights: Tensor, io: Any, reduction: float, noise_values: Tens
         if math.isfinite(bound):
             is_clipped = is_clipped or bool(out.amax() > bound)
             out.clamp_(max=bound)
-        means.append(out.mean(1))
-    return torch.cat(means)[None] * (io.out_scale / scale), is_clipped
+        sums.append(out.sum(1 if per_output else None))
+    return _means(sums, weights, per_output) * (io.out_scale / scale), is_clipped
 
 
 def _chunked_means(tile: Any) -> Tensor:
