@@ -46,15 +46,20 @@ def isolated_rng(seed: int) -> Iterator[None]:
     Programming noise is drawn on the CPU whatever device the tiles are on, so CUDA generators are not touched.
     """
     states = torch.get_rng_state(), np.random.get_state(), random.getstate()
-    torch.random.default_generator.manual_seed(seed)
-    np.random.seed(seed % 2**32)
-    random.seed(seed)
+    seed_generators(seed)
     try:
         yield
     finally:
         torch.set_rng_state(states[0])
         np.random.set_state(states[1])
         random.setstate(states[2])
+
+
+def seed_generators(seed: int) -> None:
+    """Seed the CPU generators of torch, numpy and Python; for use inside an `isolated_rng` block."""
+    torch.random.default_generator.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
 
 
 class RandomStream:

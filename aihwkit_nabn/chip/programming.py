@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +10,14 @@ from aihwkit.simulator.tiles.inference import InferenceTileWithPeriphery
 from torch import Tensor, nn
 
 from aihwkit_nabn.chip.calibration_state import clear_calibration
+from aihwkit_nabn.chip.shared import share_programming
 from aihwkit_nabn.chip.times import parse_time
+from aihwkit_nabn.chip.written import WrittenWeights
 from aihwkit_nabn.errors import ConversionError, NabnError, NotProgrammedError
 from aihwkit_nabn.nn.layers import NoiseAwareLayer, named_analog_layers
-from aihwkit_nabn.seeding import RandomStream, check_seed, derive_seed, isolated_rng
+from aihwkit_nabn.seeding import RandomStream, check_seed, derive_seed, isolated_rng, seed_generators
 from aihwkit_nabn.simulator.compensation import match_readout_dtype
+from aihwkit_nabn.simulator.drift_readout import direct_readout
 from aihwkit_nabn.simulator.variation import begin_variation, restart_variation, rewind_variation
 
 
@@ -55,22 +57,26 @@ def program_chip(model: nn.Module, seed: int, t_inference: float | str = 0.0) ->
     seed = check_seed("seed", seed)
     seconds = parse_time(t_inference)
     layers = _layers(model)
-    _check_time(layers, seconds)
+    tiles_of = _tiles_of(layers)
+    _check_time(tiles_of, seconds)
     clear_calibration(model)
-    rewind_variation(model)
+    rewind_variation(model, _mark_written)
     model.__dict__.pop("chip_state", None)  # there is none until all tiles are written
-    for name, layer in layers.items():
-        _set_reference(layer)
-        _set_layer_max(layer)
-        _set_chip_seed(layer, seed)
-        for tile_name, tile in _tiles(layer):
-            match_readout_dtype(tile)
-            with isolated_rng(derive_seed(seed, "program", name, tile_name)):
-                tile.program_weights()
-    _drift(layers, seed, seconds)
-    begin_variation(model, _all_tiles(layers))
+    with isolated_rng(seed):
+        for name, tiles in tiles_of.items():
+            _set_reference(tiles)
+            _set_layer_max(tiles)
+            _set_chip_seed(tiles, seed)
+            for tile_name, tile in tiles.items():
+                match_readout_dtype(tile)
+                with direct_readout(tile):
+                    seed_generators(derive_seed(seed, "program", name, tile_name))
+                    tile.program_weights()
+                    share_programming(tile)
+                    _drift_tile(tile, derive_seed(seed, "drift", name, tile_name), seconds)
+    begin_variation(model, _all_tiles(tiles_of))
     model.__dict__["chip_state"] = ChipState(seed=seed, t_inference=seconds)
-    set_read_noise_seed(model, seed)
+    _restart_read_noise(layers, seed)
     return model
 
 
@@ -85,13 +91,17 @@ def drift_chip(model: nn.Module, t_inference: float | str) -> nn.Module:
     """
     seconds = parse_time(t_inference)
     state = chip_state(model)
-    layers = _layers(model)
+    layers = _tiles_of(_layers(model))
     _check_time(layers, seconds)
-    n_samples = rewind_variation(model)
-    for name, layer in layers.items():
-        if any(_was_trained(tile) for _, tile in _tiles(layer)):
+    n_samples = rewind_variation(model, _mark_written)
+    for name, tiles in layers.items():
+        if any(_was_trained(tile) for tile in tiles.values()):
             raise NotProgrammedError(f"layer {name!r} was trained after it was programmed; call program_chip again")
-    _drift(layers, state.seed, seconds)
+    with isolated_rng(state.seed):
+        for name, tiles in layers.items():
+            for tile_name, tile in tiles.items():
+                with direct_readout(tile):
+                    _drift_tile(tile, derive_seed(state.seed, "drift", name, tile_name), seconds)
     begin_variation(model, _all_tiles(layers), n_samples)
     model.__dict__["chip_state"] = ChipState(seed=state.seed, t_inference=seconds)
     return model
@@ -115,8 +125,8 @@ def check_programmed(model: nn.Module) -> None:
     Raises:
         NotProgrammedError: names the first layer that has not.
     """
-    for name, layer in _layers(model).items():
-        if any(tile.programmed_weights is None for _, tile in _tiles(layer)):
+    for name, tiles in _tiles_of(_layers(model)).items():
+        if any(tile.programmed_weights is None for tile in tiles.values()):
             raise NotProgrammedError(f"layer {name!r} is not programmed; call program_chip(model, seed=...) first")
 
 
@@ -134,7 +144,11 @@ def set_read_noise_seed(model: nn.Module, seed: int) -> None:
     """
     seed = check_seed("seed", seed)
     layers = _layers(model)
-    restart_variation(model)
+    restart_variation(model, _mark_written)
+    _restart_read_noise(layers, seed)
+
+
+def _restart_read_noise(layers: dict[str, Any], seed: int) -> None:
     for name, layer in layers.items():
         stream = derive_seed(seed, "read", name)
         if isinstance(layer, NoiseAwareLayer):
@@ -168,6 +182,7 @@ def _leave_stream(layer: Any, args: tuple[Any, ...], output: Any) -> None:
 
 
 def _layers(model: nn.Module) -> dict[str, Any]:
+    """Return the analog layers by name."""
     layers = named_analog_layers(model) if isinstance(model, nn.Module) else {}
     if not layers:
         raise ConversionError(
@@ -176,19 +191,26 @@ def _layers(model: nn.Module) -> dict[str, Any]:
     return layers
 
 
-def _tiles(layer: nn.Module) -> list[tuple[str, Any]]:
-    tiles: Any = layer.named_analog_tiles()  # type: ignore[operator]
-    return [(name, tile) for name, tile in tiles if isinstance(tile, InferenceTileWithPeriphery)]
+#: The tiles of one layer by name.
+_Tiles = dict[str, Any]
 
 
-def _all_tiles(layers: dict[str, nn.Module]) -> list[Any]:
-    return [tile for layer in layers.values() for _, tile in _tiles(layer)]
+def _all_tiles(layers: dict[str, _Tiles]) -> list[Any]:
+    return [tile for tiles in layers.values() for tile in tiles.values()]
 
 
-def _check_time(layers: dict[str, nn.Module], seconds: float) -> None:
+def _tiles_of(layers: dict[str, Any]) -> dict[str, _Tiles]:
+    """Return each layer's inference tiles; made once per call, since walking through modules takes time."""
+    return {
+        name: {key: tile for key, tile in layer.named_analog_tiles() if isinstance(tile, InferenceTileWithPeriphery)}
+        for name, layer in layers.items()
+    }
+
+
+def _check_time(layers: dict[str, _Tiles], seconds: float) -> None:
     """Ask each noise model with a fitted range of times before anything is written."""
-    for name, layer in layers.items():
-        for _, tile in _tiles(layer):
+    for name, tiles in layers.items():
+        for tile in tiles.values():
             check = getattr(tile.rpu_config.noise_model, "check_time", None)
             if check is not None:
                 try:
@@ -197,43 +219,18 @@ def _check_time(layers: dict[str, nn.Module], seconds: float) -> None:
                     raise NabnError(f"layer {name!r}: {error}") from error
 
 
-def _drift(layers: dict[str, nn.Module], seed: int, seconds: float) -> None:
-    for name, layer in layers.items():
-        for tile_name, tile in _tiles(layer):
-            tile._nabn_written = None  # so that an interruption in between is not taken for training
-            with isolated_rng(derive_seed(seed, "drift", name, tile_name)):
-                tile.drift_weights(seconds)
-            tile._nabn_written = _Written.of(tile)
+def _drift_tile(tile: Any, seed: int, seconds: float) -> None:
+    """Drift a programmed tile, inside its `direct_readout` and an `isolated_rng`."""
+    tile._nabn_written = None  # so that an interruption in between is not taken for training
+    seed_generators(seed)
+    tile.drift_weights(seconds)
+    tile._nabn_written = WrittenWeights(tile)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Written:
-    """How a tile's weights were when we wrote them.
-
-    Optimizers change a parameter in place, which its version counter tells; aihwkit's own programming and drift do not
-    touch the counter. A copy of the tile starts counting anew: there the checksum tells.
-    """
-
-    parameter_id: int
-    version: int
-    checksum: int
-
-    @classmethod
-    def of(cls, tile: Any) -> _Written:
-        parameter = _trainable(tile)
-        return cls(
-            parameter_id=id(parameter), version=getattr(parameter, "_version", 0), checksum=_weight_checksum(tile)
-        )
-
-
-def _weight_checksum(tile: Any) -> int:
-    weights = tile.tile.get_weights().detach().cpu().contiguous()
-    return zlib.crc32(weights.view(torch.uint8).numpy())
-
-
-def _trainable(tile: Any) -> Tensor | None:
-    """The parameter an optimizer sees: of the torch tile, or the one a compiled tile shares its memory with."""
-    return getattr(tile.tile, "weight", getattr(tile, "shared_weights", None))
+def _mark_written(tile: Any) -> None:
+    """Take what a tile holds now for written by us, if it was so before: noise that moves was taken off it."""
+    if getattr(tile, "_nabn_written", None) is not None:
+        tile._nabn_written = WrittenWeights(tile)
 
 
 def _was_trained(tile: Any) -> bool:
@@ -241,44 +238,46 @@ def _was_trained(tile: Any) -> bool:
 
     aihwkit keeps the reference of the first programming and would program that again, losing the training.
     """
-    written: _Written | None = getattr(tile, "_nabn_written", None)
-    if written is None:
-        return False
-    parameter = _trainable(tile)
-    if id(parameter) == written.parameter_id:
-        return getattr(parameter, "_version", 0) != written.version
-    return _weight_checksum(tile) != written.checksum
+    written: WrittenWeights | None = getattr(tile, "_nabn_written", None)
+    return written is not None and written.was_trained(tile)
 
 
-def _set_reference(layer: nn.Module) -> None:
+def _set_reference(tiles: _Tiles) -> None:
     """Make the weights the tiles hold the ones to program, where they are new: never programmed or trained since."""
-    for _, tile in _tiles(layer):
+    for tile in tiles.values():
         if tile.reference_combined_weights is None or _was_trained(tile):
             tile.reference_combined_weights = tile.tile.get_weights().detach().cpu().clone()
         tile._nabn_written = None
 
 
-def _set_layer_max(layer: nn.Module) -> None:
+def _set_layer_max(tiles: _Tiles) -> None:
     """Tell noise models that ask for it the layer's largest weight, in each tile's own units."""
-    tiles = [tile for _, tile in _tiles(layer)]
-    if not any(hasattr(tile.rpu_config.noise_model, "layer_max") for tile in tiles):
+    if not any(_uses_layer_max(tile) for tile in tiles.values()):
         return
     scales, maxima = [], []
-    for tile in tiles:
+    for tile in tiles.values():
         reference = tile.reference_combined_weights
         scale = tile.get_scales()
         scale = torch.ones(1, dtype=reference.dtype) if scale is None else scale.detach().cpu().abs()
         scales.append(scale)
-        in_layer_units = reference.detach().cpu().abs() * scale.view(-1, 1)
-        maxima.append(in_layer_units.max() if reference.numel() else torch.zeros((), dtype=reference.dtype))
+        if reference.numel():
+            low, high = reference.detach().cpu().aminmax(dim=1)
+            maxima.append((torch.maximum(-low, high) * scale).max())
+        else:
+            maxima.append(torch.zeros((), dtype=reference.dtype))
     layer_max = torch.stack(maxima).max()
-    for tile, scale in zip(tiles, scales, strict=True):
-        if hasattr(tile.rpu_config.noise_model, "layer_max"):
+    for tile, scale in zip(tiles.values(), scales, strict=True):
+        if _uses_layer_max(tile):
             tile.rpu_config.noise_model.layer_max = layer_max / (scale.view(-1, 1) if scale.numel() > 1 else scale[0])
 
 
-def _set_chip_seed(layer: nn.Module, seed: int) -> None:
+def _set_chip_seed(tiles: _Tiles, seed: int) -> None:
     """Tell noise models that ask for it which chip their tile is part of, for what all its tiles have in common."""
-    for _, tile in _tiles(layer):
+    for tile in tiles.values():
         if hasattr(tile.rpu_config.noise_model, "chip_seed"):
             tile.rpu_config.noise_model.chip_seed = derive_seed(seed, "chip")
+
+
+def _uses_layer_max(tile: Any) -> bool:
+    noise_model = tile.rpu_config.noise_model
+    return bool(getattr(noise_model, "uses_layer_max", hasattr(noise_model, "layer_max")))

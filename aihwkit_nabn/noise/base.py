@@ -33,6 +33,7 @@ class WeightNoiseModel(BaseNoiseModel):
         columnwise_mapping: Whether presets scale each output column to the conductance range. True suits models whose
             noise is given in conductance, False those whose noise is relative to the weights.
         varies: Whether the noise moves from one forward pass to the next; see `aihwkit_nabn.noise.runtime`.
+        uses_layer_max: Whether whoever programs a layer has to set `layer_max`.
         layer_max: Maximum |weight| of the whole layer in the tile's units, a scalar or ``[out, 1]``, set by whoever
             programs a layer that was split over tiles. None: the maximum of the tile itself.
         chip_seed: Seed of the chip, set by whoever programs it, for what all its tiles have in common. None: the tile
@@ -44,6 +45,7 @@ class WeightNoiseModel(BaseNoiseModel):
     drifts: ClassVar[bool] = False
     columnwise_mapping: ClassVar[bool] = False
     varies: ClassVar[bool] = False
+    uses_layer_max: ClassVar[bool] = True
     layer_max: Tensor | None = None
     chip_seed: int | None = None
 
@@ -142,7 +144,7 @@ class WeightNoiseModel(BaseNoiseModel):
 
     def _w_max(self, work: Tensor) -> Tensor:
         if self.layer_max is None:
-            return work.abs().amax() if work.numel() else work.new_zeros(())
+            return torch.stack(work.aminmax()).abs().amax() if work.numel() else work.new_zeros(())
         w_max = torch.as_tensor(self.layer_max).detach().to(work)
         # By hand: torch.broadcast_shapes imports sympy, which takes seconds.
         pairs = zip(reversed(w_max.shape), reversed(work.shape), strict=False)

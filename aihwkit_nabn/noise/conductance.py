@@ -32,6 +32,7 @@ class ConductanceNoise(WeightNoiseModel):
     t_range_s: ClassVar[tuple[float, float]] = (0.0, TEN_YEARS_S)
     drifts: ClassVar[bool] = True
     columnwise_mapping: ClassVar[bool] = True
+    uses_layer_max: ClassVar[bool] = False
     noise_scale: float
 
     def device(self) -> BaseNoiseModel:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import copy
+from dataclasses import dataclass, field, is_dataclass
+from enum import Enum
+from typing import Any
 
 from aihwkit.inference.compensation.base import BaseDriftCompensation
 from aihwkit.inference.noise.base import BaseNoiseModel
@@ -55,3 +58,24 @@ class NoiseAwareRPUConfig(TorchInferenceRPUConfig):
     mapping: MappingParameter = field(default_factory=weight_mapping)
     noise_model: BaseNoiseModel = field(default_factory=GaussianWeightNoise)
     drift_compensation: BaseDriftCompensation | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> NoiseAwareRPUConfig:
+        # Each tile holds a configuration: the general way costs more than copying the tile's weights.
+        twin: NoiseAwareRPUConfig = _copied(self, memo)
+        return twin
+
+
+def _copied(config: Any, memo: dict[int, Any]) -> Any:
+    """Return a deep copy of a configuration: its dataclasses by their attributes, all else the general way."""
+    twin = memo[id(config)] = object.__new__(type(config))
+    for name, value in vars(config).items():
+        if value is None or isinstance(value, (bool, int, float, str, Enum, type)):
+            copied = value
+        elif id(value) in memo:
+            copied = memo[id(value)]
+        elif is_dataclass(value) and type(value).__module__.startswith("aihwkit."):
+            copied = _copied(value, memo)
+        else:
+            copied = copy.deepcopy(value, memo)
+        twin.__dict__[name] = copied
+    return twin

@@ -8,7 +8,7 @@ first list of single images.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -111,10 +111,14 @@ def begin_variation(model: nn.Module, tiles: Iterable[Any], n_samples: int = 0) 
             model.register_forward_pre_hook(_before_forward, with_kwargs=True)
 
 
-def rewind_variation(model: nn.Module) -> int:
+def rewind_variation(model: nn.Module, on_written: Callable[[Any], None] | None = None) -> int:
     """Give the tiles back the weights of programming and drift, and return the count, which stays.
 
     Tiles that have been trained meanwhile are left alone.
+
+    Args:
+        model: The model the chip was programmed on.
+        on_written: Called with each tile that was given its weights back.
     """
     kept: ChipVariation | None = model.__dict__.get(_KEPT)
     if kept is None:
@@ -122,13 +126,15 @@ def rewind_variation(model: nn.Module) -> int:
     for tile in kept.tiles:
         if kept.n_written and tile.was_written(kept.n_written):
             tile.write(tile.weights_at(0))
+            if on_written is not None:
+                on_written(tile.tile)
     kept.n_written = 0
     return kept.n_samples
 
 
-def restart_variation(model: nn.Module) -> None:
-    """Let the chip's noise begin again as it was when the chip was programmed."""
-    rewind_variation(model)
+def restart_variation(model: nn.Module, on_written: Callable[[Any], None] | None = None) -> None:
+    """Let the chip's noise begin again as it was when the chip was programmed; `on_written` as for rewinding."""
+    rewind_variation(model, on_written)
     if _KEPT in model.__dict__:
         model.__dict__[_KEPT].n_samples = 0
 
