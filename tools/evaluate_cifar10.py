@@ -35,7 +35,7 @@ from aihwkit_nabn.errors import UnknownNameError
 from aihwkit_nabn.evaluation import EvaluationResult, MethodSpec, Record, Scenario, evaluate
 from aihwkit_nabn.evaluation.scenario import UNCALIBRATED
 from aihwkit_nabn.seeding import derive_seed
-from aihwkit_nabn.simulator import build_preset
+from aihwkit_nabn.simulator import build_preset, parse_preset
 
 FOLDER = "cifar10_subset"
 IMAGES, WEIGHTS = "cifar10_subset.npz", "resnet20_cifar10.pth"
@@ -66,16 +66,43 @@ for _time, _text in (("1h", "1 hour"), ("1d", "1 day"), ("1y", "1 year")):
     _pcm(f"pcm-{_time}", _time, _text)
 
 
+DEFAULT = tuple(SETTINGS)
+
+
+def _preset(key: str, preset: str, t_inference: str = "0s") -> None:
+    def build() -> Scenario:
+        return Scenario(name=key, rpu_config=parse_preset(preset), t_inference=t_inference, group=key)
+
+    SETTINGS[key] = build
+
+
+_preset("hermes-1d", "hermes", "1d")
+_preset("reram-wan-1d", "reram_wan", "1d")
+_preset("reram-cmo-1d", "reram_cmo", "1d")
+_preset("stuck", "stuck")
+_preset("thermal", "thermal")
+_preset("temperature", "temperature")
+_preset("reference-current", "reference_current")
+_preset("variational", "variational")
+_preset("read-noise", "gaussian:sigma=0,w_noise=0.0175")
+_preset("8-bit", "gaussian:sigma=0,inp_bits=8,out_bits=8,out_noise=0.04")
+_preset("crossbar-1d", "crossbar", "1d")
+_preset("crossbar-1y", "crossbar", "1y")
+_preset("pcm+stuck-1d", "pcm+stuck", "1d")
+PRESETS = ("additive-0.06", "multiplicative-0.3", "pcm-1d", *(key for key in SETTINGS if key not in DEFAULT))
+
+
 def choose_scenarios(names: list[str]) -> list[Scenario]:
-    """Return the scenarios of these settings, all of them for an empty list.
+    """Return the scenarios of these settings; ``presets`` stands for one of every preset.
 
     Raises:
         UnknownNameError: there is no such setting.
     """
     for name in names:
-        if name not in SETTINGS:
-            raise UnknownNameError("setting", name, SETTINGS)
-    return [SETTINGS[name]() for name in names or SETTINGS]
+        if name not in (*SETTINGS, "presets"):
+            raise UnknownNameError("setting", name, [*SETTINGS, "presets"])
+    keys = [key for name in names or DEFAULT for key in (PRESETS if name == "presets" else (name,))]
+    return [SETTINGS[key]() for key in dict.fromkeys(keys)]
 
 
 def choose_methods(names: list[str]) -> list[MethodSpec]:
@@ -220,7 +247,9 @@ def main(
     chips: Annotated[int, typer.Option(min=1)] = 10,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first chip and of the choice of images.")] = 0,
     methods: Annotated[str, typer.Option(help="Separated by commas; default: every registered method.")] = "",
-    settings: Annotated[str, typer.Option(help=f"Separated by commas; default: {','.join(SETTINGS)}.")] = "",
+    settings: Annotated[
+        str, typer.Option(help=f"Separated by commas; default: {','.join(DEFAULT)}. Also: presets.")
+    ] = "",
     samples: Annotated[int, typer.Option(min=1, help="Calibration images.")] = 256,
     calibration_batch: Annotated[int, typer.Option(min=1, help="Calibration images per batch.")] = 64,
     test_batch: Annotated[int, typer.Option(min=1, help="Test images per batch.")] = 233,

@@ -31,8 +31,8 @@ FORWARD_OPTIONS = {
     "largest weight",
     "w_noise_type": "'pcm_read' (grows with the conductance, the default) or 'additive_constant'",
     "ir_drop": "factor on the voltage drop along the wires; 1 is the physical value",
-    "input_range": "true for a static input range per tile, or its initial value in units of the inputs; "
-    "false or None: each input vector is scaled by its largest entry",
+    "input_range": "static input range per tile, set from images (calibrate_input_ranges), or its initial value; "
+    "false: each input vector is scaled by its largest entry instead, many times slower",
 }
 
 # Not given in units of the input's full scale.
@@ -47,9 +47,9 @@ def has_forward_options(options: Mapping[str, Any]) -> bool:
 def forward_parameters(options: Mapping[str, Any]) -> IOParameters:
     """Return aihwkit's parameters of the product; only what is named is not ideal.
 
-    Inputs are scaled to the converter's range by each vector's largest entry (aihwkit's ``ABS_MAX``), or by the static
-    input range where there is one, which computes convolutions many times faster. Read noise alone grows with the
-    inputs and needs neither. Outputs beyond the range are clipped (no bound management).
+    Inputs are scaled to the converter's range by a static input range, or with ``input_range=False`` by each vector's
+    largest entry (aihwkit's ``ABS_MAX``), which computes convolutions many times slower. Read noise alone grows with
+    the inputs and needs neither. Outputs beyond the range are clipped (no bound management).
 
     Args:
         options: Any of `FORWARD_OPTIONS`; other entries are not looked at.
@@ -60,7 +60,7 @@ def forward_parameters(options: Mapping[str, Any]) -> IOParameters:
     check_input_range(options.get("input_range"))
     if not has_forward_options(options):
         return perfect_forward()
-    static = has_forward_options({"input_range": options.get("input_range")})
+    static = has_input_range(options)
     out_bits, out_bound = options.get("out_bits"), options.get("out_bound")
     if out_bound is None:
         out_bound = 0.0 if out_bits is None else STANDARD_OUT_BOUND  # aihwkit takes 0 for unlimited
@@ -69,7 +69,7 @@ def forward_parameters(options: Mapping[str, Any]) -> IOParameters:
     w_noise, w_noise_type = _read_noise(options)
     if static:  # as aihwkit's crossbar preset has it: a constant of 1 leaves to the input range what it scales
         management = NoiseManagementType.CONSTANT
-    elif all(options.get(name) is None for name in FORWARD_OPTIONS if name not in _SCALE_FREE):
+    elif not _needs_scale(options):
         management = NoiseManagementType.NONE
     else:
         management = NoiseManagementType.ABS_MAX
@@ -91,15 +91,25 @@ def forward_parameters(options: Mapping[str, Any]) -> IOParameters:
     )
 
 
+def has_input_range(options: Mapping[str, Any]) -> bool:
+    """Whether the options ask for a static input range, or name something that needs one and do not rule it out."""
+    value = options.get("input_range")
+    return _needs_scale(options) if value is None else value is not False
+
+
+def _needs_scale(options: Mapping[str, Any]) -> bool:
+    return any(options.get(name) is not None for name in FORWARD_OPTIONS if name not in _SCALE_FREE)
+
+
 def pre_post_parameters(options: Mapping[str, Any]) -> PrePostProcessingParameter:
-    """Return aihwkit's parameters of the static input range, on if `input_range` is true or a number.
+    """Return aihwkit's parameters of the static input range.
 
     Raises:
         NabnError: `input_range` is something else.
     """
     value = options.get("input_range")
     check_input_range(value)
-    enable = value is not None and value is not False
+    enable = has_input_range(options)
     if isinstance(value, bool) or value is None:
         return PrePostProcessingParameter(input_range=InputRangeParameter(enable=enable))
     return PrePostProcessingParameter(input_range=InputRangeParameter(enable=True, init_value=float(value)))

@@ -42,13 +42,19 @@ def test_each_option_alone_leaves_the_rest_ideal(option, value, field, expected)
     forward = preset.forward
     assert not forward.is_perfect and getattr(forward, field) == pytest.approx(expected)
     ideal = {"inp_res": -1.0, "out_res": -1.0, "inp_bound": 1.0, "out_noise": 0.0, "w_noise": 0.0, "ir_drop": 0.0}
-    ideal["noise_management"], ideal["bound_management"] = NoiseManagementType.ABS_MAX, BoundManagementType.NONE
+    ideal["noise_management"], ideal["bound_management"] = NoiseManagementType.CONSTANT, BoundManagementType.NONE
     if option == "w_noise":  # in proportion to the inputs, which need no scale then
         ideal["noise_management"], ideal["inp_bound"] = NoiseManagementType.NONE, 0.0
     ideal["out_bound"] = 10.0 if option == "out_bits" else 0.0  # 0: unlimited
     assert {name: getattr(forward, name) for name in ideal if name != field} == {
         name: value for name, value in ideal.items() if name != field
     }
+    assert preset.pre_post.input_range.enable == (option != "w_noise")
+    if option != "input_range":
+        by_vector = build_preset("gaussian", **{option: value, "input_range": False})
+        assert not by_vector.pre_post.input_range.enable
+        if option != "w_noise":
+            assert by_vector.forward.noise_management == NoiseManagementType.ABS_MAX
     # They are given in units of the largest weight, so each column fills the range.
     assert preset.mapping.weight_scaling_omega == 1.0 and preset.mapping.weight_scaling_columnwise
 
