@@ -68,7 +68,7 @@ def program_chip(model: nn.Module, seed: int, t_inference: float | str = 0.0) ->
             with isolated_rng(derive_seed(seed, "program", name, tile_name)):
                 tile.program_weights()
     _drift(layers, seed, seconds)
-    begin_variation(model, _all_tiles(layers))
+    begin_variation(model, _all_tiles(layers), note_rewound=_note_written)
     model.__dict__["chip_state"] = ChipState(seed=seed, t_inference=seconds)
     set_read_noise_seed(model, seed)
     return model
@@ -92,7 +92,7 @@ def drift_chip(model: nn.Module, t_inference: float | str) -> nn.Module:
         if any(_was_trained(tile) for _, tile in _tiles(layer)):
             raise NotProgrammedError(f"layer {name!r} was trained after it was programmed; call program_chip again")
     _drift(layers, state.seed, seconds)
-    begin_variation(model, _all_tiles(layers), n_samples)
+    begin_variation(model, _all_tiles(layers), n_samples, _note_written)
     model.__dict__["chip_state"] = ChipState(seed=state.seed, t_inference=seconds)
     return model
 
@@ -203,7 +203,11 @@ def _drift(layers: dict[str, nn.Module], seed: int, seconds: float) -> None:
             tile._nabn_written = None  # so that an interruption in between is not taken for training
             with isolated_rng(derive_seed(seed, "drift", name, tile_name)):
                 tile.drift_weights(seconds)
-            tile._nabn_written = _Written.of(tile)
+            _note_written(tile)
+
+
+def _note_written(tile: Any) -> None:
+    tile._nabn_written = _Written.of(tile)
 
 
 @dataclass(frozen=True, kw_only=True)

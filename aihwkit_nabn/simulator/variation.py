@@ -8,7 +8,7 @@ first list of single images.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -84,11 +84,13 @@ class ChipVariation:
         tiles: The chip's tiles whose noise varies.
         n_samples: Samples that have gone through the chip.
         n_written: The count whose weights the tiles hold.
+        note_rewound: Called with each tile that has its weights of programming and drift back.
     """
 
     tiles: list[TileVariation]
     n_samples: int = 0
     n_written: int = 0
+    note_rewound: Callable[[Any], None] | None = None
 
     def move(self, n_samples: int) -> None:
         """Give every tile the weights that belong to a count."""
@@ -98,18 +100,23 @@ class ChipVariation:
             self.n_written = n_samples
 
 
-def begin_variation(model: nn.Module, tiles: Iterable[Any], n_samples: int = 0) -> None:
+def begin_variation(
+    model: nn.Module, tiles: Iterable[Any], n_samples: int = 0, note_rewound: Callable[[Any], None] | None = None
+) -> None:
     """Take the weights the tiles hold now for those of a chip that nothing has gone through, and go on from a count.
 
     Args:
         model: The model the chip was programmed on; it counts from now on, if there is anything that varies.
         tiles: Its inference tiles.
         n_samples: The count to go on from.
+        note_rewound: A module-level function, called with each tile that `rewind_variation` gives its weights back.
     """
     varying = [tile for tile in tiles if _varies(tile.rpu_config.noise_model)]
     model.__dict__.pop(_KEPT, None)
     if varying:
-        model.__dict__[_KEPT] = ChipVariation([TileVariation.of(tile) for tile in varying], n_samples=n_samples)
+        model.__dict__[_KEPT] = ChipVariation(
+            [TileVariation.of(tile) for tile in varying], n_samples=n_samples, note_rewound=note_rewound
+        )
         if _before_forward not in model._forward_pre_hooks.values():
             model.register_forward_pre_hook(_before_forward, with_kwargs=True)
 
@@ -125,6 +132,8 @@ def rewind_variation(model: nn.Module) -> int:
     for tile in kept.tiles:
         if kept.n_written and tile.was_written(kept.n_written):
             tile.write(tile.weights_at(0))
+            if kept.note_rewound is not None:
+                kept.note_rewound(tile.tile)
     kept.n_written = 0
     return kept.n_samples
 
