@@ -60,7 +60,7 @@ def program_chip(model: nn.Module, seed: int, t_inference: float | str = 0.0) ->
     tiles_of = _tiles_of(layers)
     _check_time(tiles_of, seconds)
     clear_calibration(model)
-    rewind_variation(model, _mark_written)
+    rewind_variation(model)
     model.__dict__.pop("chip_state", None)  # there is none until all tiles are written
     with isolated_rng(seed):
         for name, tiles in tiles_of.items():
@@ -74,7 +74,7 @@ def program_chip(model: nn.Module, seed: int, t_inference: float | str = 0.0) ->
                     tile.program_weights()
                     share_programming(tile)
                     _drift_tile(tile, derive_seed(seed, "drift", name, tile_name), seconds)
-    begin_variation(model, _all_tiles(tiles_of))
+    begin_variation(model, _all_tiles(tiles_of), note_rewound=_note_written)
     model.__dict__["chip_state"] = ChipState(seed=seed, t_inference=seconds)
     _restart_read_noise(layers, seed)
     return model
@@ -93,7 +93,7 @@ def drift_chip(model: nn.Module, t_inference: float | str) -> nn.Module:
     state = chip_state(model)
     layers = _tiles_of(_layers(model))
     _check_time(layers, seconds)
-    n_samples = rewind_variation(model, _mark_written)
+    n_samples = rewind_variation(model)
     for name, tiles in layers.items():
         if any(_was_trained(tile) for tile in tiles.values()):
             raise NotProgrammedError(f"layer {name!r} was trained after it was programmed; call program_chip again")
@@ -102,7 +102,7 @@ def drift_chip(model: nn.Module, t_inference: float | str) -> nn.Module:
             for tile_name, tile in tiles.items():
                 with direct_readout(tile):
                     _drift_tile(tile, derive_seed(state.seed, "drift", name, tile_name), seconds)
-    begin_variation(model, _all_tiles(layers), n_samples)
+    begin_variation(model, _all_tiles(layers), n_samples, _note_written)
     model.__dict__["chip_state"] = ChipState(seed=state.seed, t_inference=seconds)
     return model
 
@@ -144,7 +144,7 @@ def set_read_noise_seed(model: nn.Module, seed: int) -> None:
     """
     seed = check_seed("seed", seed)
     layers = _layers(model)
-    restart_variation(model, _mark_written)
+    restart_variation(model)
     _restart_read_noise(layers, seed)
 
 
@@ -224,13 +224,11 @@ def _drift_tile(tile: Any, seed: int, seconds: float) -> None:
     tile._nabn_written = None  # so that an interruption in between is not taken for training
     seed_generators(seed)
     tile.drift_weights(seconds)
+    _note_written(tile)
+
+
+def _note_written(tile: Any) -> None:
     tile._nabn_written = WrittenWeights(tile)
-
-
-def _mark_written(tile: Any) -> None:
-    """Take what a tile holds now for written by us, if it was so before: noise that moves was taken off it."""
-    if getattr(tile, "_nabn_written", None) is not None:
-        tile._nabn_written = WrittenWeights(tile)
 
 
 def _was_trained(tile: Any) -> bool:

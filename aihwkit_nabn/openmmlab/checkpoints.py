@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from aihwkit_nabn.chip import calibration_tensors, load_calibration_tensors
 from aihwkit_nabn.errors import NabnError, NotProgrammedError
 from aihwkit_nabn.nn.layers import named_analog_layers
+from aihwkit_nabn.simulator.variation import rewind_variation
 
 CHIP_KEY = "aihwkit_nabn"
 """Where a checkpoint keeps its chip; every other entry is what mmengine writes for the digital model."""
@@ -73,6 +74,7 @@ def chip_record(model: nn.Module, settings: str) -> dict[str, Any]:
         model: A programmed analog model.
         settings: Which chip it is, in words; compared when it is read back.
     """
+    rewind_variation(model)  # the weights as programmed; the next forward pass moves them to where they were
     layers: dict[str, Any] = dict(named_analog_layers(model))
     return {
         "version": _VERSION,

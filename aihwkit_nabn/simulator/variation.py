@@ -62,7 +62,10 @@ class TileVariation:
 
     def was_written(self, n_samples: int) -> bool:
         """Whether the tile holds what it was given after `n_samples` samples, rather than, say, trained weights."""
-        return torch.equal(_weights(self.tile), self.weights_at(n_samples))
+        expected = self.weights_at(n_samples)
+        # Not bit for bit: the model may have moved to another device since.
+        off, largest = (_weights(self.tile) - expected).abs(), expected.abs()
+        return expected.numel() == 0 or bool(off.max() <= 1e-6 * largest.max())
 
     def write(self, weights: Tensor) -> None:
         """Give the tile other weights; a new tensor, since a gradient under way may still need the old one."""
@@ -81,11 +84,13 @@ class ChipVariation:
         tiles: The chip's tiles whose noise varies.
         n_samples: Samples that have gone through the chip.
         n_written: The count whose weights the tiles hold.
+        note_rewound: Called with each tile that has its weights of programming and drift back.
     """
 
     tiles: list[TileVariation]
     n_samples: int = 0
     n_written: int = 0
+    note_rewound: Callable[[Any], None] | None = None
 
     def move(self, n_samples: int) -> None:
         """Give every tile the weights that belong to a count."""
@@ -95,30 +100,31 @@ class ChipVariation:
             self.n_written = n_samples
 
 
-def begin_variation(model: nn.Module, tiles: Iterable[Any], n_samples: int = 0) -> None:
+def begin_variation(
+    model: nn.Module, tiles: Iterable[Any], n_samples: int = 0, note_rewound: Callable[[Any], None] | None = None
+) -> None:
     """Take the weights the tiles hold now for those of a chip that nothing has gone through, and go on from a count.
 
     Args:
         model: The model the chip was programmed on; it counts from now on, if there is anything that varies.
         tiles: Its inference tiles.
         n_samples: The count to go on from.
+        note_rewound: A module-level function, called with each tile that `rewind_variation` gives its weights back.
     """
     varying = [tile for tile in tiles if _varies(tile.rpu_config.noise_model)]
     model.__dict__.pop(_KEPT, None)
     if varying:
-        model.__dict__[_KEPT] = ChipVariation([TileVariation.of(tile) for tile in varying], n_samples=n_samples)
+        model.__dict__[_KEPT] = ChipVariation(
+            [TileVariation.of(tile) for tile in varying], n_samples=n_samples, note_rewound=note_rewound
+        )
         if _before_forward not in model._forward_pre_hooks.values():
             model.register_forward_pre_hook(_before_forward, with_kwargs=True)
 
 
-def rewind_variation(model: nn.Module, on_written: Callable[[Any], None] | None = None) -> int:
+def rewind_variation(model: nn.Module) -> int:
     """Give the tiles back the weights of programming and drift, and return the count, which stays.
 
     Tiles that have been trained meanwhile are left alone.
-
-    Args:
-        model: The model the chip was programmed on.
-        on_written: Called with each tile that was given its weights back.
     """
     kept: ChipVariation | None = model.__dict__.get(_KEPT)
     if kept is None:
@@ -126,15 +132,15 @@ def rewind_variation(model: nn.Module, on_written: Callable[[Any], None] | None 
     for tile in kept.tiles:
         if kept.n_written and tile.was_written(kept.n_written):
             tile.write(tile.weights_at(0))
-            if on_written is not None:
-                on_written(tile.tile)
+            if kept.note_rewound is not None:
+                kept.note_rewound(tile.tile)
     kept.n_written = 0
     return kept.n_samples
 
 
-def restart_variation(model: nn.Module, on_written: Callable[[Any], None] | None = None) -> None:
-    """Let the chip's noise begin again as it was when the chip was programmed; `on_written` as for rewinding."""
-    rewind_variation(model, on_written)
+def restart_variation(model: nn.Module) -> None:
+    """Let the chip's noise begin again as it was when the chip was programmed."""
+    rewind_variation(model)
     if _KEPT in model.__dict__:
         model.__dict__[_KEPT].n_samples = 0
 

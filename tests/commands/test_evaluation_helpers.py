@@ -91,6 +91,12 @@ def test_import_of_a_file_registers_its_noise(tmp_path: Path) -> None:
         NOISE_MODELS.unregister("scaled_for_test")
 
 
+def test_several_effects_are_one_scenario() -> None:
+    (scenario,) = parse_scenarios(["pcm+stuck:p_off=0.01,out_bits=8"], ["1h"])
+    assert scenario.name == "pcm+stuck:p_off=0.01,out_bits=8, 1h" and scenario.strength is None
+    assert len(scenario.rpu_config.noise_model.effects) == 2
+
+
 def test_import_errors(tmp_path: Path) -> None:
     with pytest.raises(NabnError, match="no such file"):
         import_extension(str(tmp_path / "none.py"))

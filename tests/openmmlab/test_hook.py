@@ -88,10 +88,11 @@ def test_validation_while_training_is_on_the_chip_and_training_goes_on_digital(d
     assert CHIP_KEY not in saved and "backbone.conv1.weight" in saved["state_dict"]
 
 
-def test_a_chip_written_after_a_test_is_tested_again_without_calibrating(detector, tmp_path):
-    first = Spy(NOISE, seed=4, calibration=PAIRED, out_file="chip.pth")
+@pytest.mark.parametrize("noise", [NOISE, {"type": "VariationalNoisePreset", "period_samples": 10}])
+def test_a_chip_written_after_a_test_is_tested_again_without_calibrating(detector, tmp_path, noise):
+    first = Spy(noise, seed=4, calibration=PAIRED, out_file="chip.pth")
     _, metrics = run(detector, tmp_path, first)
-    again = Spy(NOISE, seed=4, calibration=PAIRED)
+    again = Spy(noise, seed=4, calibration=PAIRED)
     again._calibrate = None  # would fail if it were called
     _, repeated = run(detector, tmp_path, again, load_from=str(tmp_path / "chip.pth"))
     assert repeated == metrics
