@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from torch import nn
@@ -23,6 +24,22 @@ def input_ranges(model: nn.Module) -> dict[str, float]:
         name: max(abs(t.input_range.item()) for t in tiles_of(layer) if t.input_range is not None)
         for name, layer in ranged_layers(model).items()
     }
+
+
+def warn_of_initial_ranges(model: nn.Module, stacklevel: int = 3) -> None:
+    """Warn if the input ranges are those that aihwkit starts with, which suit no layer in particular."""
+    for name, layer in ranged_layers(model).items():
+        for tile in tiles_of(layer):
+            inner: Any = tile
+            settings = inner.rpu_config.pre_post.input_range
+            untouched = not bool(inner.input_range_update_idx.any()) and settings.init_from_data > 0
+            if untouched and settings.init_value == type(settings)().init_value:
+                warnings.warn(
+                    f"the input range of layer {name!r} is the initial {settings.init_value:g}: inputs beyond it are "
+                    "cut off; set the ranges with calibrate_input_ranges(model, batches)",
+                    stacklevel=stacklevel,
+                )
+                return
 
 
 def set_input_range(layer: nn.Module, value: float) -> None:

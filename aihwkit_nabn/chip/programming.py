@@ -10,6 +10,7 @@ from aihwkit.simulator.tiles.inference import InferenceTileWithPeriphery
 from torch import Tensor, nn
 
 from aihwkit_nabn.chip.calibration_state import clear_calibration
+from aihwkit_nabn.chip.input_ranges import warn_of_initial_ranges
 from aihwkit_nabn.chip.shared import share_programming
 from aihwkit_nabn.chip.times import parse_time
 from aihwkit_nabn.chip.written import WrittenWeights
@@ -59,6 +60,7 @@ def program_chip(model: nn.Module, seed: int, t_inference: float | str = 0.0) ->
     layers = _layers(model)
     tiles_of = _tiles_of(layers)
     _check_time(tiles_of, seconds)
+    warn_of_initial_ranges(model)
     clear_calibration(model)
     rewind_variation(model)
     model.__dict__.pop("chip_state", None)  # there is none until all tiles are written

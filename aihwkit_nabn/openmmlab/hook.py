@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -123,11 +124,16 @@ class AnalogHook(Hook):
     def _enter(self, runner: Any) -> None:
         digital = _inner(runner.model)
         analog: Any = convert_to_noise_aware(digital, self.rpu_config, self.exclude)
-        program_chip(analog, self.seed, self.t_inference)
+        if self._stored is None:  # else its ranges come with the chip
+            self._set_input_ranges(runner, analog)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "the input range of layer")
+            program_chip(analog, self.seed, self.t_inference)
         report = analog.conversion_report
         runner.logger.info(f"{type(self).__name__}: {self.noise}, chip {self.seed}, {self.t_inference:g} s\n{report}")
         if not self._restored(runner, analog):
-            self._set_input_ranges(runner, analog)
+            if self._stored is not None:
+                self._set_input_ranges(runner, analog)
             if self.method is not None:
                 self._calibrate(runner, analog, digital)
         set_read_noise_seed(analog, derive_seed(self.seed, "evaluate"))

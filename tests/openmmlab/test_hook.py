@@ -88,7 +88,10 @@ def test_validation_while_training_is_on_the_chip_and_training_goes_on_digital(d
     assert CHIP_KEY not in saved and "backbone.conv1.weight" in saved["state_dict"]
 
 
-@pytest.mark.parametrize("noise", [NOISE, {"type": "VariationalNoisePreset", "period_samples": 10}])
+STORED = [NOISE, {"type": "VariationalNoisePreset", "period_samples": 10}, {"type": "StandardCrossbarPreset"}]
+
+
+@pytest.mark.parametrize("noise", STORED, ids=["static", "moving", "input ranges"])
 def test_a_chip_written_after_a_test_is_tested_again_without_calibrating(detector, tmp_path, noise):
     first = Spy(noise, seed=4, calibration=PAIRED, out_file="chip.pth")
     _, metrics = run(detector, tmp_path, first)
@@ -97,6 +100,7 @@ def test_a_chip_written_after_a_test_is_tested_again_without_calibrating(detecto
     _, repeated = run(detector, tmp_path, again, load_from=str(tmp_path / "chip.pth"))
     assert repeated == metrics
     a, b = calibration_tensors(first.analog), calibration_tensors(again.analog)
+    assert any(key.endswith("input_range") for key in a) == (noise is STORED[2])
     assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
     stored = torch.load(tmp_path / "chip.pth", weights_only=True)
     digital = torch.load(detector.checkpoint, weights_only=True)["state_dict"]
