@@ -31,7 +31,8 @@ def _analog_hooks(config: Config) -> list[dict]:
 
 def test_every_preset_has_a_file() -> None:
     named = {get_preset(_analog_hooks(Config.fromfile(str(p)))[0]["rpu_config"]["type"]).noise_name for p in ANALOG}
-    assert named == {*preset_names(), "composed"}
+    ours = {name for name in preset_names() if get_preset(name).noise_class.__module__.startswith("aihwkit_nabn.")}
+    assert named == {*ours, "composed"}  # other tests register models of their own
     assert len(list((ROOT / "mmdet").glob("*.py"))) >= 6 and len(list((ROOT / "mmseg").glob("*.py"))) >= 6
 
 
