@@ -1,8 +1,8 @@
-"""Elementwise work in cache-sized blocks, on as many threads as torch may use.
+"""Elementwise work in cache-sized blocks, and random numbers drawn on all cores.
 
 Several operations on a large tensor, one after the other, read and write memory once each; done block by block they
-stay in the cache. torch draws random numbers on one thread; blocks with a generator of their own are drawn on all of
-them, and the numbers depend on the block, not on how many threads there are.
+stay in the cache, and torch spreads each over its threads. Random numbers it draws on one thread only: here each part
+of a block has a generator of its own, and the numbers depend on the part, not on how many threads there are.
 """
 
 from __future__ import annotations
@@ -10,66 +10,84 @@ from __future__ import annotations
 import functools
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor
 
-BLOCK = 32_768  # elements; also the size up to which torch itself works on one thread
-CHUNK = 4 * BLOCK  # elements per generator: seeding one costs as much as drawing some ten thousand numbers
+# Elements with a generator of their own: seeding one costs as much as drawing ten thousand numbers.
+PART = 2**17
+# Elements per block where several threads share the work: starting them costs as much as a hundred thousand additions.
+SHARED_BLOCK = 2**20
 
 _local = threading.local()
 
 
-def blocks(rows: range, columns: range) -> Iterator[tuple[slice, slice]]:
-    """Yield slices ``(rows, columns)`` of at most `BLOCK` elements that together cover the area."""
-    width = min(len(columns), BLOCK)
-    height = max(1, BLOCK // max(width, 1))
-    for top in range(rows.start, rows.stop, height):
-        for left in range(columns.start, columns.stop, width):
-            yield slice(top, min(top + height, rows.stop)), slice(left, min(left + width, columns.stop))
+def row_blocks(shape: tuple[int, int]) -> Iterator[slice]:
+    """Yield slices of rows that cover a tensor of two dimensions, a cache-sized block each."""
+    n_rows, n_columns = shape
+    if n_columns == 0:
+        return
+    height = _part_shape(n_columns)[0]
+    if torch.get_num_threads() > 1:
+        height *= max(1, SHARED_BLOCK // (height * n_columns))
+    for top in range(0, n_rows, height):
+        yield slice(top, min(top + height, n_rows))
 
 
-def for_chunks(work: Callable[[int, range, range], None], shape: tuple[int, int]) -> None:
-    """Call ``work(index, rows, columns)`` for areas of about `CHUNK` elements that cover a tensor of two dimensions.
+def fill_random(target: Tensor, first_row: int, seed: int, uniform: bool = False) -> Tensor:
+    """Fill some rows with their random numbers of a draw, the same ones whatever rows are filled with them.
 
     Args:
-        work: Run on several threads at once where torch may use several; it must write to its own area only.
-        shape: Of the tensor.
+        target: ``[rows, columns]``, contiguous, on the CPU; as `row_blocks` cuts a tensor.
+        first_row: Where the rows stand in the whole tensor.
+        seed: Of the draw.
+        uniform: Numbers from -0.5 to 0.5 instead of normal ones.
+
+    Returns:
+        `target`.
     """
-    n_rows, n_columns = shape
-    if n_rows == 0 or n_columns == 0:
-        return
-    width = min(n_columns, CHUNK)
-    height = max(1, CHUNK // width)
-    areas = [
-        (range(top, min(top + height, n_rows)), range(left, min(left + width, n_columns)))
-        for top in range(0, n_rows, height)
-        for left in range(0, n_columns, width)
-    ]
-    if torch.get_num_threads() == 1 or len(areas) == 1:
-        for index, area in enumerate(areas):
-            work(index, *area)
-        return
+    n_rows, n_columns = target.shape
+    height, width = _part_shape(n_columns)
+    per_line = -(-n_columns // width)
+    parts = [(top, left) for top in range(0, n_rows, height) for left in range(0, n_columns, width)]
     inference = torch.is_inference_mode_enabled()
 
-    def run(index: int) -> None:
+    def fill(share: list[tuple[int, int]]) -> None:
         # These modes belong to a thread; tensors made in inference mode can only be written in it.
         with torch.inference_mode(inference), torch.no_grad():
-            work(index, *areas[index])
+            for top, left in share:
+                index = (first_row + top) // height * per_line + left // width
+                values = target[top : top + height, left : left + width]
+                generator = _generator(seed, index)
+                values.uniform_(-0.5, 0.5, generator=generator) if uniform else values.normal_(generator=generator)
 
-    for _ in _pool(torch.get_num_threads(), os.getpid()).map(run, range(len(areas))):
-        pass
+    threads = min(torch.get_num_threads(), len(parts))
+    # This thread takes a share itself: waking another costs as much as drawing thousands of numbers.
+    others = [_pool(threads - 1, os.getpid()).submit(fill, parts[i::threads]) for i in range(1, threads)]
+    try:
+        fill(parts[::threads])
+    finally:
+        for other in others:
+            other.result()
+    return target
 
 
-def chunk_generator(seed: int, index: int) -> torch.Generator:
-    """Return this thread's generator, started where chunk `index` of the draws under `seed` begins."""
-    generator: torch.Generator | None = getattr(_local, "generator", None)
-    if generator is None:
-        generator = _local.generator = torch.Generator()
-    # An odd multiplier keeps chunks apart in the 32 bits that torch's generator takes.
-    return generator.manual_seed((seed + index * 0x9E3779B97F4A7C15) % 2**63)
+def scratch_like(rows: Tensor) -> Tensor:
+    """Return a contiguous tensor of the shape of `rows` to overwrite; this thread's next call gives the same memory.
+
+    Fresh memory costs as much as the numbers that are drawn into it.
+    """
+    kept: dict[torch.dtype, Tensor] = _local.__dict__.setdefault("scratch", {})
+    n = rows.numel()
+    found = kept.get(rows.dtype)
+    if found is None or found.numel() < n:
+        with torch.inference_mode(False):  # a tensor made in inference mode could not be written outside of it
+            found = torch.empty(n, dtype=rows.dtype)
+        if n <= 2 * SHARED_BLOCK:
+            kept[rows.dtype] = found
+    return found[:n].view(rows.shape)
 
 
 def as_rows(x: Tensor, channel_dim: int) -> tuple[Tensor, bool]:
@@ -88,6 +106,20 @@ def as_rows(x: Tensor, channel_dim: int) -> tuple[Tensor, bool]:
     if channel_dim == -1:
         return x.reshape(-1, x.shape[-1]), True
     return x.reshape(-1, x.shape[channel_dim + 1 :].numel()), False
+
+
+def _part_shape(n_columns: int) -> tuple[int, int]:
+    width = min(n_columns, PART)
+    return max(1, PART // max(width, 1)), width
+
+
+def _generator(seed: int, index: int) -> torch.Generator:
+    """Return this thread's generator, started where part `index` of a draw begins."""
+    generator: torch.Generator | None = getattr(_local, "generator", None)
+    if generator is None:
+        generator = _local.generator = torch.Generator()
+    # An odd multiplier keeps parts apart in the 32 bits that torch's generator takes.
+    return generator.manual_seed((seed + index * 0x9E3779B97F4A7C15) % 2**63)
 
 
 @functools.cache

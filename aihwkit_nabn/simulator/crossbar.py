@@ -17,7 +17,7 @@ from aihwkit.simulator.parameters.io import IOParameters
 from torch import Tensor
 from torch.nn import functional as F
 
-from aihwkit_nabn.simulator.blocks import as_rows, blocks, for_chunks
+from aihwkit_nabn.simulator.blocks import as_rows, row_blocks
 from aihwkit_nabn.simulator.converters import Converter, input_converter, output_converter, static_input_scale
 from aihwkit_nabn.simulator.linear_map import LinearMap, size_product
 from aihwkit_nabn.simulator.readout import Currents, Readout, drop_factor, read_out
@@ -190,26 +190,27 @@ def to_levels(x: Tensor, dac: Converter, input_range: float | None, scale: float
     if input_range is None and scale == 1.0 and not dac.step and not math.isfinite(dac.bound):
         return x
 
+    # Cutting off at the input range first is the same where the converter's bound lies there.
+    cuts = input_range is not None and (scale != 1.0 or dac.bound != 1.0)
+
     def convert(source: Tensor, target: Tensor) -> None:
         if input_range is None:
             target.copy_(source)
-        else:
+        elif cuts:
             torch.clamp(source, -input_range, input_range, out=target).div_(input_range)
+        else:
+            torch.div(source, input_range, out=target)
         if scale != 1.0:
             target.mul_(1.0 / scale)
         dac.levels_(target)
 
     out = torch.empty_like(x, memory_format=_dense_format(x, channel_dim))
-    if x.device.type != "cpu" or dac.stochastic:  # whose random numbers must not depend on the order of threads
+    if x.device.type != "cpu" or dac.stochastic:
         convert(x, out)
         return out
     source, target = _outer_rows(x, channel_dim), _outer_rows(out, channel_dim)
-
-    def work(index: int, rows: range, columns: range) -> None:
-        for area in blocks(rows, columns):
-            convert(source[area], target[area])
-
-    for_chunks(work, (source.shape[0], source.shape[1]))
+    for rows in row_blocks((source.shape[0], source.shape[1])):
+        convert(source[rows], target[rows])
     return out
 
 

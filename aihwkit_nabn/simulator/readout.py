@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from aihwkit_nabn.simulator.blocks import as_rows, blocks, chunk_generator, for_chunks
+from aihwkit_nabn.simulator.blocks import as_rows, fill_random, row_blocks, scratch_like
 from aihwkit_nabn.simulator.converters import Converter
 
-#: Fills the tensor it is given with normal numbers.
-Draw = Callable[[Tensor], Tensor]
+#: Fills some rows, the first of which is given, with normal or uniform numbers.
+Draw = Callable[[Tensor, int, bool], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,19 +104,25 @@ def read_out(
         bias=None if bias is None else along(bias),
         in_columns=in_columns,
     )
-    draws = readout.is_noisy or parts.variance is not None or readout.adc.stochastic
     if y.device.type != "cpu":
-        everything = slice(0, y.shape[0]), slice(0, y.shape[1])
-        _read_area(parts, readout, everything, generator)
+
+        def draw_there(target: Tensor, first_row: int, uniform: bool) -> Tensor:
+            if uniform:
+                return target.uniform_(-0.5, 0.5, generator=generator)
+            return target.normal_(generator=generator)
+
+        _read_rows(parts, readout, slice(0, y.shape[0]), draw_there, torch.empty_like(y))
     else:
-        start = seed() if draws else 0
+        draws = readout.is_noisy or parts.variance is not None or readout.adc.stochastic
+        start, scratch = (seed(), seed()) if readout.adc.stochastic else (seed() if draws else 0, 0), None
 
-        def work(index: int, rows: range, columns: range) -> None:
-            numbers = chunk_generator(start, index) if draws else None
-            for area in blocks(rows, columns):
-                _read_area(parts, readout, area, numbers)
+        def draw(target: Tensor, first_row: int, uniform: bool) -> Tensor:
+            return fill_random(target, first_row, start[uniform], uniform)
 
-        for_chunks(work, (y.shape[0], y.shape[1]))
+        for rows in row_blocks((y.shape[0], y.shape[1])):
+            if scratch is None and draws:
+                scratch = scratch_like(y[rows])
+            _read_rows(parts, readout, rows, draw, scratch)
     out = y if parts.total is None else parts.total
     if in_columns and channel_dim != -1:
         moved = result.movedim(channel_dim, -1).shape
@@ -138,37 +144,39 @@ class _Parts:
     bias: Tensor | float | None
     in_columns: bool
 
-    def of(self, values: Tensor | float, area: tuple[slice, slice]) -> Tensor | float:
-        if not isinstance(values, Tensor):
+    def of(self, values: Tensor | float, rows: slice) -> Tensor | float:
+        if not isinstance(values, Tensor) or self.in_columns:
             return values
-        return values[area[1]] if self.in_columns else values[area[0]].unsqueeze(1)
+        return values[rows].unsqueeze(1)
 
 
-def _read_area(parts: _Parts, readout: Readout, area: tuple[slice, slice], generator: torch.Generator | None) -> None:
-    adc, y = readout.adc, parts.y[area]
+def _read_rows(parts: _Parts, readout: Readout, rows: slice, draw: Draw, scratch: Tensor | None) -> None:
+    adc, y, first = readout.adc, parts.y[rows], rows.start
     if parts.current is not None and parts.drop is not None:
-        y.addcmul_(drop_factor(parts.current[area]), parts.drop[area], value=-readout.ir_drop)
+        y.addcmul_(drop_factor(parts.current[rows]), parts.drop[rows], value=-readout.ir_drop)
     if adc.asymmetry:
         y.copy_(torch.where(y < 0, y * (1.0 - adc.asymmetry), y))
+    random = y if scratch is None else scratch[: y.shape[0]]
     if parts.variance is not None:
-        own = parts.of(parts.noise, area)
-        deviation = (parts.variance[area] + own * own).sqrt_()
-        y.addcmul_(torch.empty_like(y).normal_(generator=generator), deviation)
+        own = parts.of(parts.noise, rows)
+        deviation = (parts.variance[rows] + own * own).sqrt_()
+        y.addcmul_(draw(random, first, False), deviation)
     elif readout.is_noisy:
-        _add_scaled(y, torch.empty_like(y).normal_(generator=generator), parts.of(parts.noise, area))
+        _add_scaled(y, draw(random, first, False), parts.of(parts.noise, rows))
     if adc.step:
         if adc.stochastic:
-            y.add_(torch.empty_like(y).uniform_(-0.5, 0.5, generator=generator))
+            y.add_(draw(random, first, True))
         y.round_()
     if readout.clamp and math.isfinite(adc.bound):
         y.clamp_(-adc.bound / adc.unit, adc.bound / adc.unit)
-    gain = parts.of(parts.gain, area)
+    gain = parts.of(parts.gain, rows)
     if parts.total is None:
-        y.mul_(gain)
+        if isinstance(gain, Tensor) or gain != 1.0:
+            y.mul_(gain)
         if parts.bias is not None:
-            y.add_(parts.of(parts.bias, area))
+            y.add_(parts.of(parts.bias, rows))
     else:
-        _add_scaled(parts.total[area], y, gain)
+        _add_scaled(parts.total[rows], y, gain)
 
 
 def _add_scaled(target: Tensor, other: Tensor, factor: Tensor | float) -> None:
