@@ -22,8 +22,7 @@ class StuckDevices(HoldingNoise):
     device moves the weight by up to g_max. Positions are drawn at programming and stay for the life of the chip. In a
     composition the healthy devices drift and vary, the stuck ones do not.
 
-    A statistical fault model as used throughout the literature on fault tolerance (e.g. Chen et al., DATE 2017); the
-    rates are for the user to say, the defaults are no measurement. Times: any.
+    A statistical fault model; the rates are for the user to say, the defaults are no measurement. Times: any.
 
     Args:
         p_off: Probability that a device is stuck at 0, in [0, 1].

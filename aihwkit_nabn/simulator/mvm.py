@@ -22,8 +22,9 @@ from aihwkit.simulator.tiles.array import TileModuleArray
 from torch import Tensor
 
 from aihwkit_nabn.seeding import RandomStream
-from aihwkit_nabn.simulator.crossbar import TileRow, depends_on_vector, product_of_rows, straight_through_product
+from aihwkit_nabn.simulator.crossbar import TileRow, depends_on_vector, product_of_rows
 from aihwkit_nabn.simulator.linear_map import LinearMap, TransposedMap, size_product
+from aihwkit_nabn.simulator.straight_through import straight_through_product
 from aihwkit_nabn.simulator.tile_forward import unfolded_convolution, unfolded_product
 from aihwkit_nabn.simulator.tiles import (
     effective_weight,
@@ -75,7 +76,9 @@ def analog_product(
             return array(x) if linear_map.spatial_dims == 0 else unfolded_convolution(x, array, linear_map)
     rows, io = tile_rows(array), tiles_of(array)[0].rpu_config.forward
     reason = depends_on_vector(io)
-    if torch.is_grad_enabled() and (x.requires_grad or any(row.weight.requires_grad for row in rows)):
+    if torch.is_grad_enabled() and (
+        x.requires_grad or any(weight.requires_grad for row in rows for weight in row.weights)
+    ):
         if not reason:
             with stream.as_global(x.device):
                 return straight_through_product(x, rows, io, linear_map, bias=array.bias)
@@ -98,7 +101,7 @@ def _by_vectors(x: Tensor, rows: list[TileRow], io: IOParameters, linear_map: Li
         out = out if bias is None else out.add_(bias)
         return out.view(*x.shape[:-1], -1)
     batched = x if x.dim() == linear_map.spatial_dims + 2 else x.unsqueeze(0)
-    groups, out_size = linear_map.groups, rows[0].weight.shape[0]
+    groups, out_size = linear_map.groups, rows[0].out_size
     size = linear_map.output_size(batched)
     out = x.new_empty(batched.shape[0], out_size, size_product(size))
     for sample, positions, vectors in linear_map.unfold_parts(batched, VALUES_AT_ONCE):
@@ -123,7 +126,7 @@ def _vectors_through(vectors: Tensor, rows: list[TileRow], io: IOParameters) -> 
 def _outputs_of(row: TileRow, outputs: slice) -> TileRow:
     scale = row.scale[outputs] if isinstance(row.scale, Tensor) else row.scale
     noise = None if row.noise is None else row.noise[outputs]
-    return dataclasses.replace(row, weight=row.weight[outputs], scale=scale, noise=noise)
+    return dataclasses.replace(row, weights=(row.weight[outputs],), scale=scale, noise=noise)
 
 
 @functools.cache

@@ -37,6 +37,9 @@ def effective_weight(array: TileModuleArray) -> Tensor:
 
     In training mode aihwkit's weight modifier is drawn into it and the drift factor left out, as its torch tile does.
     """
+    tiles = tiles_of(array)
+    if not torch.is_grad_enabled() and not any(tile.training or not isinstance(tile.tile, nn.Module) for tile in tiles):
+        return _written_weight(array)
     columns = []
     for in_tiles in array.array:
         rows = []
@@ -50,6 +53,27 @@ def effective_weight(array: TileModuleArray) -> Tensor:
             rows.append(weight if scale is None else weight * scale.view(-1, 1))
         columns.append(rows[0] if len(rows) == 1 else torch.cat(rows, 0))
     return columns[0] if len(columns) == 1 else torch.cat(columns, 1)
+
+
+def _written_weight(array: TileModuleArray) -> Tensor:
+    """The same, of torch tiles in evaluation, without gradients: every weight is read and written once."""
+    first = array.array[0][0]
+    if array.analog_tile_count == 1 and tile_output_scale(first) is None:
+        return first.tile.weight  # type: ignore[no-any-return]
+    matrix = first.tile.weight.new_empty(array.out_size, array.in_size)
+    left = 0
+    for in_tiles in array.array:
+        top = 0
+        for tile in in_tiles:
+            place = matrix[top : top + tile.out_size, left : left + tile.in_size]
+            scale = tile_output_scale(tile)
+            if scale is None:
+                place.copy_(tile.tile.weight)
+            else:
+                torch.mul(tile.tile.weight, scale.view(-1, 1), out=place)
+            top += tile.out_size
+        left += in_tiles[0].in_size
+    return matrix
 
 
 def tile_output_scale(tile: TileModule) -> Tensor | None:
@@ -84,7 +108,7 @@ def tile_rows(array: TileModuleArray) -> list[TileRow]:
         rows.append(
             TileRow(
                 columns=range(start, start + first.in_size),
-                weight=_joined(weights),
+                weights=tuple(weights),
                 scale=_joined(scales),
                 input_range=None if first.input_range is None else abs(first.input_range.item()),
                 noise=None if noises[0] is None else _joined(noises),

@@ -21,10 +21,10 @@ from aihwkit_nabn.simulator.crossbar import (
     depends_on_vector,
     product_of_rows,
     readout_of,
-    straight_through_product,
 )
 from aihwkit_nabn.simulator.linear_map import LinearMap
 from aihwkit_nabn.simulator.readout import read_out
+from aihwkit_nabn.simulator.straight_through import straight_through_product
 
 _VECTORS = LinearMap()
 # IOParameters that aihwkit's torch tile refuses and this one does not model either.
@@ -80,7 +80,7 @@ class CrossbarMVM(AnalogMVM):
             return torch.stack([cls.matmul(w, x, io, is_test=is_test, **fwd_pars) for w, x in pairs])
         row = TileRow(
             columns=range(weight.shape[1]),
-            weight=weight,
+            weights=(weight,),
             scale=1.0,
             input_range=None,
             noise=fwd_pars.get("out_noise_values"),
@@ -151,7 +151,7 @@ def vector_product(x: Tensor, row: TileRow, io: IOParameters) -> Tensor:
     adc, step = output_converter(io), input_converter(io).step
     managed = io.bound_management != BoundManagementType.NONE and math.isfinite(adc.bound)
     limit = adc.bound * io.out_scale * (1.0 + 1e-6)
-    out = x.new_empty(x.shape[0], row.weight.shape[0])
+    out = x.new_empty(x.shape[0], row.out_size)
     active, factor = torch.arange(x.shape[0], device=x.device), 1.0
     while True:
         # Bound management: what exceeded the bound is multiplied once more, at half the input.

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from aihwkit_nabn.nn import convert_to_noise_aware
 from aihwkit_nabn.seeding import RandomStream
 from aihwkit_nabn.simulator import NoiseAwareRPUConfig, mvm
-from aihwkit_nabn.simulator.crossbar import straight_through_product
+from aihwkit_nabn.simulator.straight_through import straight_through_product
 from aihwkit_nabn.simulator.tile_forward import unfolded_convolution
 
 STATIC: dict[str, Any] = {
