@@ -1,22 +1,19 @@
-"""Elementwise work in cache-sized blocks, and random numbers drawn on all cores.
+"""Elementwise work in cache-sized blocks, and the random numbers that go with them.
 
 Several operations on a large tensor, one after the other, read and write memory once each; done block by block they
-stay in the cache, and torch spreads each over its threads. Random numbers it draws on one thread only: here each part
-of a block has a generator of its own, and the numbers depend on the part, not on how many threads there are.
+stay in the cache, and torch spreads each over its threads. Each part of a block has a random generator of its own, so
+that the numbers depend on the part, not on how the work is cut into blocks.
 """
 
 from __future__ import annotations
 
-import functools
-import os
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor
 
-# Elements with a generator of their own: seeding one costs as much as drawing ten thousand numbers.
+# Elements with a generator of their own: seeding one costs as much as drawing a few hundred numbers.
 PART = 2**17
 # Elements per block where several threads share the work: starting them costs as much as a hundred thousand additions.
 SHARED_BLOCK = 2**20
@@ -39,6 +36,9 @@ def row_blocks(shape: tuple[int, int]) -> Iterator[slice]:
 def fill_random(target: Tensor, first_row: int, seed: int, uniform: bool = False) -> Tensor:
     """Fill some rows with their random numbers of a draw, the same ones whatever rows are filled with them.
 
+    On one thread, as torch draws: handing parts to a second Python thread gained nothing, since torch's own threads
+    still spin on the other cores after the operation before.
+
     Args:
         target: ``[rows, columns]``, contiguous, on the CPU; as `row_blocks` cuts a tensor.
         first_row: Where the rows stand in the whole tensor.
@@ -51,26 +51,11 @@ def fill_random(target: Tensor, first_row: int, seed: int, uniform: bool = False
     n_rows, n_columns = target.shape
     height, width = _part_shape(n_columns)
     per_line = -(-n_columns // width)
-    parts = [(top, left) for top in range(0, n_rows, height) for left in range(0, n_columns, width)]
-    inference = torch.is_inference_mode_enabled()
-
-    def fill(share: list[tuple[int, int]]) -> None:
-        # These modes belong to a thread; tensors made in inference mode can only be written in it.
-        with torch.inference_mode(inference), torch.no_grad():
-            for top, left in share:
-                index = (first_row + top) // height * per_line + left // width
-                values = target[top : top + height, left : left + width]
-                generator = _generator(seed, index)
-                values.uniform_(-0.5, 0.5, generator=generator) if uniform else values.normal_(generator=generator)
-
-    threads = min(torch.get_num_threads(), len(parts))
-    # This thread takes a share itself: waking another costs as much as drawing thousands of numbers.
-    others = [_pool(threads - 1, os.getpid()).submit(fill, parts[i::threads]) for i in range(1, threads)]
-    try:
-        fill(parts[::threads])
-    finally:
-        for other in others:
-            other.result()
+    for top in range(0, n_rows, height):
+        for left in range(0, n_columns, width):
+            part = target[top : top + height, left : left + width]
+            generator = _generator(seed, (first_row + top) // height * per_line + left // width)
+            part.uniform_(-0.5, 0.5, generator=generator) if uniform else part.normal_(generator=generator)
     return target
 
 
@@ -120,9 +105,3 @@ def _generator(seed: int, index: int) -> torch.Generator:
         generator = _local.generator = torch.Generator()
     # An odd multiplier keeps parts apart in the 32 bits that torch's generator takes.
     return generator.manual_seed((seed + index * 0x9E3779B97F4A7C15) % 2**63)
-
-
-@functools.cache
-def _pool(threads: int, process: int) -> ThreadPoolExecutor:
-    # By process: threads do not survive a fork.
-    return ThreadPoolExecutor(threads, thread_name_prefix="nabn")
