@@ -36,8 +36,8 @@ def row_blocks(shape: tuple[int, int]) -> Iterator[slice]:
 def fill_random(target: Tensor, first_row: int, seed: int, uniform: bool = False) -> Tensor:
     """Fill some rows with their random numbers of a draw, the same ones whatever rows are filled with them.
 
-    On one thread, as torch draws: handing parts to a second Python thread gained nothing, since torch's own threads
-    still spin on the other cores after the operation before.
+    On one thread, as torch draws. On two cores, handing parts to a second Python thread made a large layer faster, but
+    a network with many small ones slower: torch's own threads still spin on the other core after each operation.
 
     Args:
         target: ``[rows, columns]``, contiguous, on the CPU; as `row_blocks` cuts a tensor.
