@@ -18,6 +18,8 @@ from aihwkit_nabn.openmmlab.run import TestRun, run_test
 
 pytest.importorskip("mmseg")
 
+pytestmark = pytest.mark.slow  # starts processes
+
 NAME = "shapes_segmenter"
 
 

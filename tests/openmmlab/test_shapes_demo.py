@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import io
 
+import pytest
 from rich.console import Console
 
 from aihwkit_nabn.commands import _shapes_demo
 from aihwkit_nabn.evaluation import EvaluationResult
 
 
+@pytest.mark.slow
 def test_both_models_are_measured_and_written(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(_shapes_demo, "CALIBRATION_IMAGES", 16)
     screen = io.StringIO()

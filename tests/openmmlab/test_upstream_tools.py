@@ -18,6 +18,8 @@ from aihwkit_nabn.evaluation import EvaluationResult
 pytest.importorskip("mmdet")
 pytest.importorskip("mmseg")
 
+pytestmark = pytest.mark.slow  # starts processes
+
 IMPORTS = "custom_imports = dict(imports=['aihwkit_nabn.openmmlab'])\n"
 
 HOOK = """
