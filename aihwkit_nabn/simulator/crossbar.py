@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from aihwkit_nabn.simulator.converters import input_converter, output_converter, static_input_scale
 from aihwkit_nabn.simulator.levels import to_levels
 from aihwkit_nabn.simulator.linear_map import LinearMap, size_product
+from aihwkit_nabn.simulator.numbers import NumberStream
 from aihwkit_nabn.simulator.readout import Currents, Readout, read_out
 
 
@@ -82,17 +83,18 @@ def product_of_rows(
         io: Their settings.
         linear_map: How the matrix meets the input.
         bias: ``[out]``, digital.
-        seed: Gives a number to start random numbers from, for each tile row anew.
+        seed: Gives a number to start random numbers from, if any are drawn.
         generator: Where random numbers are drawn from on a device other than the CPU.
     """
     total: Tensor | None = None
+    numbers = NumberStream(seed)
     for row in rows:
         result, currents = analog_results(x, row, io, linear_map)
         total = read_out(
             result,
             readout_of(row, io),
             channel_dim=linear_map.channel_dim,
-            seed=seed,
+            numbers=numbers,
             generator=generator,
             currents=currents,
             total=total,

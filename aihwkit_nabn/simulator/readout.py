@@ -9,11 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from aihwkit_nabn.simulator.blocks import as_rows, fill_random, row_blocks, scratch_like
+from aihwkit_nabn.simulator.blocks import as_rows, row_blocks, scratch_like
 from aihwkit_nabn.simulator.converters import Converter
+from aihwkit_nabn.simulator.numbers import NumberStream
 
-#: Fills some rows, the first of which is given, with normal or uniform numbers.
-Draw = Callable[[Tensor, int, bool], Tensor]
+#: Fills a tensor with normal numbers, or with uniform ones from -0.5 to 0.5.
+Draw = Callable[[Tensor, bool], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +61,7 @@ def read_out(
     readout: Readout,
     *,
     channel_dim: int,
-    seed: Callable[[], int],
+    numbers: NumberStream,
     generator: torch.Generator | None = None,
     currents: Currents | None = None,
     total: Tensor | None = None,
@@ -72,7 +73,7 @@ def read_out(
         result: ``[..., out, *spatial]`` in ADC levels; overwritten.
         readout: What to do.
         channel_dim: Negative index of the outputs.
-        seed: Called once if random numbers are drawn on the CPU.
+        numbers: Where random numbers are drawn from on the CPU.
         generator: Where they are drawn from on another device.
         currents: Needed with read noise or IR drop.
         total: Overwritten, and returned, if given; must have come from here.
@@ -84,7 +85,9 @@ def read_out(
     repeats = 1 if in_columns else y.shape[0] // max(n_channels, 1)
 
     def along(values: Tensor | float) -> Tensor | float:
-        return values.repeat(repeats) if isinstance(values, Tensor) and not in_columns else values
+        if not isinstance(values, Tensor) or in_columns or repeats == 1:
+            return values
+        return values.expand(repeats, -1).reshape(-1)
 
     def rows_of(other: Tensor | None) -> Tensor | None:
         if other is None:
@@ -106,7 +109,7 @@ def read_out(
     )
     if y.device.type != "cpu":
 
-        def draw_there(target: Tensor, first_row: int, uniform: bool) -> Tensor:
+        def draw_there(target: Tensor, uniform: bool) -> Tensor:
             if uniform:
                 return target.uniform_(-0.5, 0.5, generator=generator)
             return target.normal_(generator=generator)
@@ -114,10 +117,10 @@ def read_out(
         _read_rows(parts, readout, slice(0, y.shape[0]), draw_there, torch.empty_like(y))
     else:
         draws = readout.is_noisy or parts.variance is not None or readout.adc.stochastic
-        start, scratch = (seed(), seed()) if readout.adc.stochastic else (seed() if draws else 0, 0), None
+        scratch = None
 
-        def draw(target: Tensor, first_row: int, uniform: bool) -> Tensor:
-            return fill_random(target, first_row, start[uniform], uniform)
+        def draw(target: Tensor, uniform: bool) -> Tensor:
+            return numbers.uniform_(target) if uniform else numbers.normal_(target)
 
         for rows in row_blocks((y.shape[0], y.shape[1])):
             if scratch is None and draws:
@@ -151,7 +154,7 @@ class _Parts:
 
 
 def _read_rows(parts: _Parts, readout: Readout, rows: slice, draw: Draw, scratch: Tensor | None) -> None:
-    adc, y, first = readout.adc, parts.y[rows], rows.start
+    adc, y = readout.adc, parts.y[rows]
     if parts.current is not None and parts.drop is not None:
         y.addcmul_(drop_factor(parts.current[rows]), parts.drop[rows], value=-readout.ir_drop)
     if adc.asymmetry:
@@ -160,12 +163,12 @@ def _read_rows(parts: _Parts, readout: Readout, rows: slice, draw: Draw, scratch
     if parts.variance is not None:
         own = parts.of(parts.noise, rows)
         deviation = (parts.variance[rows] + own * own).sqrt_()
-        y.addcmul_(draw(random, first, False), deviation)
+        y.addcmul_(draw(random, False), deviation)
     elif readout.is_noisy:
-        _add_scaled(y, draw(random, first, False), parts.of(parts.noise, rows))
+        _add_scaled(y, draw(random, False), parts.of(parts.noise, rows))
     if adc.step:
         if adc.stochastic:
-            y.add_(draw(random, first, True))
+            y.add_(draw(random, True))
         y.round_()
     if readout.clamp and math.isfinite(adc.bound):
         y.clamp_(-adc.bound / adc.unit, adc.bound / adc.unit)

@@ -23,6 +23,7 @@ from aihwkit_nabn.simulator.crossbar import (
     readout_of,
 )
 from aihwkit_nabn.simulator.linear_map import LinearMap
+from aihwkit_nabn.simulator.numbers import NumberStream
 from aihwkit_nabn.simulator.readout import read_out
 from aihwkit_nabn.simulator.straight_through import straight_through_product
 
@@ -153,12 +154,13 @@ def vector_product(x: Tensor, row: TileRow, io: IOParameters) -> Tensor:
     limit = adc.bound * io.out_scale * (1.0 + 1e-6)
     out = x.new_empty(x.shape[0], row.out_size)
     active, factor = torch.arange(x.shape[0], device=x.device), 1.0
+    numbers = NumberStream(global_seed)
     while True:
         # Bound management: what exceeded the bound is multiplied once more, at half the input.
         divisor = scale[active] * factor
         result, currents = analog_results(x[active] / divisor, plain, static, _VECTORS)
         readout = readout_of(plain, static, clamp=not managed)
-        values = read_out(result, readout, channel_dim=-1, seed=global_seed, generator=generator, currents=currents)
+        values = read_out(result, readout, channel_dim=-1, numbers=numbers, generator=generator, currents=currents)
         if not managed:
             out = values * divisor
             break

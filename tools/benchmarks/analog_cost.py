@@ -168,7 +168,7 @@ def detectors(report: Report, peers: list[str]) -> None:
 
     def forward(model: Any) -> Any:
         features = model.extract_feat(x)
-        if not model.with_rpn:
+        if not getattr(model, "with_rpn", False):
             return model.bbox_head(features)
         proposals = torch.rand(1000, 5, device=x.device) * 400.0
         proposals[:, 0] = 0.0

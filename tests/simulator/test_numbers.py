@@ -1,0 +1,54 @@
+"""Random numbers of the read noise against the normal distribution, and however they are asked for."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from aihwkit_nabn.simulator.numbers import NumberStream
+
+
+def test_normal_numbers_are_normal() -> None:
+    n = 2_000_000
+    numbers = NumberStream(lambda: 11).normal_(torch.empty(n)).double()
+    # Standard errors of the moments of n normal numbers: sqrt(1, 2, 6, 24 / n). The tails end at 4.33.
+    assert abs(numbers.mean()) < 4 / n**0.5
+    assert abs(numbers.var() - 1.0) < 4 * (2 / n) ** 0.5
+    assert abs(numbers.pow(3).mean()) < 4 * (15 / n) ** 0.5
+    assert abs(numbers.pow(4).mean() - 3.0) < 4 * (96 / n) ** 0.5 + 2e-3
+    assert stats.kstest(numbers.numpy()[:200_000], "norm").pvalue > 1e-3
+    assert 4.3 < numbers.abs().max() < 4.35
+    lagged = (numbers[1:] * numbers[:-1]).mean(), (numbers[4:] * numbers[:-4]).mean()
+    assert max(map(abs, lagged)) < 4 / n**0.5
+
+
+def test_uniform_numbers_are_uniform() -> None:
+    n = 1_000_000
+    numbers = NumberStream(lambda: 3).uniform_(torch.empty(n)).double()
+    assert -0.5 < numbers.min() and numbers.max() < 0.5
+    assert abs(numbers.mean()) < 4 / (12 * n) ** 0.5
+    assert stats.kstest(numbers.numpy()[:200_000] + 0.5, "uniform").pvalue > 1e-3
+
+
+@pytest.mark.parametrize("sizes", [[37], [1] * 37, [5, 0, 3, 29], [36, 1], [2, 2, 33]])
+def test_numbers_do_not_depend_on_how_many_are_asked_for_at_once(sizes: list[int]) -> None:
+    stream, whole = NumberStream(lambda: 5), NumberStream(lambda: 5).normal_(torch.empty(37))
+    parts = torch.cat([stream.normal_(torch.empty(size)) for size in sizes])
+    assert torch.allclose(parts, whole, rtol=1e-6)
+    assert not torch.allclose(stream.normal_(torch.empty(37)), whole)
+
+
+def test_seeds_kinds_and_types() -> None:
+    seeds = iter([7, 8])
+    stream = NumberStream(lambda: next(seeds))
+    normal = stream.normal_(torch.empty(3, 7))
+    uniform = stream.uniform_(torch.empty(2, 5))
+    assert torch.equal(uniform, NumberStream(lambda: 8).uniform_(torch.empty(2, 5)))
+    other = NumberStream(lambda: 8).normal_(torch.empty(3, 7))
+    assert not np.allclose(normal, other)
+    for dtype, tolerance in ((torch.float64, 1e-5), (torch.float16, 3e-3), (torch.bfloat16, 2e-2)):
+        same = NumberStream(lambda: 7).normal_(torch.empty(3, 7, dtype=dtype))
+        assert torch.allclose(same.float(), normal, atol=tolerance) and bool(same.isfinite().all())
+    assert NumberStream(lambda: 1).normal_(torch.empty(0, 4)).shape == (0, 4)
