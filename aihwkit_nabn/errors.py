@@ -42,6 +42,10 @@ class CalibrationError(NabnError):
     """A calibration set, a reference or a model with which calibration cannot be done."""
 
 
+class ChipFileError(NabnError):
+    """A chip file that is missing, damaged, of something else, or of another network."""
+
+
 class MissingDependencyError(NabnError, ImportError):
     """An optional package is not installed; the message holds the install line."""
 

@@ -52,7 +52,7 @@ def coverage(
         if row.problem:
             console.print(f"{row.model}: {row.problem}", style="red", markup=False, highlight=False, soft_wrap=True)
     if out is not None:
-        from aihwkit_nabn.evaluation.storage import write_text
+        from aihwkit_nabn.files import write_text
 
         write_text(out, markdown(rows, noise))
         console.print(f"Written to {out}", style="bold", highlight=False)

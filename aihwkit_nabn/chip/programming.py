@@ -76,7 +76,7 @@ def program_chip(model: nn.Module, seed: int, t_inference: float | str = 0.0) ->
                     tile.program_weights()
                     share_programming(tile)
                     _drift_tile(tile, derive_seed(seed, "drift", name, tile_name), seconds)
-    begin_variation(model, _all_tiles(tiles_of), note_rewound=_note_written)
+    begin_variation(model, _all_tiles(tiles_of), note_rewound=note_written)
     model.__dict__["chip_state"] = ChipState(seed=seed, t_inference=seconds)
     _restart_read_noise(layers, seed)
     return model
@@ -104,7 +104,7 @@ def drift_chip(model: nn.Module, t_inference: float | str) -> nn.Module:
             for tile_name, tile in tiles.items():
                 with direct_readout(tile):
                     _drift_tile(tile, derive_seed(state.seed, "drift", name, tile_name), seconds)
-    begin_variation(model, _all_tiles(layers), n_samples, _note_written)
+    begin_variation(model, _all_tiles(layers), n_samples, note_written)
     model.__dict__["chip_state"] = ChipState(seed=state.seed, t_inference=seconds)
     return model
 
@@ -226,10 +226,11 @@ def _drift_tile(tile: Any, seed: int, seconds: float) -> None:
     tile._nabn_written = None  # so that an interruption in between is not taken for training
     seed_generators(seed)
     tile.drift_weights(seconds)
-    _note_written(tile)
+    note_written(tile)
 
 
-def _note_written(tile: Any) -> None:
+def note_written(tile: Any) -> None:
+    """Take the weights a tile holds now for those we wrote, so that training them later is noticed."""
     tile._nabn_written = WrittenWeights(tile)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.evaluation import Record
-from aihwkit_nabn.evaluation.storage import write_text
+from aihwkit_nabn.files import write_text
 
 
 class RecordFile:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from aihwkit_nabn.errors import NabnError, suggestion
 from aihwkit_nabn.evaluation.record import Record
+from aihwkit_nabn.files import write_text
 
 FORMAT = "aihwkit_nabn.evaluation"
 VERSION = 1
@@ -46,33 +45,6 @@ def write_result(path: Path, *, digital: dict[str, float], records: Sequence[Rec
         raise NabnError(f"result cannot be written as JSON: {error}") from error
     write_text(path, text + "\n")
     return path
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file so that a reader finds the old one or the new one, never half of one.
-
-    Raises:
-        NabnError: the file cannot be written.
-    """
-    write_bytes(path, text.encode())
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file so that a reader finds the old one or the new one, never half of one.
-
-    Raises:
-        NabnError: the file cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise NabnError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def read_result(path: Path) -> dict[str, Any]:

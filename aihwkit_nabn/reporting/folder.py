@@ -9,7 +9,7 @@ import pandas as pd
 
 from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.evaluation import EvaluationResult
-from aihwkit_nabn.evaluation.storage import write_text
+from aihwkit_nabn.files import write_text
 from aihwkit_nabn.reporting.plot import plot_accuracy
 from aihwkit_nabn.reporting.table import markdown_overview, markdown_table
 

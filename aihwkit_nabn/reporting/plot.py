@@ -20,7 +20,7 @@ from matplotlib.transforms import ScaledTranslation
 from aihwkit_nabn.chip import format_time
 from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.evaluation import Cell, EvaluationResult
-from aihwkit_nabn.evaluation.storage import write_bytes
+from aihwkit_nabn.files import write_bytes
 from aihwkit_nabn.reporting.style import line_styles
 
 _DPI = 150

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from aihwkit_nabn import files
 from aihwkit_nabn.errors import NabnError, UnknownNameError
-from aihwkit_nabn.evaluation import EvaluationResult, Record, storage
+from aihwkit_nabn.evaluation import EvaluationResult, Record
 
 DIGITAL = 91.6
 CHIPS = {
@@ -123,7 +124,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path, monkeyp
     def fail(*args: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(storage.os, "replace", fail)
+    monkeypatch.setattr(files.os, "replace", fail)
     with pytest.raises(NabnError, match="cannot write .*results.json: No space left"):
         _result(loss=1.0).to_json(path)
     assert path.read_text() == old and len(list(tmp_path.iterdir())) == 1

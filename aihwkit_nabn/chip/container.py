@@ -1,0 +1,92 @@
+"""A chip file's outside: named tensors with JSON beside them in one safetensors file, versioned and with a checksum."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from aihwkit_nabn.errors import ChipFileError
+from aihwkit_nabn.files import write_bytes
+
+FORMAT = "aihwkit_nabn.chip"
+VERSION = 1
+
+
+def write_container(path: Path, content: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """Write a file in one step.
+
+    Args:
+        path: The file; its folder is made if need be.
+        content: JSON values.
+        tensors: By name.
+
+    Raises:
+        NabnError: the file cannot be written.
+    """
+    text = json.dumps(content, allow_nan=False)
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    header = {"format": FORMAT, "version": str(VERSION), "content": text, "sha256": _checksum(text, plain)}
+    write_bytes(path, save(plain, header))
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """Return the JSON values of a file without reading its tensors, nor checking them.
+
+    Raises:
+        ChipFileError: no such file, or one that is truncated, of something else or of an unknown version.
+    """
+    return _read(path, with_tensors=False)[0]
+
+
+def read_container(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return what `write_container` wrote.
+
+    Raises:
+        ChipFileError: as `read_header`, or the file was altered since it was written.
+    """
+    return _read(path, with_tensors=True)
+
+
+def _read(path: Path, *, with_tensors: bool) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    if not path.is_file():
+        raise ChipFileError(f"no chip file {path}")
+    tensors: dict[str, Tensor] = {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            if header.get("format") == FORMAT and with_tensors:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ChipFileError(f"{path} is truncated, damaged, or no chip file: {error}") from error
+    if header.get("format") != FORMAT:
+        raise ChipFileError(f"{path} is no chip file of this package: its format is not {FORMAT!r}")
+    if header.get("version") != str(VERSION):
+        raise ChipFileError(
+            f"{path} has version {header.get('version')!r} of the format; this release reads version {VERSION}"
+        )
+    text = header.get("content", "")
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        raise ChipFileError(f"{path} is damaged: {error}") from error
+    if not isinstance(content, dict):
+        raise ChipFileError(f"{path} is damaged: its content must be a mapping")
+    if with_tensors and header.get("sha256") != _checksum(text, tensors):
+        raise ChipFileError(f"{path} was altered or damaged after it was written: the checksum does not fit")
+    return content, tensors
+
+
+def _checksum(text: str, tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
+    return digest.hexdigest()
