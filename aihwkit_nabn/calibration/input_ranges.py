@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from aihwkit_nabn.calibration.batches import ForwardFn, default_forward, describe, limited
+from aihwkit_nabn.calibration.ranks import union_of_ranks
 from aihwkit_nabn.chip.input_ranges import ranged_layers, set_input_range
 from aihwkit_nabn.errors import CalibrationError, NabnError, check_count, check_number
 from aihwkit_nabn.nn.layers import NoiseAwareLayer, named_analog_layers
@@ -28,6 +29,7 @@ def calibrate_input_ranges(
     quantile: float | None = None,
     max_samples: int | None = None,
     forward_fn: ForwardFn | None = None,
+    sharded: bool = True,
 ) -> dict[str, float]:
     """Set the input range of every layer that has one, for all its tiles, from the inputs it gets.
 
@@ -44,6 +46,7 @@ def calibrate_input_ranges(
         quantile: Take this quantile of the absolute inputs instead; 1 is the maximum.
         max_samples: Stop after this many samples; None takes all.
         forward_fn: Runs the model on a batch, as for `calibrate`.
+        sharded: As for `calibrate`, in a torch.distributed run.
 
     Returns:
         The range of each layer by name; empty if no layer has one.
@@ -65,8 +68,13 @@ def calibrate_input_ranges(
     inputs = {name: AbsHistogram(name) for name in layers}
     run = forward_fn or default_forward
     n_samples = 0
-    with evaluation_mode(model), exact_products(model), _observing(layers, inputs):
-        for batch, size in limited(batches, max_samples):
+    with (
+        union_of_ranks(batches, sharded) as own,
+        evaluation_mode(model),
+        exact_products(model),
+        _observing(layers, inputs),
+    ):
+        for batch, size in limited(own, max_samples):
             if size == 0:
                 continue
             n_samples += size

@@ -12,6 +12,7 @@ from torch import nn
 
 from aihwkit_nabn.calibration.batches import ForwardFn, default_forward
 from aihwkit_nabn.calibration.method import CalibrationMethod, build_method
+from aihwkit_nabn.calibration.ranks import union_of_ranks
 from aihwkit_nabn.calibration.report import CalibrationReport
 from aihwkit_nabn.calibration.session import CalibrationSession, match_reference
 from aihwkit_nabn.chip.calibration_state import CalibrationSnapshot, alignments, check_not_folded, clear_calibration
@@ -29,11 +30,15 @@ def calibrate(
     max_samples: int | None = None,
     forward_fn: ForwardFn | None = None,
     progress: bool = False,
+    sharded: bool = True,
     **options: Any,
 ) -> CalibrationReport:
     """Calibrate the chip that is on `model`, in place, without labels; an earlier calibration is replaced.
 
     The batches are read once. `model.train()` is never called: analog tiles stay in eval mode.
+
+    In a torch.distributed run every rank must call this. Each calibrates on the batches of all ranks, so that all hold
+    the chip that one process would have with the union of the data; shards may be uneven or empty.
 
     Args:
         model: A programmed analog model.
@@ -44,6 +49,8 @@ def calibrate(
         forward_fn: ``forward_fn(model, batch)`` runs a model on a batch. Default: ``model(batch)`` for a tensor,
             ``model(batch[0])`` for a tuple.
         progress: Show a progress bar.
+        sharded: Whether, in a torch.distributed run, `batches` are this rank's part of the calibration set. False:
+            each rank has the whole set, or calibrates for itself.
         options: The method's own options.
 
     Returns:
@@ -53,9 +60,30 @@ def calibrate(
         UnknownNameError: there is no such method.
         NotProgrammedError: no chip has been programmed.
         CalibrationError: the calibration set is empty or not finite, the reference does not fit, or a batch cannot be
-            run. Whatever is raised, the model is as it was.
+            run, here or on another rank. Whatever is raised, the model is as it was.
     """
-    run = build_method(method, **options)
+    report: CalibrationReport | None = None
+    try:
+        with union_of_ranks(batches, sharded) as own:
+            report = _calibrate(
+                model, own, build_method(method, **options), reference, max_samples, forward_fn, progress
+            )
+    except BaseException:
+        if report is not None:  # another rank failed at the very end
+            report.undo()
+        raise
+    return report
+
+
+def _calibrate(
+    model: nn.Module,
+    batches: Iterable[Any] | None,
+    run: CalibrationMethod,
+    reference: nn.Module | None,
+    max_samples: int | None,
+    forward_fn: ForwardFn | None,
+    progress: bool,
+) -> CalibrationReport:
     if max_samples is not None:
         check_count("max_samples", max_samples, minimum=1)
     check_programmed(model)

@@ -34,6 +34,8 @@ class CalibrationImages:
         CalibrationError: the config has no train set, or its files are not there.
     """
 
+    same_on_all_ranks = True  # every rank reads the same images, so there is nothing to gather
+
     def __init__(self, cfg: Any, name: str, max_samples: int | None, batch_size: int | None, seed: int) -> None:
         loader = cfg.get("train_dataloader")
         if not loader or not loader.get("dataset"):
