@@ -14,7 +14,7 @@ from torch import Tensor
 
 # Elements per block on one thread, and on several: starting those costs as much as a hundred thousand additions.
 BLOCK = 2**17
-SHARED_BLOCK = 2**20
+SHARED_BLOCK = 2**19
 
 _local = threading.local()
 
