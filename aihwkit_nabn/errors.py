@@ -90,15 +90,23 @@ def check_number(
     if maximum is not None:
         bounds.append(f"<= {maximum:g}")
     allowed = "a finite number" + (" " + " and ".join(bounds) if bounds else "")
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
+    if not is_finite_number(value):
         raise NabnError(f"{field} must be {allowed}, got {value!r}")
-    number = float(value)
+    number = float(value)  # type: ignore[arg-type]
     too_small = (minimum is not None and number < minimum) or (
         exclusive_minimum is not None and number <= exclusive_minimum
     )
     if too_small or (maximum is not None and number > maximum):
         raise NabnError(f"{field} must be {allowed}, got {value!r}")
     return number
+
+
+def is_finite_number(value: object) -> bool:
+    """Whether `value` is a real number (a bool is none) that a float can hold."""
+    try:
+        return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # an integer of hundreds of digits
+        return False
 
 
 def check_count(field: str, value: object, *, minimum: int = 0) -> int:

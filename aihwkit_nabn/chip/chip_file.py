@@ -134,7 +134,11 @@ _RANGE = ".input_range"  # stored tile by tile
 def _check_path(path: object) -> Path:
     if not isinstance(path, (str, Path)) or not str(path):
         raise NabnError(f"path must be a file's path, got {path!r}")
-    if Path(path).is_dir():
+    try:
+        is_folder = Path(path).is_dir()
+    except (OSError, ValueError) as error:  # too long, or with a null byte
+        raise NabnError(f"path must be a file's path, got {path!r}: {error}") from error
+    if is_folder:
         raise NabnError(f"path must be a file, {path} is a folder")
     return Path(path)
 

@@ -55,14 +55,16 @@ def read_container(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def _read(path: Path, *, with_tensors: bool) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    if not path.is_file():
-        raise ChipFileError(f"no chip file {path}")
     tensors: dict[str, Tensor] = {}
     try:
+        if not path.is_file():
+            raise ChipFileError(f"no chip file {path}")
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             if header.get("format") == FORMAT and with_tensors:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except ChipFileError:
+        raise
     except (SafetensorError, OSError, ValueError) as error:
         raise ChipFileError(f"{path} is truncated, damaged, or no chip file: {error}") from error
     if header.get("format") != FORMAT:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sized
 from dataclasses import dataclass, replace
-from numbers import Real
 from typing import Any
 
 import torch
@@ -13,7 +11,7 @@ from torch import nn
 
 from aihwkit_nabn.calibration import CALIBRATION_METHODS, CalibrationMethod
 from aihwkit_nabn.calibration.method import build_method
-from aihwkit_nabn.errors import NabnError, UnknownNameError, check_count, suggestion
+from aihwkit_nabn.errors import NabnError, UnknownNameError, check_count, is_finite_number, suggestion
 from aihwkit_nabn.evaluation.scenario import UNCALIBRATED, MethodSpec, Scenario, label_methods
 from aihwkit_nabn.seeding import check_seed
 
@@ -137,7 +135,7 @@ def check_metrics(metrics: object, *, place: str, expected: Iterable[str] | None
             raise NabnError(f"eval_fn must name its metrics with text, got the name {name!r} {place}")
         if isinstance(value, torch.Tensor) and value.numel() == 1:
             value = value.item()
-        if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+        if not is_finite_number(value):
             raise NabnError(f"eval_fn must return finite numbers, got {name} = {value!r} {place}")
         plain[name] = float(value)
     if expected is not None and set(plain) != set(expected):

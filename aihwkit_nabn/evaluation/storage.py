@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from aihwkit_nabn.errors import NabnError, suggestion
+from aihwkit_nabn.errors import NabnError, is_finite_number, suggestion
 from aihwkit_nabn.evaluation.record import Record
 from aihwkit_nabn.files import write_text
 
@@ -91,7 +90,7 @@ def _record(path: Path, index: int, entry: Any, digital: dict[str, float]) -> Re
 
 def _metrics(path: Path, where: str, metrics: Any) -> dict[str, float]:
     numbers = metrics.values() if isinstance(metrics, dict) else []
-    if not numbers or not all(type(value) in (float, int) and math.isfinite(value) for value in numbers):
+    if not numbers or not all(is_finite_number(value) for value in numbers):
         raise NabnError(f"{path} is damaged: the metrics of {where} must be finite numbers, got {metrics!r}")
     return {name: float(value) for name, value in metrics.items()}
 

@@ -1,0 +1,201 @@
+"""Thousands of damaged inputs: one error of ours or a result, never another exception, never a changed file."""
+
+from __future__ import annotations
+
+import json
+import random
+import string
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aihwkit_nabn.chip import parse_time
+from aihwkit_nabn.cli import app
+from aihwkit_nabn.commands._records import RecordFile
+from aihwkit_nabn.commands._run import run
+from aihwkit_nabn.errors import NabnError
+from aihwkit_nabn.evaluation import EvaluationResult, Record
+from aihwkit_nabn.simulator import parse_preset
+
+PRESETS = [
+    "pcm",
+    "gaussian:sigma=0.06,relative_to=max",
+    "pcm+stuck:p_off=0.01,p_on=0.001",
+    "crossbar:inp_bits=6,out_bits=8,out_noise=0.04,ir_drop=1.0",
+    "variational:sigma=0.1,schedule=ramp,period_samples=100",
+    "temperature:mean_k=300,sigma_k=10",
+    "pcm:drift_compensation=none",
+]
+ODD = [
+    "",
+    "nan",
+    "inf",
+    "-1",
+    "1e999",
+    "10" * 200,
+    "\x00",
+    "é",
+    "[red]",
+    "'; drop",
+    "../..",
+    "none",
+    "true",
+    "{}",
+    "\n",
+]
+
+
+def mutated_text(text: str, rng: random.Random) -> str:
+    for _ in range(rng.randint(1, 3)):
+        at = rng.randrange(len(text) + 1)
+        kind = rng.randrange(4)
+        if kind == 0:
+            text = text[:at] + rng.choice(string.printable) + text[at:]
+        elif kind == 1:
+            text = text[:at] + text[at + rng.randint(1, 4) :]
+        elif kind == 2:
+            text = text[:at] + rng.choice(ODD) + text[at:]
+        else:
+            parts = text.replace(",", "=").split("=")
+            text = text.replace(rng.choice(parts), rng.choice(ODD), 1)
+    return text
+
+
+def mutated_json(value: Any, rng: random.Random) -> Any:
+    """Return the value with one place of it replaced, dropped or doubled."""
+    places: list[tuple[Any, Any]] = []
+
+    def walk(here: Any) -> None:
+        for key, item in here.items() if isinstance(here, dict) else enumerate(here):
+            places.append((here, key))
+            if isinstance(item, (dict, list)):
+                walk(item)
+
+    value = json.loads(json.dumps(value))
+    walk(value)
+    holder, key = rng.choice(places)
+    kind = rng.randrange(3)
+    if kind == 0:
+        holder[key] = rng.choice([None, True, -1, 2**70, 1.5, "x", "", [], {}, [1], {"a": 1}, [[]]])
+    elif kind == 1:
+        del holder[key]
+    elif isinstance(holder, dict):
+        holder[rng.choice(["extra", "", "record"])] = holder[key]
+    else:
+        holder.append(holder[key])
+    return value
+
+
+def survives(function: Callable[[], object]) -> bool:
+    """Whether it returned; errors of ours are answers, any other exception fails the test."""
+    try:
+        function()
+    except NabnError as error:
+        assert str(error).strip()
+        return False
+    return True
+
+
+def record(chip: int, method: str = "none") -> Record:
+    return Record(
+        scenario="s",
+        group=None,
+        strength=0.1,
+        t_inference=0.0,
+        method="uncalibrated" if method == "none" else method,
+        method_name=method,
+        chip_seed=chip,
+        metrics={"accuracy": 50.0 + chip},
+        seconds_calibration=0.0,
+        seconds_evaluation=1.0,
+        n_calibration_samples=0,
+    )
+
+
+def test_preset_texts() -> None:
+    rng = random.Random(0)
+    good = sum(survives(lambda: parse_preset(mutated_text(rng.choice(PRESETS), rng))) for _ in range(3000))
+    assert 30 < good < 2000  # both kinds were met
+
+
+def test_times() -> None:
+    rng = random.Random(1)
+    times = ["1d", "1.5 h", "10y", "3600", "0s", "1e3s"]
+    good = sum(survives(lambda: parse_time(mutated_text(rng.choice(times), rng))) for _ in range(3000))
+    assert 30 < good < 2500
+
+
+def test_result_files(tmp_path: Path) -> None:
+    rng, path = random.Random(2), tmp_path / "results.json"
+    records = [record(chip, method) for chip in (0, 1) for method in ("none", "paired")]
+    EvaluationResult(records=records, digital={"accuracy": 90.0}, settings={"seed": 0}).to_json(path)
+    whole = path.read_text()
+    content, good = json.loads(whole), 0
+    for _ in range(1500):
+        text = json.dumps(mutated_json(content, rng)) if rng.random() < 0.7 else mutated_text(whole, rng)
+        path.write_bytes(text.encode())
+        before = path.read_bytes()
+
+        def read() -> None:
+            result = EvaluationResult.from_json(path)
+            survives(lambda: result.summary())  # e.g. no uncalibrated chips to compare with
+
+        good += survives(read)
+        assert path.read_bytes() == before
+    assert 10 < good < 1400
+
+
+def test_record_files(tmp_path: Path) -> None:
+    rng, path = random.Random(3), tmp_path / "records.jsonl"
+    file = RecordFile(path, {"seed": 0}, resume=False)
+    for chip in range(3):
+        file.add(record=vars(record(chip)))
+    file.add(settings={"conversion": {"s": "all"}, "scenarios": []}, digital={"accuracy": 90.0})
+    lines, good = path.read_text().splitlines(), 0
+    for _ in range(800):
+        at = rng.randrange(len(lines))
+        line = json.loads(lines[at])
+        new = json.dumps(mutated_json(line, rng)) if rng.random() < 0.6 else mutated_text(lines[at], rng)
+        path.write_bytes("".join(f"{x}\n" for x in [*lines[:at], new, *lines[at + 1 :]]).encode())
+        before = path.read_bytes()
+
+        def resume() -> None:
+            RecordFile(path, {"seed": 0}, resume=True)
+
+        if survives(resume):
+            good += 1
+        else:
+            assert path.read_bytes() == before
+    assert 10 < good < 790
+
+
+LINES = [
+    ["test", "torchvision:resnet18", "random", "--noise", "pcm", "--data", "{missing}", "--chips", "1"],
+    ["test", "{missing}.py", "{missing}.pth", "--noise", "gaussian:sigma=0.1", "--time", "1h"],
+    ["chip", "info", "{missing}"],
+    ["inspect", "{missing}.py"],
+    ["demo", "--chips", "0"],
+]
+
+
+@pytest.mark.parametrize("line", LINES, ids=lambda line: line[0])
+def test_command_lines(line: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every line names something that is missing or not allowed, so none starts a long run."""
+    rng = random.Random(4)
+    for _ in range(25):
+        arguments = [part.format(missing=tmp_path / "missing") for part in line]
+        at = rng.randrange(1, len(arguments))
+        kind = rng.randrange(3)
+        if kind == 0:
+            arguments[at] = rng.choice(ODD)
+        elif kind == 1:
+            arguments.insert(at, rng.choice([*ODD, "--chips", "--noise", "--bogus"]))
+        elif arguments[at] != "0":
+            del arguments[at]
+        if arguments[0] == "demo" and "0" not in arguments:
+            continue
+        assert run(app, arguments) in (0, 2), arguments
+        assert "Traceback" not in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
