@@ -75,7 +75,7 @@ def best_methods(cells: Iterable[Cell]) -> dict[str, set[str]]:
     """Return the labels of the best calibration methods by scenario; none where all come out the same."""
     rows: dict[str, dict[str, float]] = {}
     for cell in cells:
-        if cell.calibrated:
+        if cell.calibrated and cell.record.method_name != DIGITAL:  # a sweep's digital model on shifted images
             rows.setdefault(cell.record.scenario, {})[cell.record.method] = cell.estimate.mean
     best = {}
     for scenario, means in rows.items():

@@ -180,8 +180,12 @@ def parse_spec(content: object) -> SweepSpec:
 def _check_together(spec: SweepSpec) -> None:
     for scenario in spec.scenarios():  # a noise model may not know every time
         check = getattr(scenario.rpu_config.noise_model, "check_time", None)
-        if check is not None:
-            check(scenario.t_inference)
+        times = [scenario.t_inference] if spec.stream is None or spec.stream.drift is None else spec.stream.drift
+        for seconds in times if check is not None else ():
+            try:
+                check(seconds)
+            except NabnError as error:
+                raise NabnError(f"time of {scenario.name!r}: {error}") from error
     for model in spec.models:
         if not model.is_config:
             continue
