@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from aihwkit_nabn.evaluation import Cell, Estimate, EvaluationResult
+from aihwkit_nabn.evaluation.scenario import DIGITAL
 
 WORSE = "worse than uncalibrated: the 95% interval of the difference, paired by chip, lies below 0"
 

@@ -14,6 +14,7 @@ from aihwkit_nabn.sweeps.record import SweepRecord
 from aihwkit_nabn.sweeps.run import described
 from aihwkit_nabn.sweeps.spec import SweepSpec
 from aihwkit_nabn.sweeps.store import RecordStore
+from aihwkit_nabn.sweeps.stream import times_of
 
 
 def results_of(spec: SweepSpec, store: RecordStore) -> dict[str, EvaluationResult]:
@@ -39,14 +40,15 @@ def _result(spec: SweepSpec, model: ModelEntry, store: RecordStore) -> Evaluatio
     for base, place in _places(spec):
         jpeg, samples, calibration, position = place
         name = scenario_name(spec, base, *place)
-        shown = Scenario(name=name, rpu_config=base.rpu_config, t_inference=base.t_inference, group=base.group)
+        seconds = _time_of(spec, base, position)
+        shown = Scenario(name=name, rpu_config=base.rpu_config, t_inference=seconds, group=base.group)
         strength = base.strength if name == base.name else None
         scenarios.append(
             {
                 "name": name,
                 "group": base.group,
                 "strength": strength,
-                "t_inference": base.t_inference,
+                "t_inference": seconds,
                 "rpu_config": str(base.rpu_config),
             }
         )
@@ -98,6 +100,13 @@ def scenario_name(
     if position is not None:
         parts.append(f"up to {position}")
     return ", ".join(parts)
+
+
+def _time_of(spec: SweepSpec, base: Scenario, position: int | None) -> float:
+    """Return the time after programming, in a stream that of the window that ends at `position`."""
+    if spec.stream is None or position is None:
+        return float(base.t_inference)
+    return times_of(spec.stream, float(base.t_inference))[position // spec.stream.window - 1]
 
 
 def _noise_of(spec: SweepSpec, base: Scenario) -> str:

@@ -178,10 +178,12 @@ def parse_spec(content: object) -> SweepSpec:
 
 
 def _check_together(spec: SweepSpec) -> None:
+    drift = None if spec.stream is None else spec.stream.drift
     for scenario in spec.scenarios():  # a noise model may not know every time
         check = getattr(scenario.rpu_config.noise_model, "check_time", None)
-        times = [scenario.t_inference] if spec.stream is None or spec.stream.drift is None else spec.stream.drift
-        for seconds in times if check is not None else ():
+        if check is None:
+            continue
+        for seconds in [scenario.t_inference] if drift is None else drift:
             try:
                 check(seconds)
             except NabnError as error:
