@@ -122,7 +122,7 @@ def _axes(spec: SweepSpec) -> list[_Axis]:
 def _round_time(seconds: float) -> str:
     for unit, length in (("y", 31_557_600.0), ("d", 86_400.0), ("h", 3600.0), ("min", 60.0)):
         if seconds >= 0.95 * length:
-            return f"{seconds / length:.2g}{unit}"
+            return f"{seconds / length:.{0 if seconds >= 9.95 * length else 1}f}{unit}".replace(".0", "")
     return f"{seconds:.2g}s"
 
 

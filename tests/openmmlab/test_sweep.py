@@ -79,7 +79,10 @@ def test_two_processes_on_one_model_give_what_one_gives(segmentor, tmp_path: Pat
     file = tmp_path / "sweep.json"
     file.write_text(json.dumps(content))
     keys = []
-    for number, launched in (("1", []), ("2", ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"])):
+    for number, launched in (
+        ("1", []),
+        ("2", ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]),
+    ):
         out = tmp_path / number
         command = [sys.executable, *launched, "-m", "aihwkit_nabn.cli", "sweep", str(file), "--out", str(out)]
         command += ["--launcher", "pytorch"] if launched else ["--workers", "1"]
