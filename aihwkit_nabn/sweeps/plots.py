@@ -15,6 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
+from matplotlib.transforms import ScaledTranslation
 
 from aihwkit_nabn.chip import format_time
 from aihwkit_nabn.evaluation import estimate
@@ -28,6 +29,7 @@ from aihwkit_nabn.sweeps.stream import times_of
 
 _MOST_PANELS = 9
 _DPI = 110
+_MARK_GAP = 2.5  # points between the marks of two methods at one place, or the last would hide the others
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,7 +222,9 @@ def _draw_panel(
     panel.plot(list(places.values()), line, color="black", linestyle=(0, (5, 3)), linewidth=1.2, zorder=1)
     if axis.log:
         panel.set_xscale("log", base=2)
-    for label, style in styles.items():
+    for index, (label, style) in enumerate(styles.items()):
+        points = _MARK_GAP * (index - (len(styles) - 1) / 2)
+        beside = panel.transData + ScaledTranslation(points / 72, 0, panel.figure.dpi_scale_trans)
         found: dict[Any, list[float]] = {}
         for record in records:
             if record.method == label and _fits(record, wanted):
@@ -246,6 +250,7 @@ def _draw_panel(
             elinewidth=0.9,
             capsize=2,
             zorder=3,
+            transform=beside,
         )
     crowded = len(axis.values) > 6
     shown = [
