@@ -170,13 +170,17 @@ def _draw(
     names = {record.method: record.method_name for record in records}
     styles = line_styles([_Named(label, names[label]) for label in labels if label in names])  # type: ignore[misc]
     grid = figure.subplots(rows, columns, sharey=True, squeeze=False).flatten()
+    seen: list[float] = []
     for panel, (key, title) in zip(grid, panels.items(), strict=False):
-        _draw_panel(panel, axis, key, records, styles, metric)
+        seen += _draw_panel(panel, axis, key, records, styles, metric)
         panel.set_title(textwrap.fill(title.replace(",", ", ").replace(",  ", ", "), 48), fontsize=10)
     for index, panel in enumerate(grid):
         panel.set_visible(index < len(panels))
         if index % columns == 0:
             panel.set_ylabel(metric)
+    # The marks' small shift keeps matplotlib from finding the limits itself; wide intervals of few chips may be cut.
+    room = 0.1 * (max(seen) - min(seen)) or 1.0
+    grid[0].set_ylim(min(seen) - room, max(seen) + room)
     handles = [Line2D([], [], color="black", linestyle=(0, (5, 3)), linewidth=1.2, label="digital")]
     for label, style in styles.items():
         handles.append(
@@ -213,13 +217,15 @@ def _draw_panel(
     records: Sequence[SweepRecord],
     styles: dict[str, LineStyle],
     metric: str,
-) -> None:
+) -> list[float]:
+    """Draw one panel and return the values that must be seen."""
     rest = [name for name in ("noise", "t_inference", "jpeg", "samples", "calibration") if name != axis.field]
     wanted = dict(zip(rest, key, strict=True))
     places = {value: axis.at(index, value) for index, value in enumerate(axis.values)}
     digital = {getattr(r, axis.field): r.metrics[metric] for r in records if _digital_fits(r, axis, wanted)}
     line = [digital.get(value, digital.get(None, math.nan)) for value in axis.values]
     panel.plot(list(places.values()), line, color="black", linestyle=(0, (5, 3)), linewidth=1.2, zorder=1)
+    seen = [value for value in line if not math.isnan(value)]
     if axis.log:
         panel.set_xscale("log", base=2)
     for index, (label, style) in enumerate(styles.items()):
@@ -237,6 +243,7 @@ def _draw_panel(
         x = [places[value] for value in values]
         halves = [0.0 if math.isnan(e.half_width) else e.half_width for e in estimates]
         means = [e.mean for e in estimates]
+        seen += means
         panel.errorbar(
             x,
             means,
@@ -262,6 +269,12 @@ def _draw_panel(
     panel.grid(axis="y", color="#dddddd", linewidth=0.6)
     panel.set_axisbelow(True)
     panel.spines[["top", "right"]].set_visible(False)
+    first, last = places[axis.values[0]], places[axis.values[-1]]
+    if axis.log:
+        panel.set_xlim(first / 1.4, last * 1.4)
+    else:
+        panel.set_xlim(first - 0.5, last + 0.5)
+    return seen
 
 
 def _fits(record: SweepRecord, wanted: dict[str, Any]) -> bool:

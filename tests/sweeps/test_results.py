@@ -102,6 +102,9 @@ def test_a_plot_per_axis(small: Small, tmp_path: Path, changed: dict[str, Any], 
     for path in written:
         pixels = matplotlib.image.imread(path)
         assert min(pixels.shape[:2]) > 300 and pixels[..., :3].std() > 0.05
+        panel = pixels[:, : int(0.7 * pixels.shape[1]), :3]  # without the legend
+        for color in ((0x77, 0x77, 0x77), (0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00)):
+            assert (abs(panel - [part / 255 for part in color]).max(-1) < 0.02).sum() > 50, "a line is out of sight"
 
 
 def test_a_plot_of_a_stream(small_stream: Small, tmp_path: Path) -> None:
