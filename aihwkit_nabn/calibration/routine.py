@@ -29,6 +29,7 @@ def calibrate(
     reference: nn.Module | None = None,
     max_samples: int | None = None,
     forward_fn: ForwardFn | None = None,
+    reference_forward_fn: ForwardFn | None = None,
     progress: bool = False,
     sharded: bool = True,
     **options: Any,
@@ -48,6 +49,10 @@ def calibrate(
         max_samples: Stop after this many samples; None takes all.
         forward_fn: ``forward_fn(model, batch)`` runs a model on a batch. Default: ``model(batch)`` for a tensor,
             ``model(batch[0])`` for a tuple.
+        reference_forward_fn: The same for the reference alone, where it is to see something else than the chip: with
+            batches of pairs (clean image, compressed twin), ``forward_fn=lambda m, b: m(b[1])`` and
+            ``reference_forward_fn=lambda m, b: m(b[0])`` let the chip learn what the reference makes of the clean one.
+            Both parts must show the same samples in the same order. Default: `forward_fn`.
         progress: Show a progress bar.
         sharded: Whether, in a torch.distributed run, `batches` are this rank's part of the calibration set. False:
             each rank has the whole set, or calibrates for itself.
@@ -86,6 +91,9 @@ def _calibrate(
 ) -> CalibrationReport:
     if max_samples is not None:
         check_count("max_samples", max_samples, minimum=1)
+    for name, function in (("forward_fn", forward_fn), ("reference_forward_fn", reference_forward_fn)):
+        if function is not None and not callable(function):
+            raise CalibrationError(f"{name} must be callable or None, got {function!r}")
     check_programmed(model)
     if run.needs_batches and (batches is None or not isinstance(batches, Iterable)):
         raise CalibrationError(f"method {run.name!r} needs calibration batches (an iterable), got {batches!r}")
@@ -105,7 +113,9 @@ def _calibrate(
             _progress_bar(progress, batches, max_samples, run.name) as bar,
         ):
             clear_calibration(model)
-            session = CalibrationSession(model, split, batches, forward_fn or default_forward, max_samples, *bar)
+            session = CalibrationSession(
+                model, split, batches, forward_fn or default_forward, max_samples, *bar, reference_forward_fn
+            )
             run.calibrate(session)
     except BaseException:
         before.restore()

@@ -47,6 +47,7 @@ class CalibrationSession:
         max_samples: int | None,
         on_batch: Callable[[int], None] | None = None,
         on_step: Callable[[int, int], None] | None = None,
+        reference_forward_fn: ForwardFn | None = None,
     ) -> None:
         self.model = model
         self.reference = reference
@@ -62,6 +63,7 @@ class CalibrationSession:
         self.kept: list[Any] = []
         self._batches = batches
         self._forward_fn = forward_fn
+        self._reference_forward_fn = reference_forward_fn or forward_fn
         self._max_samples = max_samples
         self._on_batch = on_batch
         self._on_step = on_step
@@ -99,18 +101,18 @@ class CalibrationSession:
 
     def run_analog(self, batch: Any) -> Any:
         """Return the analog model's output for a batch, with whatever is calibrated or observed so far."""
-        return self._run(self.model, "analog model", batch)
+        return self._run(self._forward_fn, self.model, "analog model", batch)
 
     def run_reference(self, batch: Any) -> Any:
         """Return the reference's output for a batch."""
         if self.reference is None:
             raise CalibrationError("this method compares with the digital model; pass reference=model")
         with torch.no_grad():
-            return self._run(self.reference, "reference", batch)
+            return self._run(self._reference_forward_fn, self.reference, "reference", batch)
 
-    def _run(self, model: nn.Module, role: str, batch: Any) -> Any:
+    def _run(self, forward_fn: ForwardFn, model: nn.Module, role: str, batch: Any) -> Any:
         try:
-            return self._forward_fn(model, batch)
+            return forward_fn(model, batch)
         except NabnError:
             raise
         except Exception as error:

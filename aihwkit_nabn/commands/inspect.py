@@ -55,7 +55,7 @@ def _build(target: str, overrides: list[str] | None, cfg_options: list[str] | No
     kind, _, name = target.partition(":")
     if kind != "torchvision":
         raise NabnError(f"target must be a config file, mmdet::FILE, mmseg::FILE or torchvision:NAME, got {target!r}")
-    from aihwkit_nabn.commands.targets.torchvision import build_random
+    from aihwkit_nabn.targets.torchvision import build_random
 
     return build_random(name)
 

@@ -111,8 +111,8 @@ def command(
         raise NabnError("--cfg-options and --launcher are for configs of mmdetection and mmsegmentation")
     if data is None:
         raise NabnError("--data FOLDER is missing: the images to test on and to calibrate with")
-    from aihwkit_nabn.commands.targets import TargetOptions, load_target
     from aihwkit_nabn.evaluation import evaluate
+    from aihwkit_nabn.targets import TargetOptions, load_target
 
     task = load_target(
         target,

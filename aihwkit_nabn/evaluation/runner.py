@@ -36,6 +36,7 @@ def evaluate(
     seed: int = 0,
     calibration_batches: CalibrationBatches | None = None,
     forward_fn: Callable[[nn.Module, Any], Any] | None = None,
+    reference_forward_fn: Callable[[nn.Module, Any], Any] | None = None,
     max_samples: int | None = None,
     exclude: Iterable[str] = (),
     progress: bool = True,
@@ -62,6 +63,7 @@ def evaluate(
             does not, methods that replace statistics take ``"augmented"`` (images through the training augmentation,
             which the trained statistics contain) and the others ``"plain"`` (images as at test time).
         forward_fn: Called as ``forward_fn(model, batch)`` when calibrating; default: as `calibrate` does.
+        reference_forward_fn: The same for the digital model that methods compare with; see `calibrate`.
         max_samples: Calibrate with at most this many samples; default: all.
         exclude: Names of modules that stay digital, as `convert_to_noise_aware` takes them.
         progress: Show a bar with the time left, if the error stream is a terminal.
@@ -78,7 +80,12 @@ def evaluate(
         chips=chips,
         seed=seed,
         calibration_batches=calibration_batches,
-        functions={"eval_fn": eval_fn, "forward_fn": forward_fn, "on_record": on_record},
+        functions={
+            "eval_fn": eval_fn,
+            "forward_fn": forward_fn,
+            "reference_forward_fn": reference_forward_fn,
+            "on_record": on_record,
+        },
         max_samples=max_samples,
     )
     exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
@@ -87,7 +94,8 @@ def evaluate(
         stack.enter_context(_generators_restored(model, derive_seed(seed, "run")))
         stack.enter_context(evaluation_mode(model))
         bar = stack.enter_context(_Bar(plan.n_records + 1, shown=progress))
-        run = _Run(model, plan, seed, eval_fn, {"forward_fn": forward_fn, "max_samples": max_samples}, bar)
+        calibration = {"forward_fn": forward_fn, "max_samples": max_samples}
+        run = _Run(model, plan, seed, eval_fn, calibration, reference_forward_fn, bar)
         for record in run.records(exclude):
             if on_record is not None:
                 on_record(record)
@@ -105,10 +113,12 @@ class _Run:
         seed: int,
         eval_fn: EvalFn,
         calibration: dict[str, Any],
+        reference_forward_fn: Callable[[nn.Module, Any], Any] | None,
         bar: _Bar,
     ) -> None:
         self.model, self.plan, self.seed, self.eval_fn = model, plan, seed, eval_fn
         self.calibration, self.bar = calibration, bar
+        self.reference_forward_fn = reference_forward_fn
         self.done: list[Record] = []
         self.conversions: dict[str, str] = {}
         self.digital: dict[str, float] = {}
@@ -183,6 +193,7 @@ class _Run:
                 method.batches,
                 method=method.spec.method,
                 reference=self.model if method.needs_reference else None,
+                reference_forward_fn=self.reference_forward_fn,
                 progress=False,
                 **self.calibration,
                 **method.spec.options,

@@ -20,6 +20,7 @@ from aihwkit_nabn.openmmlab.batches import CalibrationImages, calibration_forwar
 from aihwkit_nabn.openmmlab.checkpoints import allow_mmengine_checkpoints
 from aihwkit_nabn.openmmlab.forks import find_mmseg_configs
 from aihwkit_nabn.openmmlab.hook import AnalogHook
+from aihwkit_nabn.openmmlab.jpeg import CompressJPEG
 from aihwkit_nabn.openmmlab.loop import AnalogTestLoop
 
 if importlib.util.find_spec("mmcv") is not None and importlib.util.find_spec("mmcv._ext") is not None:
@@ -28,4 +29,11 @@ if importlib.util.find_spec("mmcv") is not None and importlib.util.find_spec("mm
 allow_mmengine_checkpoints()
 find_mmseg_configs()
 
-__all__ = ["AnalogHook", "AnalogTestLoop", "CalibrationImages", "allow_mmengine_checkpoints", "calibration_forward"]
+__all__ = [
+    "AnalogHook",
+    "AnalogTestLoop",
+    "CalibrationImages",
+    "CompressJPEG",
+    "allow_mmengine_checkpoints",
+    "calibration_forward",
+]

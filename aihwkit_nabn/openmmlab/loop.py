@@ -43,6 +43,7 @@ class AnalogTestLoop(TestLoop):
         methods: See `build_methods`; the chip as programmed (``'none'``) is always among them.
         chips: Number of chips per scenario.
         seed: Chip ``i`` is programmed with ``seed + i``; also fixes the calibration images.
+        calibration_seed: Fixes the calibration images in its place.
         max_samples: Number of calibration images; None takes the whole train set.
         calibration_batch_size: Images per calibration batch; None: as the train set's loader has it.
         pipeline: ``'train'`` or ``'test'`` for the calibration images of all methods; None: what suits each.
@@ -63,6 +64,7 @@ class AnalogTestLoop(TestLoop):
         methods: Any = ("none", "population", "paired"),
         chips: int = 5,
         seed: int = 0,
+        calibration_seed: int | None = None,
         max_samples: int | None = 256,
         calibration_batch_size: int | None = None,
         pipeline: str | None = None,
@@ -73,6 +75,9 @@ class AnalogTestLoop(TestLoop):
         self.methods = build_methods(methods, check_pipeline(pipeline))
         self.chips = check_count("chips", chips, minimum=1)
         self.seed = check_seed("seed", seed)
+        self.calibration_seed = (
+            self.seed if calibration_seed is None else check_seed("calibration_seed", calibration_seed)
+        )
         self.max_samples = check_samples("max_samples", max_samples)
         self.calibration_batch_size = check_samples("calibration_batch_size", calibration_batch_size)
         self.exclude = exclude
@@ -102,7 +107,7 @@ class AnalogTestLoop(TestLoop):
             chips=self.chips,
             seed=self.seed,
             calibration_batches=calibration_sets(
-                self.runner.cfg, sets, self.max_samples, self.calibration_batch_size, self.seed
+                self.runner.cfg, sets, self.max_samples, self.calibration_batch_size, self.calibration_seed
             )
             or None,
             forward_fn=calibration_forward,

@@ -30,9 +30,10 @@ class TestRun:
         checkpoint: File with the trained weights.
         noises: Presets as `aihwkit_nabn.simulator.parse_preset` takes them.
         times: Times after programming, as `aihwkit_nabn.chip.parse_time` takes them.
-        methods: Names of calibration methods; ``"none"`` is the chip as programmed.
+        methods: Names of calibration methods, ``"none"`` for the chip as programmed, or what else the loop takes.
         chips: Chips per noise setting.
         seed: Seed of the first chip, and of the choice of calibration images.
+        calibration_seed: Seed of that choice, where it is another one.
         max_samples: Number of calibration images.
         batch_size: Images per calibration batch; None: as the config's train loader has it.
         exclude: Names of modules that stay digital.
@@ -45,10 +46,11 @@ class TestRun:
 
     checkpoint: str
     noises: Sequence[str]
-    times: Sequence[str] = ("1d",)
-    methods: Sequence[str] = ("none", "population", "paired")
+    times: Sequence[str | float] = ("1d",)
+    methods: Sequence[str | dict[str, Any]] = ("none", "population", "paired")
     chips: int = 5
     seed: int = 0
+    calibration_seed: int | None = None
     max_samples: int = 256
     batch_size: int | None = None
     exclude: Sequence[str] = ()
@@ -84,6 +86,7 @@ def prepare(config: Config, run: TestRun) -> Config:
         "methods": list(run.methods),
         "chips": run.chips,
         "seed": run.seed,
+        "calibration_seed": run.calibration_seed,
         "max_samples": run.max_samples,
         "calibration_batch_size": run.batch_size,
         "exclude": list(run.exclude),

@@ -151,6 +151,15 @@ def samples_processed(model: nn.Module) -> int:
     return 0 if kept is None else kept.n_samples
 
 
+def set_samples_processed(model: nn.Module, n_samples: int) -> None:
+    """Let a chip whose noise varies be as it is after `n_samples` samples; nothing for any other chip.
+
+    For comparing methods that run the chip a different number of times between two points of a stream.
+    """
+    if _KEPT in model.__dict__:
+        model.__dict__[_KEPT].n_samples = n_samples
+
+
 def count_samples(inputs: object) -> int:
     """Return the number of samples in what a forward pass is given; at least 1."""
     found = _find(inputs)

@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from aihwkit_nabn.commands.targets._weights import count_classes, fill_model, read_weights
 from aihwkit_nabn.errors import NabnError
+from aihwkit_nabn.targets._weights import count_classes, fill_model, read_weights
 
 
 def _build(classes: int) -> nn.Module:

@@ -9,8 +9,8 @@ import torch
 import torchvision
 from torch import nn
 
-from aihwkit_nabn.commands.targets import TARGETS, TargetOptions, load_target
 from aihwkit_nabn.errors import NabnError, UnknownNameError
+from aihwkit_nabn.targets import TARGETS, TargetOptions, load_target
 
 Folder = Callable[..., Path]
 

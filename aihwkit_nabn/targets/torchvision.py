@@ -12,12 +12,12 @@ import torchvision
 from torch import Tensor, nn
 from torchvision import transforms
 
-from aihwkit_nabn.commands.targets._base import TARGETS, TargetOptions, Task
-from aihwkit_nabn.commands.targets._weights import count_classes, fill_model, read_weights
 from aihwkit_nabn.data.classification import batch_accuracy
 from aihwkit_nabn.data.image_folder import FolderData, ImageBatches, TransformedImages, choose, open_image_folder
 from aihwkit_nabn.errors import NabnError, UnknownNameError, check_count
 from aihwkit_nabn.seeding import check_seed, derive_seed, isolated_rng
+from aihwkit_nabn.targets._base import TARGETS, TargetOptions, Task
+from aihwkit_nabn.targets._weights import count_classes, fill_model, read_weights
 
 _AUXILIARY = ("aux1", "aux2", "AuxLogits")  # heads of GoogLeNet and Inception v3, used in training only
 _TOP5_CLASSES = 10
@@ -37,10 +37,10 @@ def load_torchvision(name: str, options: TargetOptions) -> Task:
     """
     _check_name(name)
     check_seed("seed", options.seed)
-    device = _check_device(options.device)
+    device = check_device(options.device)
     folder = open_image_folder(options.data)
-    model = _load_model(name, options, len(folder.classes)).to(device)
-    test, training, size = _pipelines(name, options.image_size)
+    model = load_model(name, options, len(folder.classes)).to(device)
+    test, training, size = pipelines(name, options.image_size)
     test_images = choose(len(folder.val), options.limit, derive_seed(options.seed, "test images"))
     chosen = choose(len(folder.train), options.max_samples, derive_seed(options.seed, "calibration images"))
 
@@ -84,7 +84,12 @@ def _check_name(name: str) -> None:
         raise UnknownNameError("torchvision classifier", name, known)
 
 
-def _load_model(name: str, options: TargetOptions, classes: int) -> nn.Module:
+def load_model(name: str, options: TargetOptions, classes: int) -> nn.Module:
+    """Return a classifier with the weights of the options, in eval mode.
+
+    Raises:
+        NabnError: the weights cannot be read, are another model's, or are for another number of classes.
+    """
     if options.weights == "random":
         return build_random(name, classes, options.seed)
     state = read_weights(options.weights)
@@ -122,8 +127,12 @@ def _without_auxiliary(model: nn.Module) -> nn.Module:
     return model
 
 
-def _pipelines(name: str, image_size: int | None) -> tuple[transforms.Compose, transforms.Compose, int]:
-    """Return the test pipeline, the training pipeline and the edge of the images they give."""
+def pipelines(name: str, image_size: int | None) -> tuple[transforms.Compose, transforms.Compose, int]:
+    """Return the test pipeline, the training pipeline and the edge of the images they give.
+
+    Raises:
+        NabnError: the size is no integer >= 1.
+    """
     weights = torchvision.models.get_model_weights(name)
     members = {entry.name: entry for entry in weights}
     own = members.get("IMAGENET1K_V1", next(iter(members.values()))).transforms()
@@ -141,7 +150,12 @@ def _pipelines(name: str, image_size: int | None) -> tuple[transforms.Compose, t
     return transforms.Compose(test), transforms.Compose(training), size
 
 
-def _check_device(device: str) -> torch.device:
+def check_device(device: str) -> torch.device:
+    """Return a device that torch can use.
+
+    Raises:
+        NabnError: there is no such device, or torch was built without it.
+    """
     try:
         wanted = torch.device(device)
         torch.empty(0, device=wanted)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
-from aihwkit_nabn.commands.targets._base import TARGETS, TargetOptions, Task
 from aihwkit_nabn.errors import NabnError
+from aihwkit_nabn.targets._base import TARGETS, TargetOptions, Task
 
 for _module in pkgutil.iter_modules(__path__):
     if not _module.name.startswith("_"):

@@ -1,0 +1,127 @@
+"""What `nabn sweep` shows while it runs: a table that fills, and the time left."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+from rich import box
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from aihwkit_nabn.chip import format_time
+from aihwkit_nabn.sweeps import Progress as SweepProgress
+from aihwkit_nabn.sweeps import SweepRecord, SweepSpec, all_jobs
+
+_MOST_ROWS = 16
+_LINE_SECONDS = 10.0  # between lines where the output is no terminal
+
+Row = tuple[str, str]
+
+
+class SweepView:
+    """A live table on a terminal; a line now and then elsewhere.
+
+    Args:
+        console: Where to show.
+        spec: The sweep.
+
+    Attributes:
+        done: Measurements that are there.
+        total: Measurements that will be there.
+    """
+
+    def __init__(self, console: Console, spec: SweepSpec) -> None:
+        self.console, self.spec = console, spec
+        self.done = self.total = 0
+        self._rows: dict[Row, dict[str, list[float]]] = {}
+        self._labels: list[str] = []
+        for job in all_jobs(spec):
+            self._rows.setdefault(_row(job.model, job.noise, job.t_inference), {})
+            if job.method not in self._labels:
+                self._labels.append(job.method)
+        self._bar = Progress(
+            TextColumn("measured"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(elapsed_when_finished=False),
+            console=console,
+        )
+        self._task = self._bar.add_task("", total=None)
+        self._live = Live(self._render(), console=console, refresh_per_second=4, transient=True)
+        self._began = self._said = time.monotonic()
+        self._latest: Row | None = None
+
+    def update(self, progress: SweepProgress) -> None:
+        """Take in how far the sweep is."""
+        self.done, self.total = progress.done, progress.total
+        if progress.latest is not None:
+            self._take(progress.latest)
+        self._bar.update(self._task, completed=progress.done, total=progress.total)
+        if self.console.is_terminal:
+            self._live.update(self._render())
+        else:
+            self._say(progress)
+
+    def __enter__(self) -> SweepView:
+        if self.console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.console.is_terminal:
+            self._live.stop()
+
+    def _take(self, record: SweepRecord) -> None:
+        self._latest = _row(record.model, str(record.noise), record.t_inference or 0.0)
+        values = self._rows.setdefault(self._latest, {}).setdefault(record.method, [])
+        values.append(next(iter(record.metrics.values())))
+
+    def _render(self) -> Group:
+        table = Table(box=box.SIMPLE, title="means of what is measured so far", title_style="dim")
+        table.add_column("model")
+        table.add_column("noise")
+        for label in self._labels:
+            table.add_column(label, justify="right")
+        for row in self._shown():
+            values = self._rows[row]
+            texts = [_mean(values.get(label, [])) for label in self._labels]
+            table.add_row(*row, *texts)
+        if len(self._rows) > _MOST_ROWS:
+            table.caption = f"{_MOST_ROWS} of {len(self._rows)} noise settings"
+        return Group(table, self._bar)
+
+    def _shown(self) -> list[Row]:
+        """Return the rows around the latest one that fit on a screen."""
+        rows = list(self._rows)
+        latest = getattr(self, "_latest", None)
+        end = max(_MOST_ROWS, (rows.index(latest) if latest in self._rows else 0) + 1)
+        return rows[end - _MOST_ROWS : end]
+
+    def _say(self, progress: SweepProgress) -> None:
+        now = time.monotonic()
+        if now - self._said < _LINE_SECONDS or progress.latest is None:
+            return
+        self._said = now
+        made = progress.done - progress.before
+        left = (now - self._began) / max(made, 1) * (progress.total - progress.done)
+        text = f"[{progress.done}/{progress.total}, about {_duration(left)} left] {progress.latest.key}"
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _row(model: str, noise: str, seconds: float) -> Row:
+    return model, f"{noise}, {format_time(seconds)}" if seconds else noise
+
+
+def _mean(values: list[float]) -> str:
+    return f"{sum(values) / len(values):.4g}" if values else ""
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aihwkit_nabn import cli
+from aihwkit_nabn.commands._run import run
+from aihwkit_nabn.evaluation import EvaluationResult
+from aihwkit_nabn.sweeps import EXECUTORS
+from aihwkit_nabn.sweeps.executors import TaskDone
+from aihwkit_nabn.sweeps.worker import Worker
+
+CONTENT = {
+    "version": 1,
+    "name": "tiny",
+    "chips": 2,
+    "models": ["digits"],
+    "noise": ["gaussian:sigma=0.1"],
+    "methods": ["none", "paired"],
+    "samples": [2, 8],
+    "test_images": 20,
+}
+
+
+@pytest.fixture
+def spec_file(tmp_path: Path) -> Callable[..., Path]:
+    """Return a function that writes a tiny sweep with some keys changed."""
+
+    def write(**changed: Any) -> Path:
+        path = tmp_path / "tiny.yaml"
+        path.write_text(json.dumps({**CONTENT, **changed}))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def in_process() -> Any:
+    """Register an executor that measures in this process: spawning one takes seconds."""
+
+    def work(setup: Any, tasks: Any, workers: int) -> Any:
+        worker = Worker(setup.content)
+        for task in tasks:
+            records: list[Any] = []
+            worker.measure(task, records.append)
+            yield from records
+            yield TaskDone(key=task.key)
+
+    EXECUTORS.register("in_process")(work)
+    yield "in_process"
+    EXECUTORS.unregister("in_process")
+
+
+def test_a_sweep_end_to_end(
+    spec_file: Callable[..., Path], in_process: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    arguments = ["sweep", str(spec_file()), "--out", str(out), "--executor", in_process]
+    assert run(cli.app, arguments) == 0
+    shown = capsys.readouterr().out
+    assert "tiny: 6 measurements" in shown and "uncalibrated" in shown and "samples.png" in shown
+    folder = out / "digits"
+    assert {"results.json", "table.md", "table.csv", "accuracy.png", "samples.png"} <= {
+        p.name for p in folder.iterdir()
+    }
+    result = EvaluationResult.from_json(folder / "results.json")
+    assert len(result.records) == 2 * 2 * 2
+    before = (out / "records.jsonl").read_bytes(), (folder / "results.json").read_bytes()
+    assert run(cli.app, arguments) == 0
+    assert ((out / "records.jsonl").read_bytes(), (folder / "results.json").read_bytes()) == before
+    capsys.readouterr()
+    other = ["sweep", str(spec_file(chips=3)), *arguments[2:]]
+    assert run(cli.app, other) == 2
+    assert "chips was 2, and is 3" in capsys.readouterr().err
+
+
+def test_a_dry_run_writes_nothing(
+    spec_file: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert run(cli.app, ["sweep", str(spec_file()), "--out", str(out), "--dry-run"]) == 0
+    assert "6 measurements on 2 chips. Nothing was run." in capsys.readouterr().out and not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("changed", "options", "message"),
+    [
+        ({"sample": 3}, [], "did you mean 'samples'"),
+        ({"models": ["cifar10"]}, [], "does not exist"),
+        ({}, ["--executor", "rey"], "unknown executor 'rey', did you mean 'ray'"),
+        ({}, ["--launcher", "torch"], "launcher must be one of"),
+        ({}, ["--launcher", "pytorch"], "--launcher is for configs"),
+        ({}, ["--workers", "0"], "--workers"),
+        ({"models": [{"model": "no.py", "checkpoint": "no.pth"}], "test_images": None}, [], "checkpoint 'no.pth'"),
+    ],
+)
+def test_bad_input_is_one_line(
+    spec_file: Callable[..., Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    changed: dict[str, Any],
+    options: list[str],
+    message: str,
+) -> None:
+    out = tmp_path / "out"
+    assert run(cli.app, ["sweep", str(spec_file(**changed)), "--out", str(out), *options]) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err and len(captured.err.splitlines()) == 1
+    assert not (out / "records.jsonl").exists()
+
+
+def test_a_file_in_the_place_of_the_folder(spec_file: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
+    path = spec_file()
+    assert run(cli.app, ["sweep", str(path), "--out", str(path)]) == 2
+    assert "out must be a folder" in capsys.readouterr().err
+
+
+def test_the_live_table() -> None:
+    from rich.console import Console
+
+    from aihwkit_nabn.commands._sweep_view import SweepView
+    from aihwkit_nabn.sweeps import Progress, SweepRecord, all_jobs, parse_spec
+
+    spec = parse_spec({**CONTENT, "noise": [{"preset": "gaussian", "strength": [i / 100 for i in range(30)]}]})
+    console = Console(force_terminal=True, width=100, record=True, file=open("/dev/null", "w"))
+    view = SweepView(console, spec)
+    jobs = all_jobs(spec)
+    with view:
+        for done, job in enumerate(jobs[:100], start=1):
+            record = SweepRecord(**vars(job), method_name="x", metrics={"accuracy": 40.0 + done % 2})
+            view.update(Progress(done=done, total=len(jobs), before=0, tasks_left=9, latest=record))
+        console.print(view._render())
+    shown = console.export_text()
+    assert "100/180" in shown and "40.5" in shown and "16 of 30 noise settings" in shown
+    assert view.done == 100 and view.total == 180

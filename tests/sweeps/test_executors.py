@@ -1,0 +1,171 @@
+"""Sweeps in processes: any number of them, killed in the middle, and on a Ray cluster, give the same records."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aihwkit_nabn.errors import MissingDependencyError, NabnError
+from aihwkit_nabn.sweeps import EXECUTORS, Progress, parse_spec, run_sweep
+from aihwkit_nabn.sweeps.executors import WorkerSetup
+from aihwkit_nabn.sweeps.store import finished_keys
+
+Small = Callable[..., dict[str, Any]]
+Records = list[dict[str, Any]]
+
+
+def _run(content: dict[str, Any], out: Path, **options: Any) -> Records:
+    return [record.comparable() for record in run_sweep(content, out, **options).sorted_records()]
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Records]:
+    """A sweep and its records, measured by one process without interruption."""
+    content = {
+        "version": 1,
+        "name": "small",
+        "chips": 4,
+        "models": ["digits"],
+        "noise": [{"preset": "gaussian", "strength": [0.1]}],
+        "methods": ["none", "population", "paired"],
+        "samples": [2, 8],
+        "test_images": 40,
+    }
+    return content, _run(content, tmp_path_factory.mktemp("one"), workers=1)
+
+
+@pytest.mark.slow
+def test_two_workers_against_one(expected: tuple[dict[str, Any], Records], tmp_path: Path) -> None:
+    content, records = expected
+    seen: list[Progress] = []
+    assert _run(content, tmp_path, workers=2, on_progress=seen.append) == records
+    assert seen[0].done == 0 and seen[-1].done == seen[-1].total == 20 and seen[-1].tasks_left == 0
+    again: list[Progress] = []
+    assert _run(content, tmp_path, workers=2, on_progress=again.append) == records
+    assert len(again) == 1 and again[0].before == 20, "nothing is measured twice"
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed(expected: tuple[dict[str, Any], Records], tmp_path: Path) -> None:
+    content, records = expected
+    killed: list[int] = []
+
+    def kill(progress: Progress) -> None:
+        if progress.done == 7 and not killed:
+            killed.append(_children(os.getpid())[-1])
+            os.kill(killed[0], signal.SIGKILL)
+
+    assert _run(content, tmp_path, workers=2, on_progress=kill) == records
+    assert killed
+
+
+@pytest.mark.slow
+def test_the_main_process_is_killed_and_the_sweep_goes_on(
+    expected: tuple[dict[str, Any], Records], tmp_path: Path
+) -> None:
+    content, records = expected
+    file = tmp_path / "sweep.json"  # JSON is YAML
+    file.write_text(json.dumps(content))
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "aihwkit_nabn.cli", "sweep", str(file), "--out", str(out), "--workers", "2"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while len(finished_keys(out / "records.jsonl")) < 5 and time.monotonic() < deadline:
+        assert process.poll() is None
+        time.sleep(0.02)
+    children = _children(process.pid)
+    process.kill()
+    process.wait()
+    kept = finished_keys(out / "records.jsonl")
+    assert 5 <= len(kept) < len(records) and children
+    while any(_is_alive(child) for child in children):  # workers end when nobody listens
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    with (out / "records.jsonl").open("ab") as half:
+        half.write(b'{"record": {"model": "dig')  # what a kill in the middle of a write leaves
+    seen: list[Progress] = []
+    assert _run(content, out, workers=1, on_progress=seen.append) == records
+    assert seen[0].before >= len(kept) - 1
+
+
+@pytest.mark.slow
+def test_ctrl_c_keeps_whole_records_and_says_how_to_go_on(
+    expected: tuple[dict[str, Any], Records], tmp_path: Path
+) -> None:
+    content, records = expected
+    file, out = tmp_path / "sweep.json", tmp_path / "out"
+    file.write_text(json.dumps(content))
+    command = [sys.executable, "-m", "aihwkit_nabn.cli", "sweep", str(file), "--out", str(out), "--workers", "1"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 300
+    while len(finished_keys(out / "records.jsonl")) < 3 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    shown, errors = process.communicate(timeout=120)
+    assert process.returncode == 130 and "Traceback" not in errors and len(errors.splitlines()) <= 1
+    assert f"to go on: nabn sweep {file} --out {out}" in shown and "measurements are kept" in shown
+    assert 3 <= len(finished_keys(out / "records.jsonl")) < len(records)
+
+
+@pytest.mark.slow
+def test_a_task_that_kills_its_worker_ends_with_one_error(small: Small, tmp_path: Path) -> None:
+    from aihwkit_nabn.sweeps import tasks_of
+
+    spec = parse_spec(small())
+    setup = WorkerSetup(content=_Deadly(), work_dir=str(tmp_path), threads=1)
+    with pytest.raises(NabnError, match="a worker process ended with exit code 3, 2 times at the same task"):
+        list(EXECUTORS.get("local")(setup, tasks_of(spec, ())[:1], 1))
+
+
+class _Deadly:
+    """Ends the process that unpickles it... once a worker asks for its content."""
+
+    def __reduce__(self) -> tuple[Callable[[int], Any], tuple[int]]:
+        return os._exit, (3,)
+
+
+@pytest.mark.slow
+def test_ray_against_local(expected: tuple[dict[str, Any], Records], tmp_path: Path) -> None:
+    ray = pytest.importorskip("ray")
+    content, records = expected
+    assert _run(content, tmp_path, workers=2, executor="ray") == records
+    assert not ray.is_initialized()
+
+
+def test_without_ray_the_install_line_is_given(small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import importlib.util
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(MissingDependencyError, match=r"pip install 'aihwkit-nabn\[ray\]'"):
+        run_sweep(small(), tmp_path, executor="ray")
+
+
+def _children(pid: int) -> list[int]:
+    """Return the worker processes of a process, without multiprocessing's resource tracker."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+                line = (entry / "cmdline").read_text()
+            except OSError:
+                continue
+            if parent == pid and "spawn_main" in line:
+                found.append(int(entry.name))
+    return sorted(found)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        return "Z" not in (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
