@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     )
     from aihwkit_nabn.noise import WeightNoiseModel, register_noise_model
     from aihwkit_nabn.simulator import presets
+    from aihwkit_nabn.training import TrainedModel, TrainingNoise, matched_noise, train_hardware_aware
 
 # Loaded when first used: torch and aihwkit take seconds, which `nabn --help` need not wait for.
 _HOME = {
@@ -51,6 +52,8 @@ _HOME = {
     "NoiseAwareBatchNorm2d": "nn",
     "NoiseAwareBatchNorm3d": "nn",
     "Scenario": "evaluation",
+    "TrainedModel": "training",
+    "TrainingNoise": "training",
     "WeightNoiseModel": "noise",
     "calibrate": "calibration",
     "calibrate_input_ranges": "calibration",
@@ -61,6 +64,7 @@ _HOME = {
     "evaluate": "evaluation",
     "fold_calibration": "chip",
     "freeze_calibration": "chip",
+    "matched_noise": "training",
     "parse_time": "chip",
     "presets": "simulator",
     "program_chip": "chip",
@@ -68,6 +72,7 @@ _HOME = {
     "register_calibration_method": "calibration",
     "register_noise_model": "noise",
     "set_read_noise_seed": "chip",
+    "train_hardware_aware": "training",
     "unregister": "nn",
 }
 
@@ -82,6 +87,8 @@ __all__ = [
     "NoiseAwareBatchNorm2d",
     "NoiseAwareBatchNorm3d",
     "Scenario",
+    "TrainedModel",
+    "TrainingNoise",
     "WeightNoiseModel",
     "__version__",
     "calibrate",
@@ -93,6 +100,7 @@ __all__ = [
     "evaluate",
     "fold_calibration",
     "freeze_calibration",
+    "matched_noise",
     "parse_time",
     "presets",
     "program_chip",
@@ -100,6 +108,7 @@ __all__ = [
     "register_calibration_method",
     "register_noise_model",
     "set_read_noise_seed",
+    "train_hardware_aware",
     "unregister",
 ]
 

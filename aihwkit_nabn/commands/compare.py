@@ -64,7 +64,7 @@ def command(
     methods: Annotated[
         str, typer.Option(help="Calibration methods, separated by commas; all for every one.")
     ] = "population,paired,distill",
-    quick: Annotated[bool, typer.Option("--quick", help="Two noise settings instead of five.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Two noise settings instead of four.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an earlier run in --out stopped.")] = False,
 ) -> None:
     """Compare calibration with aihwkit's hardware-aware training, and both together, on the embedded digits."""
@@ -87,7 +87,7 @@ def command(
         for spec in method_specs(split_names(methods))
     ]
     after = [spec for spec in specs if spec.method in ("none", "paired", "distill")]
-    settings = noise_settings((0.10,) if quick else (0.02, 0.06, 0.10, 0.15), TIMES[2:4] if quick else TIMES)
+    settings = noise_settings((0.10,) if quick else (0.02, 0.06, 0.10), TIMES[2:4] if quick else TIMES)
     listed = contenders(specs, after)
     console = Console()
     model, train, test = load_demo_model(), load_digits("train"), load_digits("test")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager
 from typing import Any
 
@@ -74,7 +74,8 @@ def train_hardware_aware(
     Args:
         model: The trained digital network; neither it nor the caller's random generators are changed.
         batches: Batches with labels, run through once per epoch; or a function of the epoch's number (0, 1, ...) that
-            returns them, e.g. to augment anew.
+            returns them, e.g. to augment anew. Where their number is not known beforehand, the learning rate stays
+            for the first epoch.
         noise: What is drawn into the weights; `matched_noise` gives the one that suits a chip.
         rpu_config: The chip's configuration, for its mapping, converters and input ranges; None: perfect products.
         loss_fn: Called as ``loss_fn(model, batch)`` with the model in training mode; returns a scalar. Default: the
@@ -145,7 +146,9 @@ def _train(
     for epoch in range(epochs):
         _training_mode(analog, model)
         total, seen, index = 0.0, 0, 0
-        for index, batch in enumerate(batches(epoch) if callable(batches) else batches):
+        of_epoch = batches(epoch) if callable(batches) else batches
+        per_epoch = len(of_epoch) if isinstance(of_epoch, Sized) else per_epoch
+        for index, batch in enumerate(of_epoch):
             place = f"training batch {index} of epoch {epoch}"
             check_finite(batch, place)
             progress = (epoch + (min(index / per_epoch, 1.0) if per_epoch else 0.0)) / epochs
