@@ -1,7 +1,7 @@
 """OpenMMLab: analog chips under the upstream test and train tools of mmdetection and mmsegmentation.
 
-Importing this registers `AnalogHook` and `AnalogTestLoop` in mmengine's registries, puts mmcv's own layers on tiles,
-and lets torch's safe loading read mmengine's checkpoints; in a config:
+Importing this registers `AnalogHook`, `AnalogTestLoop` and `HardwareAwareTrainingHook` in mmengine's registries, puts
+mmcv's own layers on tiles, and lets torch's safe loading read mmengine's checkpoints; in a config:
 ``custom_imports = dict(imports=['aihwkit_nabn.openmmlab'])``.
 """
 
@@ -21,6 +21,7 @@ from aihwkit_nabn.openmmlab.checkpoints import allow_mmengine_checkpoints
 from aihwkit_nabn.openmmlab.forks import find_mmseg_configs
 from aihwkit_nabn.openmmlab.hook import AnalogHook
 from aihwkit_nabn.openmmlab.loop import AnalogTestLoop
+from aihwkit_nabn.openmmlab.training import HardwareAwareTrainingHook
 
 if importlib.util.find_spec("mmcv") is not None and importlib.util.find_spec("mmcv._ext") is not None:
     import aihwkit_nabn.openmmlab.layers  # noqa: F401  # puts mmcv's deformable convolutions on tiles
@@ -28,4 +29,11 @@ if importlib.util.find_spec("mmcv") is not None and importlib.util.find_spec("mm
 allow_mmengine_checkpoints()
 find_mmseg_configs()
 
-__all__ = ["AnalogHook", "AnalogTestLoop", "CalibrationImages", "allow_mmengine_checkpoints", "calibration_forward"]
+__all__ = [
+    "AnalogHook",
+    "AnalogTestLoop",
+    "CalibrationImages",
+    "HardwareAwareTrainingHook",
+    "allow_mmengine_checkpoints",
+    "calibration_forward",
+]

@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-import torch
 from aihwkit.simulator.parameters.base import RPUConfigBase
 from aihwkit.simulator.parameters.enums import WeightModifierType
 from aihwkit.simulator.parameters.inference import WeightModifierParameter
@@ -116,11 +115,3 @@ def matched_noise(
 
 
 _OTHER_CHIPS = 1_000_003  # far from the small seeds that evaluations use, so that no measured chip is trained for
-
-
-def tile_noise(weight: torch.Tensor, noise: TrainingNoise) -> torch.Tensor:
-    """Return a draw of the noise for a weight tensor, from torch's global generator; a constant to gradients."""
-    with torch.no_grad():
-        unit = torch.randn_like(weight)
-        scale = weight if noise.kind == "multiplicative" else weight.abs().max()
-        return noise.std * scale * unit
