@@ -62,7 +62,7 @@ def main(
     ),
     pcm: Annotated[bool, typer.Option(help="Phase-change memory after an hour, a day and a year.")] = True,
     wrong: Annotated[str, typer.Option(help="Wrong noise: factors on the right one.")] = "0.25",
-    epochs: Annotated[int, typer.Option(min=1)] = 4,
+    epochs: Annotated[int, typer.Option(min=1)] = 2,
     learning_rate: Annotated[float, typer.Option(min=1e-6)] = 0.01,
     clip_sigma: Annotated[float, typer.Option(min=0.1)] = 2.0,
     samples: Annotated[int, typer.Option(min=1, help="Calibration images.")] = 256,
