@@ -46,6 +46,9 @@ def write_report(result: EvaluationResult, path: str | Path) -> Path:
     write_text(path / "table.csv", summary.to_csv(index=False))
     for name in result.metrics:
         plot_accuracy(result, path / plots[name], name)
+        if price_rows(result):  # a comparison: its rows differ by little next to what doing nothing loses
+            close = (path / plots[name]).with_stem(f"{Path(plots[name]).stem}_close")
+            plot_accuracy(result, close, name, leave_out=result.methods[:1])
     return path
 
 

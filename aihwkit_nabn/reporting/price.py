@@ -82,7 +82,11 @@ def verdict(result: EvaluationResult, metric: str | None = None) -> list[str]:
                 f"{e.scenario} ({e.difference.mean:+.2f} [{e.difference.low:+.2f}, {e.difference.high:+.2f}])"
                 for e in below
             )
-            line += f"below it in {len(below)} of {len(mine)} scenarios: {named}."
+            chance = sum(entry.difference.high < 0 for entry in below)
+            line += (
+                f"below it in {len(below)} of {len(mine)} scenarios, beyond what chips vary by in "
+                f"{chance or 'none'}: {named}."
+            )
         lines.append(line)
     return lines
 

@@ -32,7 +32,15 @@ def test_compare_writes_its_files_and_goes_on_where_it_stopped(
     text = " ".join(capsys.readouterr().out.split())
     assert "labelled images" in text and "against the same training alone" in text and "drift compensation" in text
     names = {path.name for path in out.iterdir()}
-    assert names == {"accuracy.png", "records.jsonl", "results.json", "table.csv", "table.md", "trained"}
+    assert names == {
+        "accuracy.png",
+        "accuracy_close.png",
+        "records.jsonl",
+        "results.json",
+        "table.csv",
+        "table.md",
+        "trained",
+    }
     result = EvaluationResult.from_json(out / "results.json")
     assert result.methods == [
         *("uncalibrated", "drift compensation only", "paired"),
@@ -90,7 +98,7 @@ def test_verdict_names_where_calibration_after_training_is_worse() -> None:
     assert [entry.difference.mean for entry in after_training(better)] == [1.25]
     assert "+1.25 to +1.25; at least as good in all 1 scenarios" in verdict(better)[0]
     worse = _result({"uncalibrated": [50.0, 60.0], "HWA": [90.0, 92.0], "HWA + paired": [89.0, 92.5]})
-    assert "below it in 1 of 1 scenarios: first (-0.25 [" in verdict(worse)[0]
+    assert "below it in 1 of 1 scenarios, beyond what chips vary by in none: first (-0.25 [" in verdict(worse)[0]
     assert verdict(_result({"uncalibrated": [50.0]})) == []
 
 
