@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     )
     from aihwkit_nabn.noise import WeightNoiseModel, register_noise_model
     from aihwkit_nabn.simulator import presets
+    from aihwkit_nabn.training import TrainedModel, TrainingNoise, matched_noise, train_hardware_aware
 
 # Loaded when first used: torch and aihwkit take seconds, which `nabn --help` need not wait for.
 _HOME = {
@@ -54,6 +55,8 @@ _HOME = {
     "NoiseAwareBatchNorm2d": "nn",
     "NoiseAwareBatchNorm3d": "nn",
     "Scenario": "evaluation",
+    "TrainedModel": "training",
+    "TrainingNoise": "training",
     "WeightNoiseModel": "noise",
     "calibrate": "calibration",
     "calibrate_input_ranges": "calibration",
@@ -66,6 +69,7 @@ _HOME = {
     "fold_calibration": "chip",
     "freeze_calibration": "chip",
     "load_chip": "chip",
+    "matched_noise": "training",
     "parse_time": "chip",
     "presets": "simulator",
     "program_chip": "chip",
@@ -74,6 +78,7 @@ _HOME = {
     "register_noise_model": "noise",
     "save_chip": "chip",
     "set_read_noise_seed": "chip",
+    "train_hardware_aware": "training",
     "unregister": "nn",
 }
 
@@ -88,6 +93,8 @@ __all__ = [
     "NoiseAwareBatchNorm2d",
     "NoiseAwareBatchNorm3d",
     "Scenario",
+    "TrainedModel",
+    "TrainingNoise",
     "WeightNoiseModel",
     "__version__",
     "calibrate",
@@ -101,6 +108,7 @@ __all__ = [
     "fold_calibration",
     "freeze_calibration",
     "load_chip",
+    "matched_noise",
     "parse_time",
     "presets",
     "program_chip",
@@ -109,6 +117,7 @@ __all__ = [
     "register_noise_model",
     "save_chip",
     "set_read_noise_seed",
+    "train_hardware_aware",
     "unregister",
 ]
 

@@ -1,7 +1,7 @@
 """OpenMMLab: analog chips under the upstream test and train tools of mmdetection and mmsegmentation.
 
-Importing this registers `AnalogHook` and `AnalogTestLoop` in mmengine's registries, puts mmcv's own layers on tiles,
-and lets torch's safe loading read mmengine's checkpoints; in a config:
+Importing this registers `AnalogHook`, `AnalogTestLoop` and `HardwareAwareTrainingHook` in mmengine's registries, puts
+mmcv's own layers on tiles, and lets torch's safe loading read mmengine's checkpoints; in a config:
 ``custom_imports = dict(imports=['aihwkit_nabn.openmmlab'])``.
 """
 
@@ -22,6 +22,7 @@ from aihwkit_nabn.openmmlab.forks import find_mmseg_configs
 from aihwkit_nabn.openmmlab.hook import AnalogHook
 from aihwkit_nabn.openmmlab.jpeg import CompressJPEG
 from aihwkit_nabn.openmmlab.loop import AnalogTestLoop
+from aihwkit_nabn.openmmlab.training import HardwareAwareTrainingHook
 
 if importlib.util.find_spec("mmcv") is not None and importlib.util.find_spec("mmcv._ext") is not None:
     import aihwkit_nabn.openmmlab.layers  # noqa: F401  # puts mmcv's deformable convolutions on tiles
@@ -34,6 +35,7 @@ __all__ = [
     "AnalogTestLoop",
     "CalibrationImages",
     "CompressJPEG",
+    "HardwareAwareTrainingHook",
     "allow_mmengine_checkpoints",
     "calibration_forward",
 ]

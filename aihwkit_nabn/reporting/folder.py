@@ -11,6 +11,7 @@ from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.evaluation import EvaluationResult
 from aihwkit_nabn.files import write_text
 from aihwkit_nabn.reporting.plot import plot_accuracy
+from aihwkit_nabn.reporting.price import markdown_price, price_rows, verdict
 from aihwkit_nabn.reporting.table import markdown_overview, markdown_table
 
 
@@ -37,11 +38,17 @@ def write_report(result: EvaluationResult, path: str | Path) -> Path:
         f"## {name}, scenario by scenario\n\n{markdown_table(result, name)}"
         for name in result.metrics
     ]
+    if price_rows(result):
+        verdicts = "".join(f"\n{line}\n" for name in result.metrics for line in verdict(result, name))
+        sections.append(f"## price\n\n{markdown_price(result)}{verdicts}")
     write_text(path / "table.md", "\n".join(sections))
     summary = pd.concat([result.summary(name) for name in result.metrics], ignore_index=True)
     write_text(path / "table.csv", summary.to_csv(index=False))
     for name in result.metrics:
         plot_accuracy(result, path / plots[name], name)
+        if price_rows(result):  # a comparison: its rows differ by little next to what doing nothing loses
+            close = (path / plots[name]).with_stem(f"{Path(plots[name]).stem}_close")
+            plot_accuracy(result, close, name, leave_out=result.methods[:1])
     return path
 
 

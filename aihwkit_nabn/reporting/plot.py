@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -19,7 +19,7 @@ from matplotlib.transforms import ScaledTranslation
 
 from aihwkit_nabn.chip import format_time
 from aihwkit_nabn.errors import NabnError
-from aihwkit_nabn.evaluation import Cell, EvaluationResult
+from aihwkit_nabn.evaluation import Cell, EvaluationResult, Record
 from aihwkit_nabn.files import write_bytes
 from aihwkit_nabn.reporting.style import line_styles
 
@@ -47,7 +47,9 @@ class _Axis:
     joined: bool = True
 
 
-def plot_accuracy(result: EvaluationResult, path: str | Path, metric: str | None = None) -> Path:
+def plot_accuracy(
+    result: EvaluationResult, path: str | Path, metric: str | None = None, *, leave_out: Collection[str] = ()
+) -> Path:
     """Draw mean and 95% interval over chips, one line per method and one panel per group, as a PNG file.
 
     The horizontal axis is the scenarios' strength; where none has one and their times differ, the time after
@@ -57,6 +59,8 @@ def plot_accuracy(result: EvaluationResult, path: str | Path, metric: str | None
         result: What `aihwkit_nabn.evaluate` returned.
         path: The PNG file; its folder is made if need be.
         metric: Which one; default: the first.
+        leave_out: Labels of methods that are not drawn, e.g. the uncalibrated one, whose losses hide the others'
+            differences.
 
     Returns:
         The path.
@@ -71,7 +75,10 @@ def plot_accuracy(result: EvaluationResult, path: str | Path, metric: str | None
     name = result.metric_name(metric)
     panels: dict[str | None, list[Cell]] = {}
     for cell in result.cells(name):
-        panels.setdefault(cell.record.group, []).append(cell)
+        of_group = panels.setdefault(cell.record.group, [])  # also of what is left out, for the panels' order
+        if cell.record.method not in leave_out:
+            of_group.append(cell)
+    panels = {group: cells for group, cells in panels.items() if cells}
     columns = 2 if len(panels) == 4 else min(len(panels), 3)
     rows = math.ceil(len(panels) / columns)
     # The object interface: pyplot would keep the figure, and a style the caller has set, for the whole process.
@@ -90,7 +97,7 @@ def plot_accuracy(result: EvaluationResult, path: str | Path, metric: str | None
             panel.set_ylabel(name)
     lows, highs = zip(*(_ends(cell) for cells in panels.values() for cell in cells), strict=True)
     axes[0].set_ylim(*_padded(min(result.digital[name], *lows), max(result.digital[name], *highs)))
-    _add_legend(figure, result)
+    _add_legend(figure, [r for r in result.records if r.method not in leave_out], result.n_chips)
     buffer = io.BytesIO()
     canvas.print_png(buffer, metadata={"Software": None})
     write_bytes(path, buffer.getvalue())
@@ -202,13 +209,12 @@ def _strength_ticks(strengths: Sequence[float]) -> dict[float, str] | None:
     return {strength: f"{strength:g}" for strength in strengths}
 
 
-def _add_legend(figure: Figure, result: EvaluationResult) -> None:
+def _add_legend(figure: Figure, records: Sequence[Record], chips: int) -> None:
     handles = [Line2D([], [], color="black", linestyle=(0, (5, 3)), linewidth=1.2, label="digital")]
-    for label, style in line_styles(result.records).items():
+    for label, style in line_styles(records).items():
         line = Line2D([], [], color=style.color, marker=style.marker, linestyle=style.linestyle, linewidth=1.6)
         line.set_markerfacecolor(style.face)
         line.set_label(textwrap.fill(label, 24))
         handles.append(line)
-    chips = result.n_chips
     title = "1 chip" if chips == 1 else f"{chips} chips,\n95% interval"
     figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=9, title=title, title_fontsize=9)

@@ -20,6 +20,13 @@ _KNOWN = {
     "online": ("#009E73", "P"),
     "paired": ("#D55E00", "X"),
     "distill": ("#882255", "<"),
+    # Rows of a comparison with hardware-aware training.
+    "drift_compensation": ("#000000", "|"),
+    "hwa": ("#117733", ">"),
+    "hwa+paired": ("#332288", "H"),
+    "hwa+distill": ("#AA4499", "d"),
+    "hwa_x0.25": ("#999933", "p"),
+    "hwa_x2": ("#44AA99", "h"),
 }
 _FURTHER = [("#332288", "H"), ("#117733", ">"), ("#999933", "p"), ("#44AA99", "h"), ("#AA4499", "d"), ("#661100", "8")]
 _Dashes = Literal["-", "--", "-.", ":"]

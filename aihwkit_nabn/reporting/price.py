@@ -1,0 +1,125 @@
+"""What each row of a comparison costs, and whether calibration after training is worth it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from aihwkit_nabn.evaluation import Estimate, EvaluationResult, paired_difference
+
+_HEADERS = ("row", "images", "labels", "images passed", "training, s", "calibration, s per chip")
+_NOTE = (
+    "Images passed: training images times epochs. Training is done once per noise setting (mean over settings), "
+    "calibration on every chip."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AfterTraining:
+    """Calibration after training against training alone, on the same chips of one scenario.
+
+    Attributes:
+        scenario: Its name.
+        label: The row with calibration.
+        difference: Its metric minus that of training alone, paired by chip.
+    """
+
+    scenario: str
+    label: str
+    difference: Estimate
+
+    @property
+    def at_least_as_good(self) -> bool:
+        """Whether the mean over chips is not below that of training alone."""
+        return self.difference.mean >= -1e-9
+
+
+def after_training(result: EvaluationResult, metric: str | None = None) -> list[AfterTraining]:
+    """Compare every row "training + calibration" with its training alone, in every scenario.
+
+    Args:
+        result: Of a comparison with hardware-aware training.
+        metric: Which one; default: the first.
+
+    Raises:
+        UnknownNameError: there is no such metric.
+    """
+    name = result.metric_name(metric)
+    values: dict[tuple[str, str], dict[int, float]] = {}
+    names: dict[str, str] = {}
+    for record in result.records:
+        values.setdefault((record.scenario, record.method), {})[record.chip_seed] = record.metrics[name]
+        names[record.method] = record.method_name
+    labels = {method_name: label for label, method_name in names.items()}
+    found = []
+    for (scenario, label), chips in values.items():
+        alone_label = labels.get(names[label].partition("+")[0]) if "+" in names[label] else None
+        alone = values.get((scenario, alone_label)) if alone_label is not None else None
+        if alone is not None and set(alone) == set(chips):
+            difference = paired_difference([chips[c] for c in chips], [alone[c] for c in chips])
+            found.append(AfterTraining(scenario=scenario, label=label, difference=difference))
+    return found
+
+
+def verdict(result: EvaluationResult, metric: str | None = None) -> list[str]:
+    """Return one line per calibration method that was tried after training: what it added, and where it did not."""
+    lines = []
+    entries = after_training(result, metric)
+    for label in dict.fromkeys(entry.label for entry in entries):
+        mine = [entry for entry in entries if entry.label == label]
+        means = [entry.difference.mean for entry in mine]
+        below = [entry for entry in mine if not entry.at_least_as_good]
+        line = f"{label}, against the same training alone: {min(means):+.2f} to {max(means):+.2f}; "
+        if not below:
+            line += f"at least as good in all {len(mine)} scenarios."
+        else:
+            named = ", ".join(
+                f"{e.scenario} ({e.difference.mean:+.2f} [{e.difference.low:+.2f}, {e.difference.high:+.2f}])"
+                for e in below
+            )
+            chance = sum(entry.difference.high < 0 for entry in below)
+            line += (
+                f"below it in {len(below)} of {len(mine)} scenarios, beyond what chips vary by in "
+                f"{chance or 'none'}: {named}."
+            )
+        lines.append(line)
+    return lines
+
+
+def price_rows(result: EvaluationResult) -> list[dict[str, Any]]:
+    """Return the prices in a result's settings, one mapping per row; none where it holds no comparison."""
+    rows = result.settings.get("price")
+    return rows if isinstance(rows, list) else []
+
+
+def markdown_price(result: EvaluationResult) -> str:
+    """Return images, labels and seconds of each row as GitHub markdown."""
+    lines = ["| " + " | ".join(_HEADERS) + " |", "| --- |" + " ---: |" * (len(_HEADERS) - 1)]
+    lines += ["| " + " | ".join(_texts(row)) + " |" for row in price_rows(result)]
+    return "\n".join([*lines, "", _NOTE]) + "\n"
+
+
+def print_price(result: EvaluationResult, console: Console) -> None:
+    """Print images, labels and seconds of each row, and what calibration after training adds."""
+    table = Table(title=Text("price", style="bold"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for index, header in enumerate(_HEADERS):
+        table.add_column(Text(header), justify="right" if index else "left")
+    for row in price_rows(result):
+        table.add_row(*(Text(text) for text in _texts(row)))
+    console.print(table)
+    console.print(Text(_NOTE, style="dim"))
+    for line in verdict(result):
+        console.print(Text(line))
+
+
+def _texts(row: dict[str, Any]) -> list[str]:
+    def seconds(value: float) -> str:
+        return "" if not value else f"{value:.2f}" if value < 10 else f"{value:.0f}"
+
+    numbers = [f"{row[key]:,}" if row[key] else "0" for key in ("images", "labels", "images_passed")]
+    return [row["label"], *numbers, seconds(row["seconds_training"]), seconds(row["seconds_calibration"])]

@@ -1,0 +1,35 @@
+"""From the trained analog model back to a digital one of the user's own architecture."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+from aihwkit_nabn.nn.layers import NoiseAwareLayer, named_analog_layers
+
+
+def digital_twin(model: nn.Module, analog: nn.Module) -> nn.Module:
+    """Return a copy of `model` with the weights and statistics of its analog form, in eval mode.
+
+    Args:
+        model: The digital model that was converted; not changed.
+        analog: Its conversion, in eval mode, so that no weight noise is drawn.
+    """
+    twin = copy.deepcopy(model)
+    layers = named_analog_layers(analog)
+    own_parameters, own_buffers = dict(twin.named_parameters()), dict(twin.named_buffers())
+    with torch.no_grad():
+        for name, layer in layers.items():
+            assert isinstance(layer, NoiseAwareLayer)
+            digital = twin.get_submodule(name)
+            digital.weight.copy_(layer.weight.view_as(digital.weight))  # type: ignore[union-attr, operator, arg-type]
+            if layer.bias is not None:
+                digital.bias.copy_(layer.bias)  # type: ignore[union-attr, operator]
+        # Everything outside the tiles has kept its name.
+        for name, value in (*analog.named_parameters(), *analog.named_buffers()):
+            target = own_parameters.get(name, own_buffers.get(name))
+            if target is not None and name.rpartition(".")[0] not in layers:
+                target.copy_(value)
+    return twin.eval()

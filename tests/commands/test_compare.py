@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from aihwkit_nabn import cli
+from aihwkit_nabn.commands._run import run
+from aihwkit_nabn.commands.compare import TIMES, noise_settings
+from aihwkit_nabn.evaluation import EvaluationResult, Record
+from aihwkit_nabn.reporting import after_training, verdict
+from aihwkit_nabn.reporting.price import price_rows
+
+ARGUMENTS = ["compare", "--quick", "--chips", "2", "--epochs", "1", "--methods", "paired"]
+
+
+def _values(result: EvaluationResult) -> dict[tuple[str, str, int], float]:
+    return {(r.scenario, r.method, r.chip_seed): r.metrics["accuracy"] for r in result.records}
+
+
+def test_settings_are_additive_noise_and_pcm_over_time() -> None:
+    additive, pcm = noise_settings((0.06,), TIMES)
+    assert additive.scenarios[0].strength == 0.06
+    assert [scenario.t_inference for scenario in pcm.scenarios] == [1.0, 3600.0, 86_400.0, 31_557_600.0, 315_576_000.0]
+
+
+def test_compare_writes_its_files_and_goes_on_where_it_stopped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "compare"
+    assert run(cli.app, [*ARGUMENTS, "--out", str(out)]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "labelled images" in text and "against the same training alone" in text and "drift compensation" in text
+    names = {path.name for path in out.iterdir()}
+    assert names == {
+        "accuracy.png",
+        "accuracy_close.png",
+        "records.jsonl",
+        "results.json",
+        "table.csv",
+        "table.md",
+        "trained",
+    }
+    result = EvaluationResult.from_json(out / "results.json")
+    assert result.methods == [
+        *("uncalibrated", "drift compensation only", "paired"),
+        *("HWA", "HWA, noise / 4", "HWA, noise x 2", "HWA + paired"),
+    ]
+    values = _values(result)
+    assert len(values) == 2 * (6 + 7 + 7)
+    # Calibration brings more than half of the loss back, without a label.
+    for chip in (0, 1):
+        assert values["additive 0.10", "paired", chip] > values["additive 0.10", "uncalibrated", chip] + 10
+    prices = {row["label"]: row for row in price_rows(result)}
+    assert (prices["paired"]["images"], prices["paired"]["labels"]) == (256, 0)
+    assert prices["HWA + paired"]["labels"] == 1080 and prices["HWA"]["seconds_training"] > 0
+    assert "| HWA + paired | 1,080 | 1,080 | 1,080 |" in (out / "table.md").read_text()
+    assert set(result.settings["training"]) == {
+        f"{setting}, {label}"
+        for setting in ("additive 0.10", "PCM")
+        for label in ("HWA", "HWA, noise / 4", "HWA, noise x 2")
+    }
+    # Cut off in the middle of a line, and without one of the networks.
+    lines = (out / "records.jsonl").read_text().splitlines()
+    (out / "records.jsonl").write_text("\n".join(lines[:-6]) + '\n{"record": {"scen')
+    (out / "trained" / "PCM_hwa.safetensors").unlink()
+    assert run(cli.app, [*ARGUMENTS, "--out", str(out), "--resume"]) == 0
+    assert _values(EvaluationResult.from_json(out / "results.json")) == values
+    capsys.readouterr()
+    assert run(cli.app, [*ARGUMENTS, "--out", str(out), "--resume", "--seed", "3"]) == 2
+    assert "was made with" in capsys.readouterr().err
+
+
+def _result(scores: dict[str, list[float]]) -> EvaluationResult:
+    names = {"uncalibrated": "none", "HWA": "hwa", "HWA + paired": "hwa+paired"}
+    records = [
+        Record(
+            scenario="first",
+            group=None,
+            strength=None,
+            t_inference=0.0,
+            method=label,
+            method_name=names[label],
+            chip_seed=chip,
+            metrics={"accuracy": value},
+            seconds_calibration=0.0,
+            seconds_evaluation=0.0,
+            n_calibration_samples=0,
+        )
+        for label, values in scores.items()
+        for chip, value in enumerate(values)
+    ]
+    return EvaluationResult(records=records, digital={"accuracy": 99.0}, settings={})
+
+
+def test_verdict_names_where_calibration_after_training_is_worse() -> None:
+    better = _result({"uncalibrated": [50.0, 60.0], "HWA": [90.0, 92.0], "HWA + paired": [91.0, 93.5]})
+    assert [entry.difference.mean for entry in after_training(better)] == [1.25]
+    assert "+1.25 to +1.25; at least as good in all 1 scenarios" in verdict(better)[0]
+    worse = _result({"uncalibrated": [50.0, 60.0], "HWA": [90.0, 92.0], "HWA + paired": [89.0, 92.5]})
+    assert "below it in 1 of 1 scenarios, beyond what chips vary by in none: first (-0.25 [" in verdict(worse)[0]
+    assert verdict(_result({"uncalibrated": [50.0]})) == []
+
+
+def test_unknown_method_is_refused_before_the_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "compare"
+    assert run(cli.app, ["compare", "--methods", "pared", "--out", str(out)]) == 2
+    assert "did you mean 'paired'" in capsys.readouterr().err and not out.exists()
