@@ -111,7 +111,7 @@ def _evaluation(result: EvaluationResult, salt: str) -> dict[str, Any]:
 
 def _made(settings: dict[str, Any]) -> list[tuple[str, str]]:
     """Return what the run was made with, in the order people ask for it."""
-    rows = [
+    rows: list[tuple[str, Any]] = [
         (name, settings[name]) for name in ("command", "date", "model", "device", "seed", "chips") if name in settings
     ]
     rows += [(f"{package} version", version) for package, version in settings.get("versions", {}).items()]

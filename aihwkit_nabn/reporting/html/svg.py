@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import matplotlib
 from markupsafe import Markup
@@ -28,7 +29,7 @@ def draw_svg(draw: Callable[[Figure], None], width: float, height: float, *, sal
         salt: Makes the ids inside different from those of the page's other figures.
         layout: Whether matplotlib arranges the axes.
     """
-    style = {
+    style: Any = {
         "svg.fonttype": "none",  # text stays text: small, searchable, in the page's own font
         "svg.hashsalt": salt,
         "text.parse_math": False,  # a label may hold a $
