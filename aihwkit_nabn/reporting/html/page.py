@@ -15,6 +15,7 @@ from aihwkit_nabn.evaluation import EvaluationResult
 from aihwkit_nabn.evaluation.metrics import detail_metrics
 from aihwkit_nabn.evaluation.storage import write_text
 from aihwkit_nabn.reporting.html import tables
+from aihwkit_nabn.reporting.html.beside import find_examples, find_sensitivity
 from aihwkit_nabn.reporting.html.figures import accuracy_pictures, legend
 from aihwkit_nabn.reporting.html.glossary import GLOSSARY, METHODS
 from aihwkit_nabn.reporting.html.layers import shift_pictures
@@ -77,7 +78,10 @@ def write_html(
 
 
 def _section(source: Source, salt: str) -> dict[str, Any]:
-    section: dict[str, Any] = {"id": salt, "name": source.name, "result": None}
+    section: dict[str, Any] = {"id": salt, "name": source.name, "result": None, "sensitivity": None, "examples": None}
+    if source.folder is not None:
+        section["sensitivity"] = find_sensitivity(source.folder)
+        section["examples"] = find_examples(source.folder)
     result = source.result
     if result is not None:
         section["result"] = _evaluation(result, salt)

@@ -11,6 +11,7 @@ from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.evaluation import EvaluationResult
 
 RESULTS = "results.json"
+SENSITIVITY = "sensitivity.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,8 @@ class Source:
 
 def find_sources(path: str | Path) -> list[Source]:
     """Return one source per result file at or below `path`; copies of one file count once.
+
+    A folder with a ``sensitivity.json`` alone is a source too.
 
     Args:
         path: A ``results.json``, or a folder with such files at any depth.
@@ -51,6 +54,11 @@ def find_sources(path: str | Path) -> list[Source]:
         if content not in contents:
             contents.add(content)
             sources.append(_source(file, path))
+    folders = {source.folder for source in sources}
+    for file in sorted(path.rglob(SENSITIVITY)):  # measured alone, without an evaluation beside it
+        if file.parent not in folders:
+            name = str(file.parent.relative_to(path)) if file.parent != path else file.parent.name or "sensitivity"
+            sources.append(Source(name=name, result=None, folder=file.parent))
     if not sources:
         raise NabnError(f"{path} has no {RESULTS}, neither in it nor below; nabn demo and nabn test write one")
     return sources
