@@ -111,7 +111,8 @@ def _predict(model: nn.Module, samples: list[Any]) -> list[Any]:
 
 def _colors(count: int) -> list[tuple[int, int, int]]:
     palette = matplotlib.colormaps["tab10" if count <= 10 else "tab20"]
-    return [tuple(round(255 * part) for part in palette(i % palette.N)[:3]) for i in range(count)]
+    colors = [palette(index % palette.N) for index in range(count)]
+    return [(round(255 * red), round(255 * green), round(255 * blue)) for red, green, blue, _ in colors]
 
 
 def _draw(picture: Image.Image, view: Any, colors: list[tuple[int, int, int]], *, truth: bool) -> Image.Image | None:

@@ -138,4 +138,4 @@ def shift_picture(result: EvaluationResult, rows: Mapping[str, Sequence[Any]], t
         before = sum(layer["mean_before"] for layer in layers) / max(len(layers), 1)
         after = sum(layer["mean_after"] for layer in layers) / max(len(layers), 1)
         spoken.append(f"{label}: mean over {len(layers)} layers {before:.3g} before, {after:.3g} after")
-    return Picture(svg=draw_svg(draw, 6.4, 2.8, salt=salt), title=title, alt=f"{title}. {'; '.join(spoken)}", wide=True)
+    return Picture(svg=draw_svg(draw, 4.6, 2.9, salt=salt), title=title, alt=f"{title}. {'; '.join(spoken)}")
