@@ -6,10 +6,10 @@ import torch
 pytest.importorskip("mmseg")
 pytest.importorskip("mmdet")
 
-from mmdet.evaluation.metrics import CocoMetric  # noqa: E402
-from mmseg.evaluation.metrics import IoUMetric  # noqa: E402
+from mmdet.evaluation.metrics import CocoMetric
+from mmseg.evaluation.metrics import IoUMetric
 
-from aihwkit_nabn.openmmlab.classes import _renamed, report_classes  # noqa: E402
+from aihwkit_nabn.openmmlab.classes import _renamed, report_classes
 
 
 def test_segmentation_reports_the_classes_that_the_ground_truth_has() -> None:
