@@ -127,11 +127,16 @@ def merge(
     order = [(s.name, chip, str(m.label)) for s in scenarios for chip in chips for m in methods]
     described = {entry["name"]: entry for settings in file.settings for entry in settings["scenarios"]}
     converted = {name: text for settings in file.settings for name, text in settings["conversion"].items()}
+    shifts: dict[str, dict[str, object]] = {}
+    for settings in file.settings:
+        for name, found in settings.get("layer_shifts", {}).items():
+            shifts[name] = found | shifts.get(name, {})  # the first chip's
     settings = file.settings[-1] | {
         "seed": chips[0],
         "chips": len(chips),
         "scenarios": [described[s.name] for s in scenarios],
         "conversion": {s.name: converted[s.name] for s in scenarios},
+        "layer_shifts": {s.name: shifts[s.name] for s in scenarios if s.name in shifts},
     }
     return EvaluationResult(records=[by_key[key] for key in order], digital=file.digital, settings=settings)
 

@@ -55,6 +55,10 @@ def command(
         int | None, typer.Option(min=0, help="Processes that read images; default: 2, or what the config says.")
     ] = None,
     device: Annotated[str | None, typer.Option(help="torchvision: cpu (the default) or cuda.")] = None,
+    per_class: Annotated[bool, typer.Option("--per-class", help="Configs: measure every class too.")] = False,
+    examples: Annotated[
+        int, typer.Option(min=0, help="Configs: test images to draw, digital, on the chip, and calibrated.")
+    ] = 0,
     cfg_options: Annotated[
         list[str] | None, typer.Option(help="Configs: KEY=VALUE pairs that change it, as upstream has them.")
     ] = None,
@@ -104,11 +108,15 @@ def command(
             workers=workers,
             work_dir=str(check_out(folder)),
             launcher=launcher,
+            per_class=per_class,
+            examples=examples,
         )
         test_config(console, config, run)
         return
     if items or launcher != "none":
         raise NabnError("--cfg-options and --launcher are for configs of mmdetection and mmsegmentation")
+    if per_class or examples:
+        raise NabnError("--per-class and --examples are for configs of mmdetection and mmsegmentation")
     if data is None:
         raise NabnError("--data FOLDER is missing: the images to test on and to calibrate with")
     from aihwkit_nabn.evaluation import evaluate

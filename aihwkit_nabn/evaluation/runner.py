@@ -21,7 +21,7 @@ from aihwkit_nabn.chip.input_ranges import ranged_layers
 from aihwkit_nabn.evaluation.plan import CalibrationBatches, EvalFn, Plan, PlannedMethod, check_metrics, make_plan
 from aihwkit_nabn.evaluation.result import EvaluationResult, Record
 from aihwkit_nabn.evaluation.scenario import MethodSpec, Scenario, config_key
-from aihwkit_nabn.evaluation.settings import describe
+from aihwkit_nabn.evaluation.settings import describe, describe_shifts
 from aihwkit_nabn.nn import convert_to_noise_aware
 from aihwkit_nabn.seeding import derive_seed, isolated_rng
 
@@ -100,6 +100,7 @@ def evaluate(
             if on_record is not None:
                 on_record(record)
     settings["conversion"] = run.conversions
+    settings["layer_shifts"] = run.shifts
     return EvaluationResult(records=run.done, digital=run.digital, settings=settings)
 
 
@@ -121,6 +122,7 @@ class _Run:
         self.reference_forward_fn = reference_forward_fn
         self.done: list[Record] = []
         self.conversions: dict[str, str] = {}
+        self.shifts: dict[str, dict[str, Any]] = {}
         self.digital: dict[str, float] = {}
 
     def records(self, exclude: tuple[str, ...]) -> Iterator[Record]:
@@ -152,6 +154,8 @@ class _Run:
         with evaluation_mode(analog):
             if method.calibrates:
                 report = self._calibrate(analog, chip_seed, method)
+                if chip_seed == self.plan.chip_seeds[0]:
+                    self.shifts.setdefault(scenario.name, {})[method.label] = describe_shifts(report.layers)
             calibrated = time.perf_counter()
             try:
                 metrics = self._measure(analog, chip_seed, place, self.digital)

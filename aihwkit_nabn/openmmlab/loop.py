@@ -17,12 +17,14 @@ from torch import nn
 
 from aihwkit_nabn.errors import NabnError, check_count
 from aihwkit_nabn.evaluation import EvaluationResult, Record, evaluate
+from aihwkit_nabn.evaluation.metrics import main_metrics
 from aihwkit_nabn.evaluation.plan import PLAIN, has_input_ranges
 from aihwkit_nabn.openmmlab.batches import calibration_forward, calibration_sets
+from aihwkit_nabn.openmmlab.examples import write_examples
 from aihwkit_nabn.openmmlab.forks import mend_ssd_head
 from aihwkit_nabn.openmmlab.hook import AnalogHook, check_loaded
 from aihwkit_nabn.openmmlab.measure import evaluator_of
-from aihwkit_nabn.openmmlab.settings import build_methods, build_scenarios, check_pipeline, check_samples
+from aihwkit_nabn.openmmlab.settings import build_methods, build_scenarios, check_flag, check_pipeline, check_samples
 from aihwkit_nabn.reporting import print_table
 from aihwkit_nabn.seeding import check_seed
 
@@ -49,6 +51,9 @@ class AnalogTestLoop(TestLoop):
         pipeline: ``'train'`` or ``'test'`` for the calibration images of all methods; None: what suits each.
         exclude: Names of modules that stay digital; ``*`` and ``?`` match.
         fp16: Measure under autocast.
+        per_class: Report mIoU and box mAP also class by class, as ``mIoU/car``.
+        examples: Number of test images whose predictions are drawn, digital, on the first chip as programmed, and on
+            the calibrated chip: in the folder ``examples`` beside the results.
 
     Raises:
         NabnError: an argument has a value that is not allowed.
@@ -70,6 +75,8 @@ class AnalogTestLoop(TestLoop):
         pipeline: str | None = None,
         exclude: list[str] | tuple[str, ...] = (),
         fp16: bool = False,
+        per_class: bool = False,
+        examples: int = 0,
     ) -> None:
         self.scenarios = build_scenarios(rpu_config, t_inference)
         self.methods = build_methods(methods, check_pipeline(pipeline))
@@ -81,10 +88,36 @@ class AnalogTestLoop(TestLoop):
         self.max_samples = check_samples("max_samples", max_samples)
         self.calibration_batch_size = check_samples("calibration_batch_size", calibration_batch_size)
         self.exclude = exclude
+        self.per_class = check_flag("per_class", per_class)
+        self.examples = check_count("examples", examples, minimum=0)
         super().__init__(runner, dataloader, evaluator, fp16=fp16)
 
     def run(self) -> dict[str, float]:
         """Evaluate, print, write; return the means as ``SCENARIO/METHOD/METRIC``."""
+        model = self.start()
+        folder = Path(self.runner.log_dir) / "analog"
+        self.result = evaluate(
+            model,
+            progress=is_main_process(),
+            on_record=_Log(folder / "records.jsonl") if is_main_process() else None,
+            **self.arguments(),
+        )
+        self.example_folder = None
+        metrics = flat_metrics(self.result)
+        if is_main_process():
+            self.result.report(folder)
+            show(self.result)
+            if self.examples:
+                self.example_folder = folder / "examples"
+                write_examples(self, model, self.example_folder)
+            self.runner.logger.info(f"tables, plots and numbers are in {folder}")
+            self.runner.visualizer.add_scalars(metrics)
+        self.runner.call_hook("after_test_epoch", metrics=metrics)
+        self.runner.call_hook("after_test")
+        return metrics
+
+    def start(self) -> nn.Module:
+        """Return the digital model in eval mode, with the run's hooks told that a test begins."""
         check_loaded(self.runner)
         mend_ssd_head()
         for hook in self.runner.hooks:
@@ -95,35 +128,26 @@ class AnalogTestLoop(TestLoop):
         self.runner.call_hook("before_test_epoch")
         model = unwrapped(self.runner.model)
         model.eval()
-        folder = Path(self.runner.log_dir) / "analog"
+        return model
+
+    def arguments(self) -> dict[str, Any]:
+        """Return what `evaluate` is called with."""
         sets = {spec.batches for spec in self.methods if spec.batches is not None}
         if any(has_input_ranges(scenario.rpu_config) for scenario in self.scenarios):
             sets.add(PLAIN)
-        self.result = evaluate(
-            model,
-            scenarios=self.scenarios,
-            methods=self.methods,
-            eval_fn=evaluator_of(self, fp16=self.fp16),
-            chips=self.chips,
-            seed=self.seed,
-            calibration_batches=calibration_sets(
-                self.runner.cfg, sets, self.max_samples, self.calibration_batch_size, self.calibration_seed
-            )
-            or None,
-            forward_fn=calibration_forward,
-            exclude=self.exclude,
-            progress=is_main_process(),
-            on_record=_Log(folder / "records.jsonl") if is_main_process() else None,
+        batches = calibration_sets(
+            self.runner.cfg, sets, self.max_samples, self.calibration_batch_size, self.calibration_seed
         )
-        metrics = flat_metrics(self.result)
-        if is_main_process():
-            self.result.report(folder)
-            show(self.result)
-            self.runner.logger.info(f"tables, plots and numbers are in {folder}")
-            self.runner.visualizer.add_scalars(metrics)
-        self.runner.call_hook("after_test_epoch", metrics=metrics)
-        self.runner.call_hook("after_test")
-        return metrics
+        return {
+            "scenarios": self.scenarios,
+            "methods": self.methods,
+            "eval_fn": evaluator_of(self, fp16=self.fp16, per_class=self.per_class),
+            "chips": self.chips,
+            "seed": self.seed,
+            "calibration_batches": batches or None,
+            "forward_fn": calibration_forward,
+            "exclude": self.exclude,
+        }
 
 
 class _Log:
@@ -161,12 +185,12 @@ def show(result: EvaluationResult, console: Console | None = None) -> None:
     """Print the table of the main metric, and one with all metrics where there are more."""
     console = console or Console()
     print_table(result, console)
-    if len(result.metrics) == 1:
+    if len(main_metrics(result.metrics)) == 1:
         return
     n_chips = len({record.chip_seed for record in result.records})
     table = Table(title=f"every metric, mean over {n_chips} chips" if n_chips > 1 else "every metric", box=box.SIMPLE)
     # COCO reports -1 where the set has no object of a size.
-    shown = [name for name in result.metrics if result.digital[name] != -1] or result.metrics
+    shown = [name for name in main_metrics(result.metrics) if result.digital[name] != -1] or result.metrics
     table.add_column("scenario")
     table.add_column("method", no_wrap=True)
     for name in shown:

@@ -10,15 +10,25 @@ from typing import Any
 from mmengine.runner.amp import autocast
 from torch import nn
 
+from aihwkit_nabn.openmmlab.classes import report_classes
+
 # The metrics people quote come first in tables.
 _MAIN = ("bbox_mAP", "mIoU", "segm_mAP")
 
 
-def evaluator_of(loop: Any, *, fp16: bool = False) -> Callable[[nn.Module], dict[str, float]]:
+def evaluator_of(loop: Any, *, fp16: bool = False, per_class: bool = False) -> Callable[[nn.Module], dict[str, float]]:
     """Return ``eval_fn(model)``: the loop's data through the model's ``test_step`` into the loop's evaluator.
 
     The result holds every number the evaluator reports, those people quote first; text and NaN are left out.
+
+    Args:
+        loop: Has the data and the evaluator.
+        fp16: Measure under autocast.
+        per_class: Let COCO's and mmsegmentation's metrics report every class too, as ``bbox_mAP/car``, ``mIoU/car``.
     """
+    if per_class:
+        for metric in loop.evaluator.metrics:
+            report_classes(metric)
 
     def eval_fn(model: nn.Module) -> dict[str, float]:
         network: Any = model

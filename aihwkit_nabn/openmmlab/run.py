@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,8 @@ class TestRun:
         exclude: Names of modules that stay digital.
         workers: Processes that read images; None: as the config has it.
         work_dir: Folder of the run's logs.
+        per_class: Report every class too, see `AnalogTestLoop`.
+        examples: Number of test images to draw, see `AnalogTestLoop`.
         launcher: How the processes of a distributed run were started, one of `LAUNCHERS`.
     """
 
@@ -57,6 +60,8 @@ class TestRun:
     workers: int | None = None
     work_dir: str | None = None
     launcher: str = "none"
+    per_class: bool = False
+    examples: int = 0
 
 
 def prepare(config: Config, run: TestRun) -> Config:
@@ -90,6 +95,8 @@ def prepare(config: Config, run: TestRun) -> Config:
         "max_samples": run.max_samples,
         "calibration_batch_size": run.batch_size,
         "exclude": list(run.exclude),
+        "per_class": run.per_class,
+        "examples": run.examples,
     }
     if run.workers is not None:
         for field in ("train_dataloader", "test_dataloader"):
@@ -113,16 +120,40 @@ def run_test(config: Config, run: TestRun) -> EvaluationResult:
     Raises:
         NabnError: as for `prepare`, or what the loop says.
     """
+    runner = _runner(config, run)
+    runner.test()
+    result: EvaluationResult = runner.test_loop.result
+    drawn = runner.test_loop.example_folder
+    if drawn is not None and run.work_dir is not None:
+        shutil.copytree(drawn, Path(run.work_dir) / drawn.name, dirs_exist_ok=True)
+    return result
+
+
+def build_loop(config: Config, run: TestRun) -> Any:
+    """Return the `AnalogTestLoop` of a run that is ready to measure: model built, weights loaded, nothing run.
+
+    Args:
+        config: As for `run_test`.
+        run: As for `run_test`.
+
+    Raises:
+        NabnError: as for `prepare`.
+    """
+    runner = _runner(config, run)
+    loop = runner.test_loop  # builds it
+    runner.call_hook("before_run")  # as the runner's own test does
+    runner.load_or_resume()
+    return loop
+
+
+def _runner(config: Config, run: TestRun) -> Any:
     config = prepare(config, run)
     register_modules(scope_of(config))
     os.environ.setdefault("LOCAL_RANK", "0")
     _join_processes_without_gpu(config)
     import aihwkit_nabn.openmmlab  # noqa: F401  # registers the loop
 
-    runner = _build_runner(config)
-    runner.test()
-    result: EvaluationResult = runner.test_loop.result
-    return result
+    return _build_runner(config)
 
 
 def _join_processes_without_gpu(config: Config) -> None:

@@ -9,6 +9,7 @@ import pandas as pd
 
 from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.evaluation import EvaluationResult
+from aihwkit_nabn.evaluation.metrics import main_metrics
 from aihwkit_nabn.files import write_text
 from aihwkit_nabn.reporting.plot import plot_accuracy
 from aihwkit_nabn.reporting.price import markdown_price, price_rows, verdict
@@ -16,7 +17,7 @@ from aihwkit_nabn.reporting.table import markdown_overview, markdown_table
 
 
 def write_report(result: EvaluationResult, path: str | Path) -> Path:
-    """Write ``results.json``, ``table.md``, ``table.csv`` and one plot per metric into the folder `path`.
+    """Write ``results.json``, ``table.md``, ``table.csv`` and one plot per main metric into the folder `path`.
 
     Args:
         result: What `aihwkit_nabn.evaluate` returned.
@@ -32,11 +33,12 @@ def write_report(result: EvaluationResult, path: str | Path) -> Path:
     if path.exists() and not path.is_dir():
         raise NabnError(f"path must be a folder, got the file {str(path)!r}")
     result.to_json(path / "results.json")
-    plots = plot_names(result.metrics)
+    metrics = main_metrics(result.metrics)  # of the parts, such as one per class, only the numbers
+    plots = plot_names(metrics)
     sections = [
         f"## {name}\n\n{markdown_overview(result, name)}\n![{name}]({plots[name]})\n\n"
         f"## {name}, scenario by scenario\n\n{markdown_table(result, name)}"
-        for name in result.metrics
+        for name in metrics
     ]
     if price_rows(result):
         verdicts = "".join(f"\n{line}\n" for name in result.metrics for line in verdict(result, name))
@@ -44,7 +46,7 @@ def write_report(result: EvaluationResult, path: str | Path) -> Path:
     write_text(path / "table.md", "\n".join(sections))
     summary = pd.concat([result.summary(name) for name in result.metrics], ignore_index=True)
     write_text(path / "table.csv", summary.to_csv(index=False))
-    for name in result.metrics:
+    for name in metrics:
         plot_accuracy(result, path / plots[name], name)
         if price_rows(result):  # a comparison: its rows differ by little next to what doing nothing loses
             close = (path / plots[name]).with_stem(f"{Path(plots[name]).stem}_close")

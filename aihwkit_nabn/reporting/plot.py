@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import textwrap
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -73,12 +73,7 @@ def plot_accuracy(
     if path.suffix.lower() != ".png":
         raise NabnError(f"path must end in .png, got {str(path)!r}")
     name = result.metric_name(metric)
-    panels: dict[str | None, list[Cell]] = {}
-    for cell in result.cells(name):
-        of_group = panels.setdefault(cell.record.group, [])  # also of what is left out, for the panels' order
-        if cell.record.method not in leave_out:
-            of_group.append(cell)
-    panels = {group: cells for group, cells in panels.items() if cells}
+    panels = cells_by_group(result, name, leave_out)
     columns = 2 if len(panels) == 4 else min(len(panels), 3)
     rows = math.ceil(len(panels) / columns)
     # The object interface: pyplot would keep the figure, and a style the caller has set, for the whole process.
@@ -88,15 +83,14 @@ def plot_accuracy(
     canvas = FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns, sharey=True, squeeze=False).flatten()
     for panel, (group, cells) in zip(axes, panels.items(), strict=False):
-        _draw_panel(panel, cells, result.digital[name])
+        draw_panel(panel, cells, result.digital[name])
         panel.set_title(textwrap.fill(group or "", 52), fontsize=10)
     for index, panel in enumerate(axes):
         panel.set_visible(index < len(panels))
         panel.tick_params(labelleft=index % columns == 0)
         if index % columns == 0:
             panel.set_ylabel(name)
-    lows, highs = zip(*(_ends(cell) for cells in panels.values() for cell in cells), strict=True)
-    axes[0].set_ylim(*_padded(min(result.digital[name], *lows), max(result.digital[name], *highs)))
+    axes[0].set_ylim(*value_limits(panels, result.digital[name]))
     _add_legend(figure, [r for r in result.records if r.method not in leave_out], result.n_chips)
     buffer = io.BytesIO()
     canvas.print_png(buffer, metadata={"Software": None})
@@ -104,7 +98,26 @@ def plot_accuracy(
     return path
 
 
-def _draw_panel(panel: Axes, cells: Sequence[Cell], digital: float) -> None:
+def cells_by_group(
+    result: EvaluationResult, metric: str, leave_out: Collection[str] = ()
+) -> dict[str | None, list[Cell]]:
+    """Return what each panel of a plot shows: the cells of the scenarios of one group."""
+    panels: dict[str | None, list[Cell]] = {}
+    for cell in result.cells(metric):
+        of_group = panels.setdefault(cell.record.group, [])  # also of what is left out, for the panels' order
+        if cell.record.method not in leave_out:
+            of_group.append(cell)
+    return {group: cells for group, cells in panels.items() if cells}
+
+
+def value_limits(panels: Mapping[str | None, Sequence[Cell]], digital: float) -> tuple[float, float]:
+    """Return limits of the vertical axis with which every panel shows all its intervals and the digital value."""
+    lows, highs = zip(*(_ends(cell) for cells in panels.values() for cell in cells), strict=True)
+    return _padded(min(digital, *lows), max(digital, *highs))
+
+
+def draw_panel(panel: Axes, cells: Sequence[Cell], digital: float) -> None:
+    """Draw one group's cells: a line per method with its intervals, and the digital value dashed across."""
     axis = _axis(cells)
     panel.axhline(digital, color="black", linestyle=(0, (5, 3)), linewidth=1.2, zorder=1)
     styles = line_styles(cell.record for cell in cells)
@@ -183,11 +196,11 @@ def _axis(cells: Sequence[Cell]) -> _Axis:
     records = {cell.record.scenario: cell.record for cell in cells}.values()
     strengths = [record.strength for record in records]
     times = [record.t_inference for record in records]
-    distinct = len(set(strengths)) == len(strengths)
+    distinct = len(set(strengths)) == len(strengths) and len({record.group for record in records}) == 1
     if distinct and None not in strengths and len(strengths) > 1:
         positions = {record.scenario: float(record.strength or 0.0) for record in records}
         return _Axis(position=positions, label="noise strength", ticks=_strength_ticks(sorted(positions.values())))
-    if set(strengths) == {None} and len(set(times)) == len(times) > 1:
+    if set(strengths) == {None} and len(set(times)) == len(times) > 1 and len({r.group for r in records}) == 1:
         # A logarithmic axis has no 0: right after programming stands a decade before the first later time.
         zero = min(time for time in times if time > 0) / 10
         at = {record.scenario: record.t_inference or zero for record in records}

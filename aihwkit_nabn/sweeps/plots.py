@@ -20,7 +20,7 @@ from matplotlib.transforms import ScaledTranslation
 from aihwkit_nabn.chip import format_time
 from aihwkit_nabn.evaluation import estimate
 from aihwkit_nabn.evaluation.scenario import DIGITAL
-from aihwkit_nabn.evaluation.storage import write_bytes
+from aihwkit_nabn.files import write_bytes
 from aihwkit_nabn.reporting.style import LineStyle, line_styles
 from aihwkit_nabn.sweeps.record import SweepRecord
 from aihwkit_nabn.sweeps.results import labels_of

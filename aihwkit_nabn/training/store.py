@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from aihwkit_nabn.errors import NabnError
-from aihwkit_nabn.evaluation.storage import write_bytes
+from aihwkit_nabn.files import write_bytes
 from aihwkit_nabn.training.report import TrainedModel, TrainingReport
 
 

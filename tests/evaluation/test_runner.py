@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import json
 import random
+import sys
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -251,6 +254,20 @@ def test_settings_say_how_the_result_came_about(net, scenarios, eval_fn, batches
     assert settings["exclude"] == ["head"] and settings["model"] == "SmallNet"
     assert "sigma=0.2" in settings["scenarios"][1]["rpu_config"]
     assert "head" in settings["conversion"]["quiet"]
+
+
+def test_settings_hold_the_first_chips_layer_shifts(net, scenarios, eval_fn, batches, monkeypatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["/home/me/bin/nabn", "test", "/data/my weights.pth", "--data=/data/set", "a/b"])
+    result = _run(net, scenarios, eval_fn, batches, chips=2, methods=["population", "paired"])
+    shifts = result.settings["layer_shifts"]
+    assert set(shifts) == {scenario.name for scenario in scenarios}
+    noisy = shifts[scenarios[1].name]
+    assert set(noisy) == {"population", "paired"}
+    assert {layer["kind"] for layer in noisy["paired"]} == {"analog layer"}
+    assert all(layer["mean_after"] < layer["mean_before"] for layer in noisy["paired"])
+    assert result.settings["command"] == "nabn test 'my weights.pth' --data=set a/b"
+    assert datetime.fromisoformat(result.settings["date"]).tzinfo is not None
+    json.dumps(result.settings, allow_nan=False)
 
 
 def test_an_aihwkit_model_without_alignments_can_be_evaluated(scenarios, images) -> None:

@@ -1,0 +1,183 @@
+"""What `nabn sensitivity` does for each kind of target, and how it shows what came out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aihwkit_nabn.errors import NabnError
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+    from rich.console import Console
+
+    from aihwkit_nabn.commands.targets import TargetOptions
+    from aihwkit_nabn.evaluation import MethodSpec, Scenario
+    from aihwkit_nabn.evaluation.layer_loss import LayerLoss, SensitivityResult
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """What every kind of target has in common; see `measure_sensitivity`."""
+
+    scenarios: Sequence[Scenario]
+    methods: Sequence[MethodSpec]
+    chips: int
+    seed: int
+    max_samples: int
+    reverse: bool
+    exclude: Sequence[str]
+
+
+def digits_arguments(study: Study, *, limit: int | None) -> dict[str, Any]:
+    """Return model, measurement and calibration images of the embedded digits."""
+    from aihwkit_nabn.commands._evaluation import AUGMENTED, PLAIN
+    from aihwkit_nabn.data.classification import accuracy_on, image_batches
+    from aihwkit_nabn.data.digits import load_demo_model, load_digits, shift_images
+    from aihwkit_nabn.seeding import derive_seed
+
+    test = load_digits("test")
+    images = load_digits("train").shuffled(study.seed).first(study.max_samples).images
+    return {
+        "model": load_demo_model(),
+        "eval_fn": accuracy_on(test.first(min(limit or len(test), len(test))), batch_size=150),
+        "calibration_batches": {
+            PLAIN: image_batches(images, 64),
+            AUGMENTED: image_batches(shift_images(images, seed=derive_seed(study.seed, "shift")), 64),
+        },
+    }
+
+
+def torchvision_arguments(target: str, options: TargetOptions) -> dict[str, Any]:
+    """Return model, measurement and calibration images of a ``KIND:NAME`` target."""
+    from aihwkit_nabn.commands.targets import load_target
+
+    task = load_target(target, options)
+    return {
+        "model": task.model,
+        "eval_fn": task.eval_fn,
+        "calibration_batches": task.calibration_batches,
+        "forward_fn": task.forward_fn,
+    }
+
+
+def openmmlab_arguments(
+    study: Study,
+    config: Config,
+    checkpoint: str,
+    *,
+    noises: Sequence[str],
+    times: Sequence[str],
+    limit: int | None,
+    batch_size: int | None,
+    workers: int | None,
+) -> dict[str, Any]:
+    """Return model, measurement and calibration images of a config, from the loop that `nabn test` runs."""
+    from aihwkit_nabn.openmmlab.run import TestRun, build_loop
+
+    if limit is not None:
+        config.test_dataloader.dataset.indices = limit
+    run = TestRun(
+        checkpoint=checkpoint,
+        noises=noises,
+        times=times,
+        methods=[spec.method for spec in study.methods],
+        chips=study.chips,
+        seed=study.seed,
+        max_samples=study.max_samples,
+        batch_size=batch_size,
+        exclude=study.exclude,
+        workers=workers,
+    )
+    loop = build_loop(config, run)
+    model = loop.start()
+    arguments = loop.arguments()
+    return {"model": model, **{name: arguments[name] for name in ("eval_fn", "calibration_batches", "forward_fn")}}
+
+
+def run_study(
+    study: Study, arguments: Mapping[str, Any], log: Path, setup: dict[str, Any], *, resume: bool
+) -> SensitivityResult:
+    """Measure, keeping every loss in `log` as it comes, with a bar on the error stream.
+
+    Raises:
+        NabnError: the log is of another set-up, or damaged.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from aihwkit_nabn.evaluation.sensitivity import measure_sensitivity
+    from aihwkit_nabn.evaluation.storage import write_text
+
+    known = _read_log(log, setup) if resume and log.is_file() else []
+    lines = [json.dumps({"setup": setup}), *(json.dumps(asdict(loss)) for loss in known)]
+    write_text(log, "".join(f"{line}\n" for line in lines))
+    measured = {loss.key for loss in known}
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with log.open("a") as file, Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("digital", total=None)
+
+        def on_loss(loss: LayerLoss, number: int, total: int) -> None:
+            if loss.key not in measured:
+                file.write(json.dumps(asdict(loss)) + "\n")
+                file.flush()
+            bar.update(task, description=f"{loss.layer}, chip {loss.chip_seed}", completed=number, total=total)
+
+        return measure_sensitivity(
+            scenarios=study.scenarios,
+            methods=study.methods,
+            chips=study.chips,
+            seed=study.seed,
+            max_samples=study.max_samples,
+            exclude=study.exclude,
+            reverse=study.reverse,
+            known=known,
+            on_loss=on_loss,
+            **arguments,
+        )
+
+
+def _read_log(path: Path, setup: dict[str, Any]) -> list[LayerLoss]:
+    from aihwkit_nabn.evaluation.layer_loss import read_loss
+
+    lines = path.read_text().splitlines()
+    found: list[LayerLoss] = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            entry = json.loads(line)
+            if number == 1:
+                if entry["setup"] != setup:
+                    raise NabnError(
+                        f"{path} was made with {entry['setup']}, not {setup}; run with the same, or without --resume"
+                    )
+            else:
+                found.append(read_loss(entry))
+        except NabnError:
+            raise
+        except (ValueError, TypeError, KeyError) as error:
+            if number == len(lines) and number > 1:
+                break  # cut off in the middle of a write
+            raise NabnError(f"{path} is damaged in line {number}; run without --resume") from error
+    return found
+
+
+def show_sensitivity(console: Console, result: SensitivityResult, folder: Path) -> None:
+    """Print the tables, write ``sensitivity.json``, ``sensitivity.md`` and a plot, and say where they are."""
+    from aihwkit_nabn.evaluation.storage import write_text
+    from aihwkit_nabn.reporting.sensitivity import plot_sensitivity, print_sensitivity, sensitivity_markdown
+
+    print_sensitivity(result, console)
+    result.to_json(folder / "sensitivity.json")
+    write_text(folder / "sensitivity.md", sensitivity_markdown(result))
+    plot_sensitivity(result, folder / "sensitivity.png")
+    console.print(
+        f"Written to {folder}/: sensitivity.json, sensitivity.md, sensitivity.png",
+        style="bold",
+        highlight=False,
+        soft_wrap=True,
+        markup=False,
+    )

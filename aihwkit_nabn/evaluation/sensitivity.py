@@ -1,0 +1,210 @@
+"""Which layers hurt most: one layer at a time on the chip, the others digital, and the other way round."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from aihwkit_nabn.calibration import calibrate
+from aihwkit_nabn.calibration.input_ranges import calibrate_input_ranges
+from aihwkit_nabn.calibration.routine import evaluation_mode
+from aihwkit_nabn.calibration.session import match_reference
+from aihwkit_nabn.chip import program_chip, set_read_noise_seed
+from aihwkit_nabn.chip.input_ranges import ranged_layers
+from aihwkit_nabn.evaluation.layer_loss import BUT, ONLY, WHOLE, LayerLoss, SensitivityResult
+from aihwkit_nabn.evaluation.plan import CalibrationBatches, EvalFn, Plan, PlannedMethod, check_metrics, make_plan
+from aihwkit_nabn.evaluation.scenario import UNCALIBRATED, MethodSpec, Scenario
+from aihwkit_nabn.evaluation.settings import describe
+from aihwkit_nabn.nn import convert_to_noise_aware
+from aihwkit_nabn.nn.attention import split_attention
+from aihwkit_nabn.nn.layers import named_analog_layers
+from aihwkit_nabn.seeding import derive_seed, isolated_rng
+
+
+def measure_sensitivity(
+    model: nn.Module,
+    *,
+    scenarios: Iterable[Scenario],
+    eval_fn: EvalFn,
+    methods: Iterable[MethodSpec | str] = (UNCALIBRATED, "paired"),
+    chips: int = 5,
+    seed: int = 0,
+    calibration_batches: CalibrationBatches | None = None,
+    forward_fn: Callable[[nn.Module, Any], Any] | None = None,
+    max_samples: int | None = None,
+    exclude: Iterable[str] = (),
+    reverse: bool = False,
+    known: Iterable[LayerLoss] = (),
+    on_loss: Callable[[LayerLoss, int, int], None] | None = None,
+) -> SensitivityResult:
+    """Measure what each layer costs on its own: only that layer on the chip, all others digital.
+
+    The model is converted once and each chip programmed once; then the digital layers are put back in place of all but
+    one, so a layer has the very weights that it has on the whole chip, with every layer the same chips.
+
+    Args:
+        model: The digital model as trained; not changed.
+        scenarios: As `evaluate` takes them.
+        eval_fn: As `evaluate` takes it. The first metric is the one that losses are of.
+        methods: What is tried on each layer; ``"none"`` is always among them. With one layer on the chip ``"paired"``
+            calibrates that layer.
+        chips: Number of chips, >= 1.
+        seed: Chip ``i`` is programmed with ``seed + i``.
+        calibration_batches: As `evaluate` takes them.
+        forward_fn: As `evaluate` takes it.
+        max_samples: Calibrate with at most this many samples; default: all.
+        exclude: Names of modules that stay digital throughout.
+        reverse: Measure also the other way round: all layers but one on the chip.
+        known: Losses measured before, with the same arguments: they are taken over instead of being measured again.
+        on_loss: Called with every loss as soon as it is there, its number and how many there are in all.
+
+    Raises:
+        NabnError: an argument that cannot work, found before anything is run.
+    """
+    plan = make_plan(
+        model=model,
+        scenarios=scenarios,
+        methods=methods,
+        chips=chips,
+        seed=seed,
+        calibration_batches=calibration_batches,
+        functions={"eval_fn": eval_fn, "forward_fn": forward_fn, "on_loss": on_loss},
+        max_samples=max_samples,
+    )
+    exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
+    settings = describe(model, plan, max_samples=max_samples, exclude=exclude)
+    calibration = {"forward_fn": forward_fn, "max_samples": max_samples}
+    study = _Study(model, plan, seed, eval_fn, calibration, {entry.key: entry for entry in known})
+    with isolated_rng(derive_seed(seed, "run")), evaluation_mode(model):
+        for loss in study.losses(exclude, reverse=reverse):
+            if on_loss is not None:
+                on_loss(loss, len(study.done), study.total)
+    return SensitivityResult(
+        metric=study.metric,
+        digital=study.digital[study.metric],
+        losses=study.done,
+        shares=study.shares,
+        settings=settings,
+    )
+
+
+class _Study:
+    """One measurement under way."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        plan: Plan,
+        seed: int,
+        eval_fn: EvalFn,
+        calibration: dict[str, Any],
+        known: Mapping[tuple[Any, ...], LayerLoss],
+    ) -> None:
+        self.model, self.plan, self.seed, self.eval_fn = model, plan, seed, eval_fn
+        self.calibration, self.known = calibration, known
+        self.done: list[LayerLoss] = []
+        self.shares: dict[str, float] = {}
+        self.digital: dict[str, float] = {}
+        self.total = 0
+
+    @property
+    def metric(self) -> str:
+        return next(iter(self.digital))
+
+    def losses(self, exclude: tuple[str, ...], *, reverse: bool) -> Iterator[LayerLoss]:
+        for scenario in self.plan.scenarios:
+            analog = convert_to_noise_aware(self.model, scenario.rpu_config, exclude=exclude)
+            if not self.digital:  # after the first conversion: what cannot be converted should not cost a measurement
+                self.digital = self._measure(self.model, self.seed)
+            self._set_input_ranges(analog)
+            layers = named_analog_layers(analog)
+            self.shares = _weight_shares(analog, layers)
+            places = [(WHOLE, ONLY), *((name, ONLY) for name in layers)]
+            places += [(name, BUT) for name in layers] if reverse and len(layers) > 1 else []
+            self.total = len(self.plan.scenarios) * len(self.plan.chip_seeds) * len(places) * len(self.plan.methods)
+            # Copies: the reference's own modules stay out of the chip's model.
+            with split_attention(copy.deepcopy(self.model)) as split:
+                twins = match_reference(analog, split)
+            for chip_seed in self.plan.chip_seeds:
+                program_chip(analog, chip_seed, float(scenario.t_inference))
+                for name, kind in places:
+                    away = [] if name == WHOLE else [n for n in layers if (n == name) == (kind == BUT)]
+                    with _swapped(analog, [(layers[n], twins[n]) for n in away]):
+                        for method in self.plan.methods:
+                            self.done.append(self._loss(analog, scenario, name, kind, method, chip_seed))
+                            yield self.done[-1]
+
+    def _loss(
+        self, analog: nn.Module, scenario: Scenario, name: str, kind: str, method: PlannedMethod, chip_seed: int
+    ) -> LayerLoss:
+        found = self.known.get((scenario.name, name, kind, method.label, chip_seed))
+        if found is not None:
+            return found
+        with evaluation_mode(analog):
+            report = self._calibrate(analog, chip_seed, method) if method.calibrates else None
+            try:
+                value = self._measure(analog, chip_seed)[self.metric]
+            finally:
+                if report is not None:
+                    report.undo()
+        return LayerLoss(
+            scenario=scenario.name,
+            layer=name,
+            on_chip=kind,
+            method=method.label,
+            chip_seed=chip_seed,
+            loss=self.digital[self.metric] - value,
+        )
+
+    def _set_input_ranges(self, analog: nn.Module) -> None:
+        if ranged_layers(analog) and self.plan.range_batches is not None:
+            with isolated_rng(derive_seed(self.seed, "calibration")):
+                calibrate_input_ranges(analog, self.plan.range_batches, **self.calibration)
+
+    def _calibrate(self, analog: nn.Module, chip_seed: int, method: PlannedMethod) -> Any:
+        set_read_noise_seed(analog, derive_seed(chip_seed, "evaluate"))
+        with isolated_rng(derive_seed(self.seed, "calibration")):
+            return calibrate(
+                analog,
+                method.batches,
+                method=method.spec.method,
+                reference=self.model if method.needs_reference else None,
+                progress=False,
+                **self.calibration,
+                **method.spec.options,
+            )
+
+    def _measure(self, model: nn.Module, seed: int) -> dict[str, float]:
+        if model is not self.model:
+            set_read_noise_seed(model, derive_seed(seed, "evaluate"))
+        with isolated_rng(derive_seed(seed, "evaluate")), torch.no_grad():
+            return check_metrics(self.eval_fn(model), place="when measuring sensitivity", expected=self.digital or None)
+
+
+def _weight_shares(analog: nn.Module, layers: Iterable[str]) -> dict[str, float]:
+    report: Any = analog.conversion_report
+    weights = {entry.name: entry.n_weights for entry in report.converted}
+    return {name: weights.get(name, 0) / max(report.n_weights, 1) for name in layers}
+
+
+@contextmanager
+def _swapped(model: nn.Module, pairs: Iterable[tuple[nn.Module, nn.Module]]) -> Iterator[None]:
+    """Put the second module of each pair where the first is, in every place that has it, and back at the end."""
+    stand_ins = {id(old): new for old, new in pairs}
+    changed: list[tuple[nn.Module, str, nn.Module]] = []
+    for parent in list(model.modules()):
+        for name, child in parent._modules.items():
+            if child is not None and id(child) in stand_ins:
+                changed.append((parent, name, child))
+    for parent, name, child in changed:
+        parent._modules[name] = stand_ins[id(child)]
+    try:
+        yield
+    finally:
+        for parent, name, child in changed:
+            parent._modules[name] = child

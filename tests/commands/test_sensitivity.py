@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from aihwkit_nabn.cli import app
+from aihwkit_nabn.errors import NabnError
+from aihwkit_nabn.evaluation.layer_loss import WHOLE, SensitivityResult
+
+QUICK = ["--chips", "2", "--limit", "60", "--max-samples", "32"]
+
+
+def _run(*arguments: str):
+    return CliRunner().invoke(app, ["sensitivity", *arguments])
+
+
+def test_digits_from_the_command_line_and_again_from_where_it_stopped(tmp_path: Path) -> None:
+    out = ["--out", str(tmp_path)]
+    first = _run(*QUICK, *out)
+    assert first.exit_code == 0, first.output
+    assert "only this layer on the chip" in first.output and WHOLE in first.output
+    result = SensitivityResult.from_json(tmp_path / "sensitivity.json")
+    assert {"conv1", "linear"} < set(result.shares) and result.methods == ["uncalibrated", "paired"]
+    assert sum(result.shares.values()) == pytest.approx(1.0)
+    assert (tmp_path / "sensitivity.png").stat().st_size > 5000 and "| conv1 |" in (
+        tmp_path / "sensitivity.md"
+    ).read_text()
+    log = tmp_path / "sensitivity.jsonl"
+    lines = log.read_text().splitlines()
+    log.write_text("\n".join([*lines[:-2], lines[-2][:20]]))  # killed in the middle of a line
+    assert _run(*QUICK, *out, "--resume").exit_code == 0
+    assert SensitivityResult.from_json(tmp_path / "sensitivity.json").losses == result.losses
+    assert log.read_text().splitlines() == lines
+    with pytest.raises(NabnError, match="without --resume"):
+        raise _run(*QUICK, *out, "--resume", "--noise", "pcm").exception
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["torchvision:resnet18"], "CHECKPOINT"),
+        (["torchvision:resnet18", "random"], "--data"),
+        (["--data", "x"], "name a TARGET"),
+        (["--noise", "pmc"], "pmc"),
+        (["--methods", "pared"], "pared"),
+    ],
+)
+def test_bad_input_is_named_before_anything_is_written(arguments, message: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    answer = _run(*arguments, "--out", str(out))
+    assert isinstance(answer.exception, NabnError) and message in str(answer.exception)
+    assert not out.exists()

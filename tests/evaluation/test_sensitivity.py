@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import aihwkit_nabn as nabn
+from aihwkit_nabn.errors import NabnError
+from aihwkit_nabn.evaluation import Scenario, evaluate
+from aihwkit_nabn.evaluation.layer_loss import BUT, ONLY, WHOLE, LayerLoss, SensitivityResult, strongest
+from aihwkit_nabn.evaluation.sensitivity import measure_sensitivity
+
+
+class Net(nn.Module):
+    """`shared` runs twice; `attention` has projections of its own; `fragile` is followed by a factor of fifty."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = nn.Linear(8, 8)
+        self.shared = nn.Linear(8, 8)
+        self.again = self.shared
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.fragile = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.again(self.shared(self.first(x).relu()))
+        x = x + 0.1 * self.attention(x, x, x, need_weights=False)[0]
+        return x + 50 * self.fragile(x)
+
+
+@pytest.fixture
+def net() -> nn.Module:
+    return Net().eval()
+
+
+INPUTS = torch.randn(6, 5, 8, generator=torch.Generator().manual_seed(1))
+
+
+def _eval_fn(net: nn.Module):
+    with torch.no_grad():
+        target = net(INPUTS)
+    return lambda model: {"closeness": -float((model(INPUTS) - target).square().mean().sqrt())}
+
+
+def _scenario(read_noise: float = 0.0) -> Scenario:
+    config = nabn.presets.GaussianWeightNoisePreset(sigma=0.1)
+    if read_noise:
+        config = nabn.presets.GaussianWeightNoisePreset(sigma=0.1, out_noise=read_noise)
+    return Scenario(name="noise", rpu_config=config)
+
+
+def _measure(net: nn.Module, **changes) -> SensitivityResult:
+    options = {"scenarios": _scenario(), "methods": ["none"], "chips": 3, "eval_fn": _eval_fn(net)}
+    return measure_sensitivity(net, **{**options, **changes})
+
+
+def test_a_layer_alone_costs_what_converting_it_alone_costs(net) -> None:
+    result = _measure(net)
+    assert {"first", "shared", "fragile", "attention.out_proj"} <= set(result.shares)
+    names = ["first", "shared", "attention"]
+    alone = evaluate(
+        net, scenarios=_scenario(), methods=["none"], eval_fn=_eval_fn(net), chips=3, exclude=names, progress=False
+    )
+    ours = [entry.loss for entry in result.losses if entry.layer == "fragile"]
+    theirs = [-record.metrics["closeness"] for record in alone.records]
+    assert ours == pytest.approx(theirs, rel=1e-4) and all(loss > 0.1 for loss in ours)
+
+
+def test_all_layers_cost_what_the_whole_chip_costs(net) -> None:
+    result = _measure(net)
+    whole = evaluate(net, scenarios=_scenario(), methods=["none"], eval_fn=_eval_fn(net), chips=3, progress=False)
+    ours = [entry.loss for entry in result.losses if entry.layer == WHOLE]
+    assert ours == pytest.approx([-record.metrics["closeness"] for record in whole.records], rel=1e-6)
+
+
+def test_the_fragile_layer_comes_first_and_saves_most(net) -> None:
+    result = _measure(net, reverse=True)
+    only, but = result.ranking("noise"), result.ranking("noise", BUT)
+    assert only[0].layer == but[0].layer == WHOLE
+    assert only[1].layer == but[1].layer == "fragile"
+    assert only[1].share == pytest.approx(result.shares["fragile"])
+    assert strongest(only, "uncalibrated", 1)[0].layer == "fragile"
+    assert but[1].losses["uncalibrated"].mean < but[0].losses["uncalibrated"].mean
+
+
+def test_calibration_lowers_the_loss_and_is_undone(net) -> None:
+    result = _measure(net, methods=["none", "paired"], calibration_batches=[INPUTS.clone()])
+    first = result.ranking("noise")[1]
+    assert first.losses["paired"].mean < first.losses["uncalibrated"].mean
+    plain = _measure(net)
+    uncalibrated = [entry for entry in result.losses if entry.method == "uncalibrated"]
+    assert uncalibrated == plain.losses
+
+
+def test_the_model_is_as_before(net) -> None:
+    state = {name: value.clone() for name, value in net.state_dict().items()}
+    modules = [id(module) for module in net.modules()]
+    generator = torch.random.get_rng_state()
+    _measure(net, scenarios=_scenario(read_noise=0.02), chips=1, reverse=True)
+    assert [id(module) for module in net.modules()] == modules
+    assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())
+    assert torch.equal(torch.random.get_rng_state(), generator)
+
+
+def test_known_losses_are_not_measured_again(net) -> None:
+    result = _measure(net)
+    calls: list[int] = []
+    eval_fn = _eval_fn(net)
+
+    def counting(model: nn.Module) -> dict[str, float]:
+        calls.append(1)
+        return eval_fn(model)
+
+    seen: list[tuple[int, int]] = []
+    again = _measure(
+        net, eval_fn=counting, known=result.losses[:-2], on_loss=lambda loss, n, total: seen.append((n, total))
+    )
+    assert again.losses == result.losses and len(calls) == 3  # the digital model and the two that were missing
+    assert seen[-1] == (len(result.losses), len(result.losses))
+
+
+def test_the_file_gives_back_what_was_written(net, tmp_path: Path) -> None:
+    result = _measure(net, chips=1)
+    path = result.to_json(tmp_path / "sensitivity.json")
+    assert SensitivityResult.from_json(path) == result
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": "other"}, "no sensitivity file"),
+        ({"version": 9}, "version 9"),
+        ({"digital": float("nan")}, "no finite number"),
+        ({"losses": [{"layer": "a"}]}, "no measurement"),
+        ({"shares": []}, "damaged"),
+        ({"metric": 3}, "no text"),
+    ],
+)
+def test_damaged_files_are_refused(change, message: str, tmp_path: Path) -> None:
+    loss = LayerLoss(scenario="s", layer="l", on_chip=ONLY, method="uncalibrated", chip_seed=0, loss=0.1)
+    whole = SensitivityResult(metric="m", digital=1.0, losses=[loss], shares={"l": 1.0}, settings={})
+    path = whole.to_json(tmp_path / "sensitivity.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(NabnError, match=message):
+        SensitivityResult.from_json(path)
+
+
+def test_bad_arguments_are_refused_before_anything_runs(net) -> None:
+    with pytest.raises(NabnError, match="chips"):
+        _measure(net, chips=0)
+    with pytest.raises(NabnError, match="calibration_batches"):
+        _measure(net, methods=["paired"])
