@@ -70,9 +70,9 @@ def calibrate(
     report: CalibrationReport | None = None
     try:
         with union_of_ranks(batches, sharded) as own:
-            report = _calibrate(
-                model, own, build_method(method, **options), reference, max_samples, forward_fn, progress
-            )
+            run = build_method(method, **options)
+            forward_fns = forward_fn, reference_forward_fn
+            report = _calibrate(model, own, run, reference, max_samples, forward_fns, progress)
     except BaseException:
         if report is not None:  # another rank failed at the very end
             report.undo()
@@ -86,9 +86,10 @@ def _calibrate(
     run: CalibrationMethod,
     reference: nn.Module | None,
     max_samples: int | None,
-    forward_fn: ForwardFn | None,
+    forward_fns: tuple[ForwardFn | None, ForwardFn | None],
     progress: bool,
 ) -> CalibrationReport:
+    forward_fn, reference_forward_fn = forward_fns
     if max_samples is not None:
         check_count("max_samples", max_samples, minimum=1)
     for name, function in (("forward_fn", forward_fn), ("reference_forward_fn", reference_forward_fn)):

@@ -110,7 +110,7 @@ def run_study(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from aihwkit_nabn.evaluation.sensitivity import measure_sensitivity
-    from aihwkit_nabn.evaluation.storage import write_text
+    from aihwkit_nabn.files import write_text
 
     known = _read_log(log, setup) if resume and log.is_file() else []
     lines = [json.dumps({"setup": setup}), *(json.dumps(asdict(loss)) for loss in known)]
@@ -167,7 +167,7 @@ def _read_log(path: Path, setup: dict[str, Any]) -> list[LayerLoss]:
 
 def show_sensitivity(console: Console, result: SensitivityResult, folder: Path) -> None:
     """Print the tables, write ``sensitivity.json``, ``sensitivity.md`` and a plot, and say where they are."""
-    from aihwkit_nabn.evaluation.storage import write_text
+    from aihwkit_nabn.files import write_text
     from aihwkit_nabn.reporting.sensitivity import plot_sensitivity, print_sensitivity, sensitivity_markdown
 
     print_sensitivity(result, console)

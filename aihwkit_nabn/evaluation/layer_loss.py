@@ -11,7 +11,7 @@ from typing import Any
 
 from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.evaluation.statistics import Estimate, estimate
-from aihwkit_nabn.evaluation.storage import write_text
+from aihwkit_nabn.files import write_text
 
 FORMAT = "aihwkit_nabn.sensitivity"
 VERSION = 1

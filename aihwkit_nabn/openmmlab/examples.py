@@ -16,7 +16,7 @@ from torch import nn
 from aihwkit_nabn.calibration import calibrate
 from aihwkit_nabn.chip import program_chip, set_read_noise_seed
 from aihwkit_nabn.evaluation import Cell
-from aihwkit_nabn.evaluation.storage import write_text
+from aihwkit_nabn.files import write_text
 from aihwkit_nabn.nn import convert_to_noise_aware
 from aihwkit_nabn.openmmlab.batches import calibration_forward
 from aihwkit_nabn.seeding import derive_seed, isolated_rng

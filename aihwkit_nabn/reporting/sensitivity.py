@@ -16,7 +16,7 @@ from rich.text import Text
 
 from aihwkit_nabn.evaluation import Estimate
 from aihwkit_nabn.evaluation.layer_loss import BUT, ONLY, WHOLE, LayerRank, SensitivityResult
-from aihwkit_nabn.evaluation.storage import write_bytes
+from aihwkit_nabn.files import write_bytes
 from aihwkit_nabn.reporting.text import NumberStyle
 
 TITLES = {ONLY: "only this layer on the chip", BUT: "every layer on the chip but this one"}

@@ -13,7 +13,7 @@ from aihwkit_nabn._version import __version__
 from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.evaluation import EvaluationResult
 from aihwkit_nabn.evaluation.metrics import detail_metrics
-from aihwkit_nabn.evaluation.storage import write_text
+from aihwkit_nabn.files import write_text
 from aihwkit_nabn.reporting.html import tables
 from aihwkit_nabn.reporting.html.beside import find_examples, find_sensitivity
 from aihwkit_nabn.reporting.html.figures import accuracy_pictures, legend
