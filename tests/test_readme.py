@@ -33,7 +33,8 @@ def run(code: str) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("code", EXAMPLES, ids=[code.strip().splitlines()[-1][:40] for code in EXAMPLES])
-def test_example_runs(code: str) -> None:
+def test_example_runs(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # one writes a file
     run(code)
 
 
