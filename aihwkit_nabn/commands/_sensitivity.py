@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from mmengine.config import Config
     from rich.console import Console
 
-    from aihwkit_nabn.commands.targets import TargetOptions
     from aihwkit_nabn.evaluation import MethodSpec, Scenario
     from aihwkit_nabn.evaluation.layer_loss import LayerLoss, SensitivityResult
+    from aihwkit_nabn.targets import TargetOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ def digits_arguments(study: Study, *, limit: int | None) -> dict[str, Any]:
 
 def torchvision_arguments(target: str, options: TargetOptions) -> dict[str, Any]:
     """Return model, measurement and calibration images of a ``KIND:NAME`` target."""
-    from aihwkit_nabn.commands.targets import load_target
+    from aihwkit_nabn.targets import load_target
 
     task = load_target(target, options)
     return {

@@ -88,7 +88,7 @@ def command(
             raise NabnError("--cfg-options is for configs of mmdetection and mmsegmentation")
         if data is None:
             raise NabnError("--data FOLDER is missing: the images to test on and to calibrate with")
-        from aihwkit_nabn.commands.targets import TargetOptions
+        from aihwkit_nabn.targets import TargetOptions
 
         arguments = torchvision_arguments(
             target,
