@@ -105,7 +105,14 @@ def test_ctrl_c_keeps_whole_records_and_says_how_to_go_on(
     file, out = tmp_path / "sweep.json", tmp_path / "out"
     file.write_text(json.dumps(content))
     command = [sys.executable, "-m", "aihwkit_nabn.cli", "sweep", str(file), "--out", str(out), "--workers", "1"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell's background jobs ignore Ctrl-C, and so would what is started from here.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
     deadline = time.monotonic() + 300
     while len(finished_keys(out / "records.jsonl")) < 3 and time.monotonic() < deadline:
         time.sleep(0.02)
