@@ -31,7 +31,7 @@ from aihwkit_nabn.training.comparison import contenders
 FOLDER = "cifar10_subset"
 IMAGES, WEIGHTS = "cifar10_subset.npz", "resnet20_cifar10.pth"
 STRENGTHS = (0.02, 0.06, 0.10)
-TIMES = (("1h", "1 hour"), ("1d", "1 day"), ("1y", "1 year"))
+TIMES = (("1s", "1 second"), ("1h", "1 hour"), ("1d", "1 day"), ("1y", "1 year"), ("10y", "10 years"))
 TRAINING_BATCH = 64
 VALIDATION = 500  # training images kept apart with --validate
 
@@ -60,7 +60,7 @@ def main(
     strengths: Annotated[str, typer.Option(help="Additive noise, separated by commas; empty: none.")] = ",".join(
         map(str, STRENGTHS)
     ),
-    pcm: Annotated[bool, typer.Option(help="Phase-change memory after an hour, a day and a year.")] = True,
+    pcm: Annotated[bool, typer.Option(help="Phase-change memory, 1 second to 10 years.")] = True,
     wrong: Annotated[str, typer.Option(help="Wrong noise: factors on the right one.")] = "0.25",
     epochs: Annotated[int, typer.Option(min=1)] = 2,
     learning_rate: Annotated[float, typer.Option(min=1e-6)] = 0.01,

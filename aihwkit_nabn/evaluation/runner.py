@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
@@ -13,12 +12,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import nn
 
-from aihwkit_nabn.calibration import calibrate
-from aihwkit_nabn.calibration.input_ranges import calibrate_input_ranges
 from aihwkit_nabn.calibration.routine import evaluation_mode
-from aihwkit_nabn.chip import program_chip, set_read_noise_seed
-from aihwkit_nabn.chip.input_ranges import ranged_layers
-from aihwkit_nabn.evaluation.plan import CalibrationBatches, EvalFn, Plan, PlannedMethod, check_metrics, make_plan
+from aihwkit_nabn.chip import program_chip
+from aihwkit_nabn.evaluation.measuring import Measuring
+from aihwkit_nabn.evaluation.plan import CalibrationBatches, EvalFn, Plan, PlannedMethod, make_plan
 from aihwkit_nabn.evaluation.result import EvaluationResult, Record
 from aihwkit_nabn.evaluation.scenario import MethodSpec, Scenario, config_key
 from aihwkit_nabn.evaluation.settings import describe, describe_shifts
@@ -94,8 +91,8 @@ def evaluate(
         stack.enter_context(_generators_restored(model, derive_seed(seed, "run")))
         stack.enter_context(evaluation_mode(model))
         bar = stack.enter_context(_Bar(plan.n_records + 1, shown=progress))
-        calibration = {"forward_fn": forward_fn, "max_samples": max_samples}
-        run = _Run(model, plan, seed, eval_fn, calibration, reference_forward_fn, bar)
+        measuring = Measuring(model, seed, eval_fn, forward_fn, reference_forward_fn, max_samples)
+        run = _Run(plan, measuring, bar)
         for record in run.records(exclude):
             if on_record is not None:
                 on_record(record)
@@ -107,19 +104,8 @@ def evaluate(
 class _Run:
     """One evaluation under way."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        plan: Plan,
-        seed: int,
-        eval_fn: EvalFn,
-        calibration: dict[str, Any],
-        reference_forward_fn: Callable[[nn.Module, Any], Any] | None,
-        bar: _Bar,
-    ) -> None:
-        self.model, self.plan, self.seed, self.eval_fn = model, plan, seed, eval_fn
-        self.calibration, self.bar = calibration, bar
-        self.reference_forward_fn = reference_forward_fn
+    def __init__(self, plan: Plan, measuring: Measuring, bar: _Bar) -> None:
+        self.plan, self.measuring, self.bar = plan, measuring, bar
         self.done: list[Record] = []
         self.conversions: dict[str, str] = {}
         self.shifts: dict[str, dict[str, Any]] = {}
@@ -131,10 +117,11 @@ class _Run:
         models: dict[bytes, nn.Module] = {}
         for index, (scenario, key) in enumerate(zip(self.plan.scenarios, keys, strict=True)):
             if key not in models:
-                models[key] = convert_to_noise_aware(self.model, scenario.rpu_config, exclude=exclude)
-                self._set_input_ranges(models[key])
+                models[key] = convert_to_noise_aware(self.measuring.model, scenario.rpu_config, exclude=exclude)
+                self.measuring.set_input_ranges(models[key], self.plan.range_batches)
             if not self.digital:  # after the first conversion: what cannot be converted should not cost an evaluation
-                self.digital = self._measure(self.model, self.seed, "for the digital model")
+                model, seed = self.measuring.model, self.measuring.seed
+                self.digital = self.measuring.measure(model, seed, place="for the digital model")
                 self.bar.advance()
             self.conversions[scenario.name] = str(getattr(models[key], "conversion_report", ""))
             for chip_seed in self.plan.chip_seeds:
@@ -153,12 +140,12 @@ class _Run:
         report: Any = None
         with evaluation_mode(analog):
             if method.calibrates:
-                report = self._calibrate(analog, chip_seed, method)
+                report = self.measuring.calibrate(analog, chip_seed, method)
                 if chip_seed == self.plan.chip_seeds[0]:
                     self.shifts.setdefault(scenario.name, {})[method.label] = describe_shifts(report.layers)
             calibrated = time.perf_counter()
             try:
-                metrics = self._measure(analog, chip_seed, place, self.digital)
+                metrics = self.measuring.measure(analog, chip_seed, place=place, expected=self.digital)
             finally:
                 evaluated = time.perf_counter()
                 if report is not None:
@@ -176,40 +163,6 @@ class _Run:
             seconds_evaluation=evaluated - calibrated,
             n_calibration_samples=0 if report is None else int(report.n_samples),
         )
-
-    def _set_input_ranges(self, analog: nn.Module) -> None:
-        """Give the tiles static input ranges, where the settings ask for them: once, for all chips and methods."""
-        if not ranged_layers(analog):
-            return
-        batches = self.plan.range_batches
-        if batches is None:
-            warnings.warn("without calibration_batches, static input ranges stay at their initial value", stacklevel=2)
-            return
-        with isolated_rng(derive_seed(self.seed, "calibration")), _loader_restored(batches):
-            calibrate_input_ranges(analog, batches, **self.calibration)
-
-    def _calibrate(self, analog: nn.Module, chip_seed: int, method: PlannedMethod) -> Any:
-        set_read_noise_seed(analog, derive_seed(chip_seed, "evaluate"))
-        # Seeded by the run, not by the chip: a shuffling loader gives every chip and every method the same images.
-        with isolated_rng(derive_seed(self.seed, "calibration")), _loader_restored(method.batches):
-            return calibrate(
-                analog,
-                method.batches,
-                method=method.spec.method,
-                reference=self.model if method.needs_reference else None,
-                reference_forward_fn=self.reference_forward_fn,
-                progress=False,
-                **self.calibration,
-                **method.spec.options,
-            )
-
-    def _measure(
-        self, model: nn.Module, seed: int, place: str, expected: Iterable[str] | None = None
-    ) -> dict[str, float]:
-        if model is not self.model:
-            set_read_noise_seed(model, derive_seed(seed, "evaluate"))
-        with isolated_rng(derive_seed(seed, "evaluate")), torch.no_grad():
-            return check_metrics(self.eval_fn(model), place=place, expected=expected)
 
 
 class _Bar:
@@ -249,17 +202,3 @@ def _generators_restored(model: nn.Module, seed: int) -> Iterator[None]:
     devices = sorted({tensor.device.index for tensor in model.parameters() if tensor.device.type == "cuda"})
     with torch.random.fork_rng(devices=devices) if devices else nullcontext(), isolated_rng(seed):
         yield
-
-
-@contextmanager
-def _loader_restored(batches: object) -> Iterator[None]:
-    """Let a DataLoader that shuffles with a generator of its own give the same order again the next time."""
-    holders = (batches, getattr(batches, "sampler", None))
-    found = (getattr(holder, "generator", None) for holder in holders)
-    generators = [generator for generator in found if isinstance(generator, torch.Generator)]
-    states = [generator.get_state() for generator in generators]
-    try:
-        yield
-    finally:
-        for generator, state in zip(generators, states, strict=True):
-            generator.set_state(state)

@@ -7,17 +7,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import nn
 
-from aihwkit_nabn.calibration import calibrate
-from aihwkit_nabn.calibration.input_ranges import calibrate_input_ranges
 from aihwkit_nabn.calibration.routine import evaluation_mode
 from aihwkit_nabn.calibration.session import match_reference
-from aihwkit_nabn.chip import program_chip, set_read_noise_seed
-from aihwkit_nabn.chip.input_ranges import ranged_layers
+from aihwkit_nabn.chip import program_chip
 from aihwkit_nabn.evaluation.layer_loss import BUT, ONLY, WHOLE, LayerLoss, SensitivityResult
-from aihwkit_nabn.evaluation.plan import CalibrationBatches, EvalFn, Plan, PlannedMethod, check_metrics, make_plan
+from aihwkit_nabn.evaluation.measuring import Measuring
+from aihwkit_nabn.evaluation.plan import CalibrationBatches, EvalFn, Plan, PlannedMethod, make_plan
 from aihwkit_nabn.evaluation.scenario import UNCALIBRATED, MethodSpec, Scenario
 from aihwkit_nabn.evaluation.settings import describe
 from aihwkit_nabn.nn import convert_to_noise_aware
@@ -78,8 +75,8 @@ def measure_sensitivity(
     )
     exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
     settings = describe(model, plan, max_samples=max_samples, exclude=exclude)
-    calibration = {"forward_fn": forward_fn, "max_samples": max_samples}
-    study = _Study(model, plan, seed, eval_fn, calibration, {entry.key: entry for entry in known})
+    measuring = Measuring(model, seed, eval_fn, forward_fn, max_samples=max_samples)
+    study = _Study(plan, measuring, {entry.key: entry for entry in known})
     with isolated_rng(derive_seed(seed, "run")), evaluation_mode(model):
         for loss in study.losses(exclude, reverse=reverse):
             if on_loss is not None:
@@ -96,17 +93,8 @@ def measure_sensitivity(
 class _Study:
     """One measurement under way."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        plan: Plan,
-        seed: int,
-        eval_fn: EvalFn,
-        calibration: dict[str, Any],
-        known: Mapping[tuple[Any, ...], LayerLoss],
-    ) -> None:
-        self.model, self.plan, self.seed, self.eval_fn = model, plan, seed, eval_fn
-        self.calibration, self.known = calibration, known
+    def __init__(self, plan: Plan, measuring: Measuring, known: Mapping[tuple[Any, ...], LayerLoss]) -> None:
+        self.plan, self.measuring, self.known = plan, measuring, known
         self.done: list[LayerLoss] = []
         self.shares: dict[str, float] = {}
         self.digital: dict[str, float] = {}
@@ -117,18 +105,19 @@ class _Study:
         return next(iter(self.digital))
 
     def losses(self, exclude: tuple[str, ...], *, reverse: bool) -> Iterator[LayerLoss]:
+        model = self.measuring.model
         for scenario in self.plan.scenarios:
-            analog = convert_to_noise_aware(self.model, scenario.rpu_config, exclude=exclude)
+            analog = convert_to_noise_aware(model, scenario.rpu_config, exclude=exclude)
             if not self.digital:  # after the first conversion: what cannot be converted should not cost a measurement
-                self.digital = self._measure(self.model, self.seed)
-            self._set_input_ranges(analog)
+                self.digital = self._measure(model, self.measuring.seed)
+            self.measuring.set_input_ranges(analog, self.plan.range_batches)
             layers = named_analog_layers(analog)
             self.shares = _weight_shares(analog, layers)
             places = [(WHOLE, ONLY), *((name, ONLY) for name in layers)]
             places += [(name, BUT) for name in layers] if reverse and len(layers) > 1 else []
             self.total = len(self.plan.scenarios) * len(self.plan.chip_seeds) * len(places) * len(self.plan.methods)
             # Copies: the reference's own modules stay out of the chip's model.
-            with split_attention(copy.deepcopy(self.model)) as split:
+            with split_attention(copy.deepcopy(model)) as split:
                 twins = match_reference(analog, split)
             for chip_seed in self.plan.chip_seeds:
                 program_chip(analog, chip_seed, float(scenario.t_inference))
@@ -146,7 +135,7 @@ class _Study:
         if found is not None:
             return found
         with evaluation_mode(analog):
-            report = self._calibrate(analog, chip_seed, method) if method.calibrates else None
+            report = self.measuring.calibrate(analog, chip_seed, method) if method.calibrates else None
             try:
                 value = self._measure(analog, chip_seed)[self.metric]
             finally:
@@ -161,29 +150,8 @@ class _Study:
             loss=self.digital[self.metric] - value,
         )
 
-    def _set_input_ranges(self, analog: nn.Module) -> None:
-        if ranged_layers(analog) and self.plan.range_batches is not None:
-            with isolated_rng(derive_seed(self.seed, "calibration")):
-                calibrate_input_ranges(analog, self.plan.range_batches, **self.calibration)
-
-    def _calibrate(self, analog: nn.Module, chip_seed: int, method: PlannedMethod) -> Any:
-        set_read_noise_seed(analog, derive_seed(chip_seed, "evaluate"))
-        with isolated_rng(derive_seed(self.seed, "calibration")):
-            return calibrate(
-                analog,
-                method.batches,
-                method=method.spec.method,
-                reference=self.model if method.needs_reference else None,
-                progress=False,
-                **self.calibration,
-                **method.spec.options,
-            )
-
     def _measure(self, model: nn.Module, seed: int) -> dict[str, float]:
-        if model is not self.model:
-            set_read_noise_seed(model, derive_seed(seed, "evaluate"))
-        with isolated_rng(derive_seed(seed, "evaluate")), torch.no_grad():
-            return check_metrics(self.eval_fn(model), place="when measuring sensitivity", expected=self.digital or None)
+        return self.measuring.measure(model, seed, place="when measuring sensitivity", expected=self.digital or None)
 
 
 def _weight_shares(analog: nn.Module, layers: Iterable[str]) -> dict[str, float]:

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import aihwkit_nabn as nabn
 from aihwkit_nabn.errors import ConversionError, NabnError, UnknownNameError
-from aihwkit_nabn.evaluation import EvaluationResult, MethodSpec, Record, Scenario, evaluate, runner
+from aihwkit_nabn.evaluation import EvaluationResult, MethodSpec, Record, Scenario, evaluate, measuring, runner
 
 ALL = ["population", "ema", "prior", "batch", "online", "paired", MethodSpec("distill", options={"steps": 2})]
 
@@ -119,7 +119,7 @@ def test_records_are_those_of_the_steps_done_by_hand(net, scenarios, eval_fn, ba
 def test_each_method_is_undone_bit_for_bit(net, scenarios, eval_fn, batches, monkeypatch) -> None:
     programmed: list[dict[str, Tensor]] = []
     calibrated = 0
-    original_program, original_calibrate = runner.program_chip, runner.calibrate
+    original_program, original_calibrate = runner.program_chip, measuring.calibrate
 
     def assert_undone(model: nn.Module) -> None:
         _assert_same_state(_state(model), programmed[-1])
@@ -139,7 +139,7 @@ def test_each_method_is_undone_bit_for_bit(net, scenarios, eval_fn, batches, mon
         return report
 
     monkeypatch.setattr(runner, "program_chip", program)
-    monkeypatch.setattr(runner, "calibrate", calibrate)
+    monkeypatch.setattr(measuring, "calibrate", calibrate)
     _run(net, scenarios[1], eval_fn, batches, methods=ALL)
     assert len(programmed) == 2 and calibrated == 2 * len(ALL)
 

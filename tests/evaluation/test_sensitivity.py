@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 import aihwkit_nabn as nabn
 from aihwkit_nabn.errors import NabnError
@@ -94,6 +95,20 @@ def test_calibration_lowers_the_loss_and_is_undone(net) -> None:
     plain = _measure(net)
     uncalibrated = [entry for entry in result.losses if entry.method == "uncalibrated"]
     assert uncalibrated == plain.losses
+
+
+def test_a_shuffling_loader_gives_every_layer_the_same_images(net) -> None:
+    loader = DataLoader(INPUTS, batch_size=2, shuffle=True, generator=torch.Generator().manual_seed(3))
+    seen: list[Tensor] = []
+
+    def forward(model: nn.Module, batch: Tensor) -> Tensor:
+        if model is not net:
+            seen.append(batch)
+        return model(batch)
+
+    _measure(net, methods=["paired"], chips=1, calibration_batches=loader, forward_fn=forward, max_samples=4)
+    passes = [torch.cat(pair) for pair in zip(seen[::2], seen[1::2], strict=True)]
+    assert len(passes) > 2 and all(torch.equal(each, passes[0]) for each in passes)
 
 
 def test_the_model_is_as_before(net) -> None:

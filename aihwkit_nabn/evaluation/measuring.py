@@ -1,0 +1,89 @@
+"""Calibrating and measuring alike: the same images and the same random streams whoever asks, and in whatever order."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from aihwkit_nabn.calibration import calibrate
+from aihwkit_nabn.calibration.input_ranges import calibrate_input_ranges
+from aihwkit_nabn.calibration.report import CalibrationReport
+from aihwkit_nabn.chip import set_read_noise_seed
+from aihwkit_nabn.chip.input_ranges import ranged_layers
+from aihwkit_nabn.evaluation.plan import EvalFn, PlannedMethod, check_metrics
+from aihwkit_nabn.seeding import derive_seed, isolated_rng
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """How one run calibrates and measures: every chip and every method under the same conditions."""
+
+    model: nn.Module
+    """The digital model."""
+    seed: int
+    """Of the run: it orders the calibration images."""
+    eval_fn: EvalFn
+    forward_fn: Callable[[nn.Module, Any], Any] | None = None
+    reference_forward_fn: Callable[[nn.Module, Any], Any] | None = None
+    max_samples: int | None = None
+
+    def set_input_ranges(self, analog: nn.Module, batches: Any) -> None:
+        """Give the tiles static input ranges, where the settings ask for them: once, for all chips and methods."""
+        if not ranged_layers(analog):
+            return
+        if batches is None:
+            warnings.warn("without calibration_batches, static input ranges stay at their initial value", stacklevel=2)
+            return
+        with self._same_images(batches):
+            calibrate_input_ranges(analog, batches, forward_fn=self.forward_fn, max_samples=self.max_samples)
+
+    def calibrate(self, analog: nn.Module, chip_seed: int, method: PlannedMethod) -> CalibrationReport:
+        """Calibrate a programmed chip, its read noise starting where it starts for every method."""
+        set_read_noise_seed(analog, derive_seed(chip_seed, "evaluate"))
+        with self._same_images(method.batches):
+            return calibrate(
+                analog,
+                method.batches,
+                method=method.spec.method,
+                reference=self.model if method.needs_reference else None,
+                forward_fn=self.forward_fn,
+                reference_forward_fn=self.reference_forward_fn,
+                max_samples=self.max_samples,
+                progress=False,
+                **method.spec.options,
+            )
+
+    def measure(
+        self, model: nn.Module, seed: int, *, place: str, expected: Iterable[str] | None = None
+    ) -> dict[str, float]:
+        """Return the metrics of the digital model, or of a chip, whose read noise follows from ``seed``."""
+        if model is not self.model:
+            set_read_noise_seed(model, derive_seed(seed, "evaluate"))
+        with isolated_rng(derive_seed(seed, "evaluate")), torch.no_grad():
+            return check_metrics(self.eval_fn(model), place=place, expected=expected)
+
+    @contextmanager
+    def _same_images(self, batches: object) -> Iterator[None]:
+        # Seeded by the run, not by the chip: a shuffling loader gives every chip and every method the same images.
+        with isolated_rng(derive_seed(self.seed, "calibration")), _loader_restored(batches):
+            yield
+
+
+@contextmanager
+def _loader_restored(batches: object) -> Iterator[None]:
+    """Let a DataLoader that shuffles with a generator of its own give the same order again the next time."""
+    holders = (batches, getattr(batches, "sampler", None))
+    found = (getattr(holder, "generator", None) for holder in holders)
+    generators = [generator for generator in found if isinstance(generator, torch.Generator)]
+    states = [generator.get_state() for generator in generators]
+    try:
+        yield
+    finally:
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)
