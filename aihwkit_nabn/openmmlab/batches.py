@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from mmengine.dataset import pseudo_collate
@@ -13,11 +13,14 @@ from torch import nn
 from torch.utils.data import DataLoader, Subset
 
 from aihwkit_nabn.errors import CalibrationError
-from aihwkit_nabn.evaluation.plan import AUGMENTED, PLAIN
+from aihwkit_nabn.evaluation.plan import PLAIN
 from aihwkit_nabn.seeding import derive_seed, isolated_rng
 
 # Transforms of a test pipeline that only the metric needs: calibration sees no label.
 _LABELS = ("LoadAnnotations", "LoadPanopticAnnotations", "LoadProposals", "FilterAnnotations")
+
+
+_SKIPS = ", reference without "
 
 
 class CalibrationImages:
@@ -29,20 +32,31 @@ class CalibrationImages:
         max_samples: Number of images, drawn without replacement; None takes all.
         batch_size: Images per batch; None: as the train set's loader has it.
         seed: Which images, in which order, with which augmentation.
+        skips: Types of transforms to take out of the pipeline.
 
     Raises:
-        CalibrationError: the config has no train set, or its files are not there.
+        CalibrationError: the config has no train set, its files are not there, or it has no transform to skip.
     """
 
     same_on_all_ranks = True  # every rank reads the same images, so there is nothing to gather
 
-    def __init__(self, cfg: Any, name: str, max_samples: int | None, batch_size: int | None, seed: int) -> None:
+    def __init__(
+        self,
+        cfg: Any,
+        name: str,
+        max_samples: int | None,
+        batch_size: int | None,
+        seed: int,
+        skips: Sequence[str] = (),
+    ) -> None:
         loader = cfg.get("train_dataloader")
         if not loader or not loader.get("dataset"):
             raise CalibrationError("the config has no train_dataloader with a dataset to take calibration images from")
         dataset = copy.deepcopy(loader["dataset"])
         if name == PLAIN:
             dataset = with_test_pipeline(dataset, _test_pipeline(cfg))
+        for kind in skips:
+            dataset = _without(dataset, kind)
         self.seed = derive_seed(seed, "calibration images", name)
         self.dataset = _build(dataset)
         total = len(self.dataset)
@@ -67,17 +81,68 @@ class CalibrationImages:
             yield batch
 
 
-def calibration_sets(cfg: Any, names: set[str], max_samples: int | None, batch_size: int | None, seed: int) -> Any:
-    """Return the calibration sets asked for, by name."""
-    wanted = [name for name in (PLAIN, AUGMENTED) if name in names]
-    return {name: CalibrationImages(cfg, name, max_samples, batch_size, seed) for name in wanted}
+class Twins(NamedTuple):
+    """One batch twice: what the digital model sees, and what the chip sees."""
+
+    reference: Any
+    chip: Any
+
+
+class TwinImages:
+    """Calibration images of which the reference sees a twin: the same images, some transforms left out.
+
+    Args:
+        cfg: The config.
+        name: As for `CalibrationImages`, and so are the next three.
+        max_samples: Number of images.
+        batch_size: Images per batch.
+        seed: Which images.
+        skips: Types of transforms that only the chip's images go through, such as ``CompressJPEG``.
+
+    Raises:
+        CalibrationError: as `CalibrationImages`.
+    """
+
+    same_on_all_ranks = True
+
+    def __init__(
+        self, cfg: Any, name: str, max_samples: int | None, batch_size: int | None, seed: int, skips: Sequence[str]
+    ) -> None:
+        self.chip = CalibrationImages(cfg, name, max_samples, batch_size, seed)
+        self.reference = CalibrationImages(cfg, name, max_samples, batch_size, seed, skips)
+
+    def __len__(self) -> int:
+        return len(self.chip)
+
+    def __iter__(self) -> Iterator[Twins]:
+        return map(Twins, self.reference, self.chip)
+
+
+def set_name(name: str, reference_skips: Sequence[str] = ()) -> str:
+    """Return the name of a calibration set, among those of a run, for `calibration_set_of`."""
+    return f"{name}{_SKIPS}{' '.join(reference_skips)}" if reference_skips else name
+
+
+def calibration_set_of(
+    cfg: Any, name: str, max_samples: int | None, batch_size: int | None, seed: int
+) -> CalibrationImages | TwinImages:
+    """Return the calibration set of that name, see `set_name`."""
+    images, _, skips = name.partition(_SKIPS)
+    if skips:
+        return TwinImages(cfg, images, max_samples, batch_size, seed, skips.split())
+    return CalibrationImages(cfg, images, max_samples, batch_size, seed)
 
 
 def calibration_forward(model: nn.Module, batch: Any) -> Any:
     """Run a detector or segmentor on a calibration batch: the whole network, without post-processing or loss."""
     network: Any = model
-    data = network.data_preprocessor(batch, False)
+    data = network.data_preprocessor(batch.chip if isinstance(batch, Twins) else batch, False)
     return network(**data, mode="tensor") if isinstance(data, dict) else network(*data, mode="tensor")
+
+
+def reference_forward(model: nn.Module, batch: Any) -> Any:
+    """Run the digital model on a calibration batch, on its own twin where there are two."""
+    return calibration_forward(model, batch.reference if isinstance(batch, Twins) else batch)
 
 
 def with_test_pipeline(dataset: Any, pipeline: list[Any]) -> Any:
@@ -105,6 +170,36 @@ def _test_pipeline(cfg: Any) -> list[Any]:
         if dataset.get("pipeline"):
             return [step for step in copy.deepcopy(dataset["pipeline"]) if step["type"] not in _LABELS]
     raise CalibrationError("the config has no test_dataloader whose pipeline calibration images could go through")
+
+
+def _without(dataset: Any, kind: str) -> Any:
+    """Return a data set's config without the transforms of a type, wrappers included."""
+    seen: list[str] = []
+    stripped = _strip(dataset, kind, seen)
+    if kind not in seen:
+        known = ", ".join(dict.fromkeys(seen)) or "none"
+        raise CalibrationError(
+            f"reference_skips: {kind!r} is no transform of the calibration images' pipeline; it has {known}"
+        )
+    return stripped
+
+
+def _strip(part: Any, kind: str, seen: list[str]) -> Any:
+    if isinstance(part, (list, tuple)):
+        return type(part)(_strip(entry, kind, seen) for entry in part)
+    if not isinstance(part, dict):
+        return part
+    left = {key: _strip(value, kind, seen) for key, value in part.items() if key != "pipeline"}
+    if "pipeline" in part:
+        names = [type_name(step.get("type")) for step in part["pipeline"]]
+        seen += names
+        left["pipeline"] = [step for step, name in zip(part["pipeline"], names, strict=True) if name != kind]
+    return left
+
+
+def type_name(kind: object) -> str:
+    """Return the bare name of a type in a config: given as text, with a scope or without, or as a class."""
+    return str(getattr(kind, "__name__", kind)).rpartition(".")[2]
 
 
 def _build(dataset: Any) -> Any:

@@ -21,10 +21,21 @@ from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.evaluation.plan import PLAIN
 from aihwkit_nabn.evaluation.scenario import UNCALIBRATED
 from aihwkit_nabn.nn import convert_to_noise_aware
-from aihwkit_nabn.openmmlab.batches import CalibrationImages, calibration_forward
+from aihwkit_nabn.openmmlab.batches import (
+    CalibrationImages,
+    calibration_forward,
+    calibration_set_of,
+    reference_forward,
+)
 from aihwkit_nabn.openmmlab.checkpoints import CHIP_KEY, chip_record, digital_state, restore_chip, write_checkpoint
 from aihwkit_nabn.openmmlab.forks import mend_ssd_head
-from aihwkit_nabn.openmmlab.settings import build_rpu_config, calibration_set, check_pipeline, check_samples
+from aihwkit_nabn.openmmlab.settings import (
+    build_rpu_config,
+    calibration_set,
+    check_pipeline,
+    check_samples,
+    check_skips,
+)
 from aihwkit_nabn.seeding import check_seed, derive_seed, isolated_rng
 
 RANGE_IMAGES = 64  # for static input ranges, where no number of calibration images is given
@@ -45,7 +56,8 @@ class AnalogHook(Hook):
         seed: The chip's seed.
         t_inference: Time after programming: seconds or text such as ``'1d'``.
         calibration: None for the chip as programmed, or ``dict(method='paired', max_samples=256)``, with optional
-            ``batch_size`` (images per calibration batch), ``pipeline`` (``'train'`` or ``'test'``) and the method's
+            ``batch_size`` (images per calibration batch), ``pipeline`` (``'train'`` or ``'test'``),
+            ``reference_skips`` (see `build_methods`) and the method's
             own options. The images are the train set's, without labels.
         exclude: Names of modules that stay digital; ``*`` and ``?`` match.
         in_val: Whether validations while training are on the chip too.
@@ -165,8 +177,8 @@ class AnalogHook(Hook):
         method: Any = self.method
         images = None
         if method.needs_batches:
-            name = calibration_set(method, self.options["pipeline"])
-            images = CalibrationImages(
+            name = calibration_set(method, self.options["pipeline"], self.options.get("reference_skips", ()))
+            images = calibration_set_of(
                 runner.cfg, name, self.options["max_samples"], self.options["batch_size"], self.seed
             )
         with isolated_rng(derive_seed(self.seed, "calibration")):
@@ -177,6 +189,7 @@ class AnalogHook(Hook):
                 reference=digital if method.needs_reference else None,
                 max_samples=self.options["max_samples"],
                 forward_fn=calibration_forward,
+                reference_forward_fn=reference_forward,
             )
         runner.logger.info(
             f"calibrated with {method.name!r}: {report.n_samples} images, {len(report.layers)} layers, "
@@ -224,11 +237,15 @@ def _check_calibration(calibration: Mapping[str, Any] | None) -> tuple[Any, dict
         raise NabnError(f"calibration must be None or dict(method='paired', max_samples=256), got {calibration!r}")
     rest = dict(calibration)
     name = rest.pop("method")
-    options = {
+    options: dict[str, Any] = {
         "max_samples": check_samples("calibration.max_samples", rest.pop("max_samples", 256)),
         "batch_size": check_samples("calibration.batch_size", rest.pop("batch_size", None)),
         "pipeline": check_pipeline(rest.pop("pipeline", None)),
     }
+    given = rest.pop("reference_skips", ())
     if name == UNCALIBRATED and not rest:
         return None, options
-    return build_method(name, **rest), options | {"method": tuple(sorted(rest.items()))}
+    method = build_method(name, **rest)
+    skips = check_skips(method, given)
+    options |= {"reference_skips": skips} if skips else {}
+    return method, options | {"method": tuple(sorted(rest.items()))}

@@ -11,6 +11,7 @@ from PIL import Image
 
 from aihwkit_nabn.data.jpeg import check_quality, compress_image
 from aihwkit_nabn.errors import NabnError
+from aihwkit_nabn.openmmlab.batches import type_name
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -73,12 +74,10 @@ def _insert(part: Any, quality: int) -> bool:
         found |= _insert(value, quality)
     pipeline = part.get("pipeline")
     if isinstance(pipeline, list):
-        places = [i for i, step in enumerate(pipeline) if isinstance(step, dict) and _is_loader(step.get("type"))]
+        places = [
+            i for i, step in enumerate(pipeline) if isinstance(step, dict) and type_name(step.get("type")) in _LOADERS
+        ]
         for place in reversed(places):
             pipeline.insert(place + 1, {"type": "CompressJPEG", "quality": quality})
         found |= bool(places)
     return found
-
-
-def _is_loader(kind: object) -> bool:
-    return str(getattr(kind, "__name__", kind)).rpartition(".")[2] in _LOADERS

@@ -19,7 +19,7 @@ from aihwkit_nabn.errors import NabnError, check_count
 from aihwkit_nabn.evaluation import EvaluationResult, Record, evaluate
 from aihwkit_nabn.evaluation.metrics import main_metrics
 from aihwkit_nabn.evaluation.plan import PLAIN, has_input_ranges
-from aihwkit_nabn.openmmlab.batches import calibration_forward, calibration_sets
+from aihwkit_nabn.openmmlab.batches import calibration_forward, calibration_set_of, reference_forward
 from aihwkit_nabn.openmmlab.examples import write_examples
 from aihwkit_nabn.openmmlab.forks import mend_ssd_head
 from aihwkit_nabn.openmmlab.hook import AnalogHook, check_loaded
@@ -135,9 +135,8 @@ class AnalogTestLoop(TestLoop):
         sets = {spec.batches for spec in self.methods if spec.batches is not None}
         if any(has_input_ranges(scenario.rpu_config) for scenario in self.scenarios):
             sets.add(PLAIN)
-        batches = calibration_sets(
-            self.runner.cfg, sets, self.max_samples, self.calibration_batch_size, self.calibration_seed
-        )
+        taken = self.max_samples, self.calibration_batch_size, self.calibration_seed
+        batches = {name: calibration_set_of(self.runner.cfg, name, *taken) for name in sorted(sets)}
         return {
             "scenarios": self.scenarios,
             "methods": self.methods,
@@ -146,6 +145,7 @@ class AnalogTestLoop(TestLoop):
             "seed": self.seed,
             "calibration_batches": batches or None,
             "forward_fn": calibration_forward,
+            "reference_forward_fn": reference_forward,
             "exclude": self.exclude,
         }
 

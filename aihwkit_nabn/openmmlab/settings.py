@@ -13,6 +13,7 @@ from aihwkit_nabn.errors import NabnError, check_count
 from aihwkit_nabn.evaluation import MethodSpec, Scenario
 from aihwkit_nabn.evaluation.plan import AUGMENTED, PLAIN
 from aihwkit_nabn.evaluation.scenario import UNCALIBRATED, scenarios_over_times
+from aihwkit_nabn.openmmlab.batches import set_name
 from aihwkit_nabn.simulator import build_preset, get_preset, parse_preset
 
 PIPELINES = {"test": PLAIN, "train": AUGMENTED}
@@ -74,7 +75,9 @@ def build_methods(methods: object, pipeline: str | None) -> list[MethodSpec]:
     """Return the methods, each with the calibration set that suits it (or that of `pipeline`).
 
     Args:
-        methods: Names, or ``dict(method=NAME, pipeline='train'|'test', label=..., ...)`` with the method's options.
+        methods: Names, or ``dict(method=NAME, pipeline='train'|'test', label=..., reference_skips=..., ...)`` with the
+            method's options. ``reference_skips`` is a type of transform or a list, such as ``'CompressJPEG'``, that the
+            digital model's images do not go through: the chip is calibrated towards what that makes of clean images.
         pipeline: For methods that do not say; None: the training pipeline for those that replace statistics, the test
             pipeline for the others.
 
@@ -85,22 +88,38 @@ def build_methods(methods: object, pipeline: str | None) -> list[MethodSpec]:
     specs = []
     for entry in as_list("methods", methods):
         options = dict(entry) if isinstance(entry, Mapping) else {"method": entry}
-        name, label = options.pop("method", None), options.pop("label", None)
+        name, label, skips = (options.pop(key, None) for key in ("method", "label", "reference_skips"))
         chosen = check_pipeline(options.pop("pipeline", pipeline))
         if name == UNCALIBRATED:
             specs.append(MethodSpec(UNCALIBRATED, label=label))
             continue
         method = build_method(name, **options)
-        batches = calibration_set(method, chosen) if method.needs_batches else None
+        skips = check_skips(method, skips or ())
+        batches = calibration_set(method, chosen, skips) if method.needs_batches else None
         specs.append(MethodSpec(str(name), batches=batches, label=label, options=options))
     return specs
 
 
-def calibration_set(method: CalibrationMethod, pipeline: str | None) -> str:
+def calibration_set(method: CalibrationMethod, pipeline: str | None, reference_skips: Sequence[str] = ()) -> str:
     """Return the name of the calibration set that suits a method."""
-    if pipeline is not None:
-        return PIPELINES[pipeline]
-    return AUGMENTED if method.replaces_statistics else PLAIN
+    suited = AUGMENTED if method.replaces_statistics else PLAIN
+    return set_name(suited if pipeline is None else PIPELINES[pipeline], reference_skips)
+
+
+def check_skips(method: CalibrationMethod, skips: object) -> tuple[str, ...]:
+    """Return the types of transforms that the reference's images skip, as a tuple.
+
+    Raises:
+        NabnError: they are no names, or the method has no reference.
+    """
+    names = (skips,) if isinstance(skips, str) else skips
+    if not isinstance(names, Sequence) or not all(isinstance(name, str) and name.isidentifier() for name in names):
+        raise NabnError(
+            f"reference_skips must be a type of transform, such as 'CompressJPEG', or a list, got {skips!r}"
+        )
+    if names and not method.needs_reference:
+        raise NabnError(f"reference_skips is for methods that compare with the digital model, not for {method.name!r}")
+    return tuple(names)
 
 
 def check_pipeline(pipeline: object) -> str | None:

@@ -104,6 +104,8 @@ def _as_config(method: MethodEntry, job: Job) -> dict[str, Any]:
     entry: dict[str, Any] = {"method": method.method, "label": job.key}
     if method.method != UNCALIBRATED and method.images is not None:
         entry["pipeline"] = "train" if method.images == AUGMENTED else "test"
+    if method.clean_reference:
+        entry["reference_skips"] = "CompressJPEG"
     return entry | dict(method.options)
 
 

@@ -200,8 +200,6 @@ def _check_together(spec: SweepSpec) -> None:
                 f"test_images is not for the config {model.name!r}: "
                 f"use its cfg_options: [test_dataloader.dataset.indices=N]"
             )
-        if any(entry.clean_reference for entry in spec.methods):
-            raise NabnError(f"reference: clean is for classifiers, not for the config {model.name!r}")
 
 
 def _read_stream(content: object) -> StreamSpec:

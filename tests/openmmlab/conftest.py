@@ -150,18 +150,24 @@ class Case:
         self.path = folder / f"{name}.py"
         self.path.write_text(text.replace("ROOT", str(root)))
         self.checkpoint = folder / f"{name}.pth"
-        from mmengine.registry import MODELS, init_default_scope
+        from mmengine.registry import init_default_scope
 
         cfg = self.cfg()
         init_default_scope(cfg.default_scope)
         __import__({"mmdet": "mmdet.utils", "mmseg": "mmseg.utils"}[cfg.default_scope], fromlist=["x"])
         _register(cfg.default_scope)
         torch.manual_seed(0)
-        model = MODELS.build(cfg.model)
+        model = self.model()
         for module in model.modules():
             if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
                 torch.nn.init.uniform_(module.weight, 0.8, 1.2)
         torch.save({"state_dict": model.state_dict(), "meta": {}}, self.checkpoint)
+
+    def model(self) -> torch.nn.Module:
+        """The network of random weights."""
+        from mmengine.registry import MODELS
+
+        return MODELS.build(self.cfg().model).eval()
 
     def cfg(self, work_dir: Path | None = None, **changes: object) -> Config:
         """The config, with changes, ready for a Runner."""

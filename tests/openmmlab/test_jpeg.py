@@ -2,11 +2,21 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from mmengine.config import Config
 from mmengine.registry import TRANSFORMS
 
+import aihwkit_nabn as nabn
 from aihwkit_nabn.errors import NabnError
+from aihwkit_nabn.openmmlab.batches import (
+    CalibrationImages,
+    TwinImages,
+    calibration_forward,
+    calibration_set_of,
+    reference_forward,
+)
 from aihwkit_nabn.openmmlab.jpeg import CompressJPEG, compress_inputs
+from aihwkit_nabn.openmmlab.settings import build_methods
 
 
 def test_images_are_compressed_in_their_own_channel_order() -> None:
@@ -43,3 +53,66 @@ def test_every_pipeline_of_test_and_train_gets_it_behind_the_loader(detector) ->
 def test_a_pipeline_without_images() -> None:
     with pytest.raises(NabnError, match="no place for JPEG"):
         compress_inputs(Config({"test_dataloader": {"dataset": {"type": "X", "pipeline": [{"type": "Y"}]}}}), 30)
+
+
+@pytest.mark.parametrize("name", ["plain", "augmented"])
+def test_the_reference_sees_the_clean_twin_of_what_the_chip_sees(detector, name: str) -> None:
+    clean, compressed = detector.cfg(), compress_inputs(detector.cfg(), 10)
+    twins = list(TwinImages(compressed, name, 6, 4, 1, ["CompressJPEG"]))
+    assert [len(twin.chip["inputs"]) for twin in twins] == [4, 2]
+    for cfg, mine in ((clean, "reference"), (compressed, "chip")):
+        for twin, alone in zip(twins, CalibrationImages(cfg, name, 6, 4, 1), strict=True):
+            pairs = zip(getattr(twin, mine)["inputs"], alone["inputs"], strict=True)
+            assert all(torch.equal(a, b) for a, b in pairs), "flipped and cropped alike, too"
+    assert not torch.equal(twins[0].reference["inputs"][0], twins[0].chip["inputs"][0])
+
+
+def test_paired_with_a_clean_reference_aligns_the_chip_with_clean_images(detector) -> None:
+    cfg = compress_inputs(detector.cfg(), 10)
+    spec = build_methods([dict(method="paired", reference_skips="CompressJPEG", shrink=0.0)], None)[0]
+    images = calibration_set_of(cfg, spec.batches, 4, 4, 0)
+    assert isinstance(images, TwinImages)
+    model = detector.model()
+    model.load_state_dict(torch.load(detector.checkpoint, weights_only=True)["state_dict"])
+    analog = nabn.convert_to_noise_aware(model, nabn.presets.GaussianWeightNoisePreset(sigma=0.05))
+    nabn.program_chip(analog, 3)
+    report = nabn.calibrate(
+        analog,
+        images,
+        method="paired",
+        reference=model,
+        forward_fn=calibration_forward,
+        reference_forward_fn=reference_forward,
+        progress=False,
+        **spec.options,
+    )
+    assert report.n_samples == 4
+    twin = next(iter(images))
+    with torch.no_grad():
+        target = reference_forward(model, twin)
+        calibrated = calibration_forward(analog, twin)
+        report.undo()
+        uncalibrated = calibration_forward(analog, twin)
+
+    def means(outputs) -> torch.Tensor:
+        return torch.stack([level.mean() for level in outputs[0]])
+
+    assert (means(calibrated) - means(target)).abs().max() < 0.2 * (means(uncalibrated) - means(target)).abs().max()
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        (dict(method="population", reference_skips="CompressJPEG"), "not for 'population'"),
+        (dict(method="paired", reference_skips=3), "reference_skips must be a type of transform"),
+        (dict(method="paired", reference_skips=["two words"]), "reference_skips must be a type of transform"),
+    ],
+)
+def test_what_cannot_be_skipped(method: dict, message: str) -> None:
+    with pytest.raises(NabnError, match=message):
+        build_methods([method], None)
+
+
+def test_a_transform_that_is_not_there_is_named(detector) -> None:
+    with pytest.raises(NabnError, match="'CompressJPEG' is no transform .* it has LoadImageFromFile, Resize"):
+        TwinImages(detector.cfg(), "plain", 4, 4, 0, ["CompressJPEG"])

@@ -23,7 +23,12 @@ def _content(case, **changed) -> dict:
         "chips": 2,
         "models": [{"model": str(case.path), "checkpoint": str(case.checkpoint), "name": case.name}],
         "noise": ["gaussian:sigma=0.1"],
-        "methods": ["none", "population", {"method": "paired", "options": {"shrink": 0.0}}],
+        "methods": [
+            "none",
+            "population",
+            {"method": "paired", "options": {"shrink": 0.0}},
+            {"method": "paired", "reference": "clean"},
+        ],
         "samples": [3, 6],
         "jpeg": ["none", 20],
         **changed,
@@ -38,7 +43,8 @@ def test_a_config_with_every_axis_it_can_have(segmentor, tmp_path: Path, capsys)
     worker = Worker(content, work_dir=str(tmp_path / "logs"))
     for task in reversed(tasks_of(spec, ())):
         worker.measure(task, lambda record: records.update({record.key: record}))
-    assert len(records) == 2 * 2 * (1 + 2 * 2) + 2
+    # The clean reference only where images are compressed.
+    assert len(records) == 2 * 2 * (1 + 2 * 2) + 2 * 2 + 2
     assert capsys.readouterr().out == "", "what mmengine prints goes into the log folder"
     assert {r.n_calibration_samples for r in records.values()} == {0, 3, 6}
     again: dict = {}
@@ -58,7 +64,7 @@ def test_a_config_with_every_axis_it_can_have(segmentor, tmp_path: Path, capsys)
     ("changed", "message"),
     [
         ({"calibration": ["one_class"]}, "calibration of the config"),
-        ({"methods": [{"method": "paired", "reference": "clean"}]}, "reference: clean is for classifiers"),
+        ({"methods": [{"method": "population", "reference": "clean"}]}, "not for 'population'"),
     ],
 )
 def test_what_configs_cannot_have(segmentor, changed: dict, message: str) -> None:
