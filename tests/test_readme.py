@@ -1,6 +1,5 @@
 """The README's Python examples run as they stand."""
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,9 +7,9 @@ import pytest
 
 from aihwkit_nabn.calibration import CALIBRATION_METHODS
 from aihwkit_nabn.noise import NOISE_MODELS
+from tests import documents
 
-README = Path(__file__).parents[1] / "README.md"
-EXAMPLES = re.findall(r"^```python\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
+EXAMPLES = documents.blocks(documents.README, "python")
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +27,7 @@ def example(text: str) -> str:
 
 def run(code: str) -> dict[str, object]:
     names: dict[str, object] = {"__name__": "readme_example"}
-    exec(compile(code, str(README), "exec"), names)
+    documents.run(code, names, documents.README)
     return names
 
 
