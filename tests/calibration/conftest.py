@@ -9,11 +9,13 @@ import pytest
 import torch
 from torch import nn
 
+from tests.tensors import PLACEHOLDER
+
 
 def _bits(model: nn.Module) -> list[Any]:
     state: list[Any] = []
     for name, module in model.named_modules():
-        tensors = {**module._parameters, **module._buffers}
+        tensors = {k: v for k, v in {**module._parameters, **module._buffers}.items() if k != PLACEHOLDER}
         state.append((name, "training", module.training))
         state.append((name, "hooks", len(module._forward_hooks) + len(module._forward_pre_hooks)))
         for field in ("enabled", "calibration_enabled", "live", "observer"):

@@ -13,6 +13,7 @@ from torch import nn
 import aihwkit_nabn as nabn
 from aihwkit_nabn.errors import CalibrationError
 from aihwkit_nabn.nn import NoiseAwareBatchNorm, OutputAlignment, named_analog_layers
+from tests.tensors import tensors_of
 
 METHODS = ("paired", "distill", "population", "prior", "online")
 
@@ -26,7 +27,7 @@ PRESETS = {
 
 
 def state(model):
-    tensors = [(name, value.clone()) for name, value in (*model.named_parameters(), *model.named_buffers())]
+    tensors = list(tensors_of(model).items())
     keys = [key for key in model.state_dict()]
     return tensors, keys
 

@@ -17,6 +17,7 @@ from aihwkit_nabn.chip.shared import SharedTensor, share
 from aihwkit_nabn.nn import named_analog_layers
 from aihwkit_nabn.simulator import NoiseAwareRPUConfig, build_preset
 from aihwkit_nabn.simulator.config import weight_mapping
+from tests.tensors import tensors_of
 
 SHARED = ("reference_combined_weights", "programmed_weights")
 
@@ -27,7 +28,7 @@ def tiles(model):
 
 def everything(model):
     """Return all tensors of the model, those of the tiles' own attributes included."""
-    found = {name: tensor.detach().clone() for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
+    found = tensors_of(model)
     for index, tile in enumerate(tiles(model)):
         for name in (*SHARED, "alpha", "drift_baseline"):
             value = getattr(tile, name)

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import aihwkit_nabn as nabn
 from aihwkit_nabn.errors import ConversionError, NabnError, UnknownNameError
 from aihwkit_nabn.evaluation import EvaluationResult, MethodSpec, Record, Scenario, evaluate, measuring, runner
+from tests.tensors import state_of
 
 ALL = ["population", "ema", "prior", "batch", "online", "paired", MethodSpec("distill", options={"steps": 2})]
 
@@ -54,10 +55,6 @@ def eval_fn(net: nn.Module, images: Callable[..., Tensor]) -> Callable[[nn.Modul
 def _run(net: nn.Module, scenarios: Any, eval_fn: Any, batches: Any, **options: Any) -> EvaluationResult:
     options = {"methods": ["population", "paired"], "chips": 2, "progress": False, **options}
     return evaluate(net, scenarios=scenarios, eval_fn=eval_fn, calibration_batches=batches, **options)
-
-
-def _state(model: nn.Module) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in model.state_dict().items() if isinstance(value, Tensor)}
 
 
 def _assert_same_state(got: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
@@ -122,14 +119,14 @@ def test_each_method_is_undone_bit_for_bit(net, scenarios, eval_fn, batches, mon
     original_program, original_calibrate = runner.program_chip, measuring.calibrate
 
     def assert_undone(model: nn.Module) -> None:
-        _assert_same_state(_state(model), programmed[-1])
+        _assert_same_state(state_of(model), programmed[-1])
         assert not any(getattr(module, "live", None) for module in model.modules())
 
     def program(model: nn.Module, *args: Any) -> None:
         if programmed:
             assert_undone(model)  # the last method on the chip before
         original_program(model, *args)
-        programmed.append(_state(model))
+        programmed.append(state_of(model))
 
     def calibrate(model: nn.Module, *args: Any, **options: Any) -> Any:
         nonlocal calibrated
@@ -147,11 +144,11 @@ def test_each_method_is_undone_bit_for_bit(net, scenarios, eval_fn, batches, mon
 def test_the_model_and_the_generators_come_out_as_they_were(net, scenarios, eval_fn, batches) -> None:
     net.stem[1].train()
     flags = [module.training for module in net.modules()]
-    state = _state(net)
+    state = state_of(net)
     torch.manual_seed(1)
     np.random.seed(2)
     random.seed(3)
-    expected = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
+    expected = torch.get_rngstate_of(), np.random.getstate_of()[1].copy(), random.getstate()
 
     def restless(model: nn.Module) -> dict[str, float]:
         assert not any(module.training for module in model.modules())
@@ -159,10 +156,10 @@ def test_the_model_and_the_generators_come_out_as_they_were(net, scenarios, eval
         return eval_fn(model)
 
     _run(net, scenarios, restless, batches, methods=ALL)
-    assert torch.equal(torch.get_rng_state(), expected[0])
-    assert (np.random.get_state()[1] == expected[1]).all() and random.getstate() == expected[2]
+    assert torch.equal(torch.get_rngstate_of(), expected[0])
+    assert (np.random.getstate_of()[1] == expected[1]).all() and random.getstate() == expected[2]
     assert [module.training for module in net.modules()] == flags
-    _assert_same_state(_state(net), state)
+    _assert_same_state(state_of(net), state)
 
 
 def test_the_model_is_restored_when_something_fails(net, scenarios, eval_fn, batches) -> None:

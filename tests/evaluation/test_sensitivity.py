@@ -13,6 +13,7 @@ from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.evaluation import Scenario, evaluate
 from aihwkit_nabn.evaluation.layer_loss import BUT, ONLY, WHOLE, LayerLoss, SensitivityResult, strongest
 from aihwkit_nabn.evaluation.sensitivity import measure_sensitivity
+from tests.tensors import state_of
 
 
 class Net(nn.Module):
@@ -112,7 +113,7 @@ def test_a_shuffling_loader_gives_every_layer_the_same_images(net) -> None:
 
 
 def test_the_model_is_as_before(net) -> None:
-    state = {name: value.clone() for name, value in net.state_dict().items()}
+    state = state_of(net)
     modules = [id(module) for module in net.modules()]
     generator = torch.random.get_rng_state()
     _measure(net, scenarios=_scenario(read_noise=0.02), chips=1, reverse=True)

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 import aihwkit_nabn as nabn
 from aihwkit_nabn.errors import ConversionError
 from aihwkit_nabn.nn import NoiseAwareBatchNorm, NoiseAwareConv2d, NoiseAwareLayer, named_analog_layers
+from tests.tensors import state_of
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Using padding=.same.:UserWarning", "ignore:The PyTorch API of nested tensors:UserWarning"
@@ -36,7 +37,7 @@ def entries(report, kind):
 
 def snapshot(model):
     return (
-        {name: value.clone() for name, value in model.state_dict().items()},
+        state_of(model),
         [(type(module), module.training) for module in model.modules()],
     )
 

@@ -14,6 +14,7 @@ from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.simulator import parse_preset
 from aihwkit_nabn.training import TrainingNoise, train_hardware_aware
 from aihwkit_nabn.training.settings import training_config
+from tests.tensors import state_of
 
 
 def small_net() -> nn.Sequential:
@@ -33,10 +34,6 @@ def small_batches(n: int = 4) -> list[tuple[Tensor, Tensor]]:
     generator = torch.Generator().manual_seed(1)
     images = torch.randn(n, 8, 2, 6, 6, generator=generator)
     return [(x, torch.randint(0, 3, (8,), generator=generator)) for x in images]
-
-
-def parameters_of(model: nn.Module) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in model.state_dict().items()}
 
 
 @pytest.mark.parametrize("preset", ["gaussian:sigma=0.1", "pcm"])
@@ -79,7 +76,7 @@ def test_trains_as_aihwkit_does_with_its_own_layers(preset: str, noise: Training
 
 def test_same_seed_same_network_and_nothing_of_the_callers_is_touched() -> None:
     model, batches = small_net(), small_batches()
-    before = parameters_of(model)
+    before = state_of(model)
     torch.manual_seed(5)
     state = torch.get_rng_state()
     runs = [train_hardware_aware(model, batches, noise=TrainingNoise(std=0.1), epochs=2, seed=s) for s in (3, 3, 4)]
