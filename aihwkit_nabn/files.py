@@ -18,6 +18,19 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a text file that is there.
+
+    Raises:
+        NabnError: it cannot be written; earlier lines are whole.
+    """
+    try:
+        with path.open("a") as file:
+            file.write(f"{line}\n")
+    except OSError as error:
+        raise NabnError(f"cannot write {path}: {error.strerror or error}; what it holds already stays") from error
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file in one step.
 

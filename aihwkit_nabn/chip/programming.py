@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,13 +54,15 @@ def program_chip(model: nn.Module, seed: int, t_inference: float | str = 0.0) ->
 
     Raises:
         ConversionError: the model has no inference tiles.
-        NabnError: seed or time is out of range, also of the noise model's; nothing has been changed then.
+        NabnError: seed or time is out of range, also of the noise model's, or a layer's weights hold NaN or infinite
+            values; nothing has been changed then.
     """
     seed = check_seed("seed", seed)
     seconds = parse_time(t_inference)
     layers = _layers(model)
     tiles_of = _tiles_of(layers)
     _check_time(tiles_of, seconds)
+    _check_weights(tiles_of)
     warn_of_initial_ranges(model)
     clear_calibration(model)
     rewind_variation(model)
@@ -243,11 +246,25 @@ def _was_trained(tile: Any) -> bool:
     return written is not None and written.was_trained(tile)
 
 
+def _to_program(tile: Any) -> Tensor:
+    """Return the weights to program: those the tile holds, if they are new (never programmed or trained since)."""
+    if tile.reference_combined_weights is None or _was_trained(tile):
+        return tile.tile.get_weights().detach().cpu()
+    return tile.reference_combined_weights
+
+
+def _check_weights(tiles_of: dict[str, _Tiles]) -> None:
+    for name, tiles in tiles_of.items():
+        # A sum is NaN or infinite where an entry is, at a fraction of the cost of looking at each.
+        if not all(math.isfinite(float(_to_program(tile).sum(dtype=torch.float64))) for tile in tiles.values()):
+            raise NabnError(f"the weights of layer {name!r} hold NaN or infinite values: they cannot be programmed")
+
+
 def _set_reference(tiles: _Tiles) -> None:
-    """Make the weights the tiles hold the ones to program, where they are new: never programmed or trained since."""
     for tile in tiles.values():
-        if tile.reference_combined_weights is None or _was_trained(tile):
-            tile.reference_combined_weights = tile.tile.get_weights().detach().cpu().clone()
+        weights = _to_program(tile)
+        if weights is not tile.reference_combined_weights:
+            tile.reference_combined_weights = weights.clone()
         tile._nabn_written = None
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.evaluation import Record
-from aihwkit_nabn.files import write_text
+from aihwkit_nabn.files import append_line, write_text
 
 
 class RecordFile:
@@ -64,10 +64,13 @@ class RecordFile:
             self.digital = entry["digital"]
 
     def add(self, **entry: Any) -> None:
-        """Append an entry: ``record=...``, or ``settings=...`` with ``digital=...``."""
+        """Append an entry: ``record=...``, or ``settings=...`` with ``digital=...``.
+
+        Raises:
+            NabnError: it cannot be written.
+        """
+        append_line(self.path, json.dumps(entry))
         self._take(entry)
-        with self.path.open("a") as file:
-            file.write(json.dumps(entry) + "\n")
 
     def adder(self, known: set[str]) -> Callable[[Record], None]:
         """Return an ``on_record`` for `evaluate` that adds the records of all methods but these."""

@@ -110,7 +110,7 @@ def run_study(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from aihwkit_nabn.evaluation.sensitivity import measure_sensitivity
-    from aihwkit_nabn.files import write_text
+    from aihwkit_nabn.files import append_line, write_text
 
     known = _read_log(log, setup) if resume and log.is_file() else []
     lines = [json.dumps({"setup": setup}), *(json.dumps(asdict(loss)) for loss in known)]
@@ -118,13 +118,12 @@ def run_study(
     measured = {loss.key for loss in known}
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with log.open("a") as file, Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("digital", total=None)
 
         def on_loss(loss: LayerLoss, number: int, total: int) -> None:
             if loss.key not in measured:
-                file.write(json.dumps(asdict(loss)) + "\n")
-                file.flush()
+                append_line(log, json.dumps(asdict(loss)))
             bar.update(task, description=f"{loss.layer}, chip {loss.chip_seed}", completed=number, total=total)
 
         return measure_sensitivity(

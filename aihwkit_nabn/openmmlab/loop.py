@@ -15,10 +15,11 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from aihwkit_nabn.errors import NabnError, check_count
+from aihwkit_nabn.errors import check_count
 from aihwkit_nabn.evaluation import EvaluationResult, Record, evaluate
 from aihwkit_nabn.evaluation.metrics import main_metrics
 from aihwkit_nabn.evaluation.plan import PLAIN, has_input_ranges
+from aihwkit_nabn.files import append_line, write_text
 from aihwkit_nabn.openmmlab.batches import calibration_forward, calibration_set_of, reference_forward
 from aihwkit_nabn.openmmlab.examples import write_examples
 from aihwkit_nabn.openmmlab.forks import mend_ssd_head
@@ -155,15 +156,10 @@ class _Log:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("")
-        except OSError as error:
-            raise NabnError(f"cannot write to {str(path)!r}: {error}") from error
+        write_text(path, "")
 
     def __call__(self, record: Record) -> None:
-        with self.path.open("a") as file:
-            file.write(json.dumps(vars(record)) + "\n")
+        append_line(self.path, json.dumps(vars(record)))
 
 
 def unwrapped(model: Any) -> nn.Module:

@@ -49,6 +49,7 @@ __all__ = [
 ]
 
 VALUES_AT_ONCE = 2**22  # of unfolded inputs, 16 MB
+FEWEST_VALUES = 2**12
 
 
 def analog_product(
@@ -91,20 +92,48 @@ def analog_product(
         if linear_map.spatial_dims:
             _say_once(reason)
         with stream.as_global(x.device):
-            return _by_vectors(x, rows, io, linear_map, array.bias)
+            return _within_memory(x, rows, io, linear_map, array.bias)
 
 
-def _by_vectors(x: Tensor, rows: list[TileRow], io: IOParameters, linear_map: LinearMap, bias: Tensor | None) -> Tensor:
-    """Unfold, a part at a time, and send the vectors through the tile rows."""
+def _within_memory(
+    x: Tensor, rows: list[TileRow], io: IOParameters, linear_map: LinearMap, bias: Tensor | None
+) -> Tensor:
+    """Unfold in smaller parts where memory is out: a few vectors at a time are slow, but a result."""
+    values = VALUES_AT_ONCE
+    while True:
+        try:
+            return _by_vectors(x, rows, io, linear_map, bias, values)
+        except (MemoryError, RuntimeError) as error:
+            if values < FEWEST_VALUES or not _is_out_of_memory(error):
+                raise
+        values //= 8
+        warnings.warn(
+            f"out of memory: unfolding {values:,} values at a time instead of {8 * values:,}; read noise is drawn "
+            "anew, so this pass is not the one that the seed gives elsewhere",
+            stacklevel=2,
+        )
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # torch's allocator for the CPU raises a plain RuntimeError.
+    texts = ("can't allocate memory", "not enough memory")
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(text in str(error) for text in texts)
+
+
+def _by_vectors(
+    x: Tensor, rows: list[TileRow], io: IOParameters, linear_map: LinearMap, bias: Tensor | None, values: int
+) -> Tensor:
+    """Unfold, so many values at a time, and send the vectors through the tile rows."""
     if linear_map.spatial_dims == 0:
-        out = _vectors_through(x.reshape(-1, x.shape[-1]), rows, io)
+        parts = x.reshape(-1, x.shape[-1]).split(max(1, values // x.shape[-1]))
+        out = torch.cat([_vectors_through(part, rows, io) for part in parts])
         out = out if bias is None else out.add_(bias)
         return out.view(*x.shape[:-1], -1)
     batched = x if x.dim() == linear_map.spatial_dims + 2 else x.unsqueeze(0)
     groups, out_size = linear_map.groups, rows[0].out_size
     size = linear_map.output_size(batched)
     out = x.new_empty(batched.shape[0], out_size, size_product(size))
-    for sample, positions, vectors in linear_map.unfold_parts(batched, VALUES_AT_ONCE):
+    for sample, positions, vectors in linear_map.unfold_parts(batched, values):
         for group in range(groups):
             outputs = slice(group * (out_size // groups), (group + 1) * (out_size // groups))
             own = rows if groups == 1 else [_outputs_of(row, outputs) for row in rows]

@@ -162,6 +162,19 @@ def test_errors_inside_the_chip_leave_the_model_as_it_was(name, chip, run, image
     assert same(bits(chip), before)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_layer_that_produces_nan_is_named(name, value, chip, run, batches, bits, same, reads_batches):
+    if not reads_batches(name):
+        pytest.skip("reads no batches")
+    before = bits(chip)
+    bias = chip.pointwise.analog_module.bias.data
+    bias[1], kept = value, float(bias[1])
+    with pytest.raises(CalibrationError, match="(layer 'pointwise'|BatchNorm 'norm2') produced NaN or infinite"):
+        run(name, chip, batches)
+    bias[1] = kept
+    assert same(bits(chip), before)
+
+
 @pytest.mark.parametrize("max_samples", [1, 5, 7, 10, 100])
 def test_max_samples_counts_exactly(name, max_samples, chip, run, batches, reads_batches):
     seen = []

@@ -19,6 +19,7 @@ import aihwkit_nabn as nabn
 from aihwkit_nabn.chip import chip_state
 from aihwkit_nabn.errors import ConversionError, NabnError, NotProgrammedError
 from aihwkit_nabn.nn import named_analog_layers
+from tests.tensors import tensors_of
 
 TIMES = (0.0, "1h", 1e7)
 
@@ -390,3 +391,22 @@ def test_compiled_tiles(images, relative):
     nabn.program_chip(model, seed=1)
     reference = [tile.reference_combined_weights for tile in model[3].analog_tiles()]
     assert torch.allclose(reference[0], trained)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_are_no_numbers_name_their_layer_and_change_nothing(net, value: float) -> None:
+    analog = nabn.convert_to_noise_aware(net, nabn.presets.PCMPreset())
+    nabn.program_chip(analog, 1, "1h")
+    tile = next(iter(named_analog_layers(analog)["pointwise"].analog_tiles()))
+    good = tile.tile.get_weights().clone()
+    before = tensors_of(analog)
+    bad = good.clone()
+    bad[0, 1] = value
+    tile.set_weights(bad)
+    with pytest.raises(NabnError, match="weights of layer 'pointwise' hold NaN or infinite"):
+        nabn.program_chip(analog, 2)
+    assert all(
+        torch.equal(tensor, before[name]) for name, tensor in tensors_of(analog).items() if "pointwise" not in name
+    )
+    tile.set_weights(good)
+    nabn.program_chip(analog, 2)

@@ -57,6 +57,19 @@ def test_a_line_cut_off_is_dropped_and_one_in_the_middle_is_an_error(tmp_path: P
         RecordFile(path, SETUP, resume=True)
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_is_one_clear_error_and_earlier_measurements_stay(tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    file = _written(path)
+    path.rename(tmp_path / "kept")
+    path.symlink_to("/dev/full")
+    with pytest.raises(NabnError, match="cannot write .*r.jsonl: No space left on device; what it holds already stays"):
+        file.add(record=vars(_record("ema")))
+    path.unlink()
+    (tmp_path / "kept").rename(path)
+    assert len(RecordFile(path, SETUP, resume=True).records) == 2
+
+
 @pytest.mark.parametrize("text", ["", "5\n", '{"other": 1}\n', "nothing\n", '{"setup": 3}\n'])
 def test_other_files(text: str, tmp_path: Path) -> None:
     path = tmp_path / "r.jsonl"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 from aihwkit.nn import AnalogConv2d, AnalogLinear
@@ -18,6 +20,7 @@ import aihwkit_nabn as nabn
 from aihwkit_nabn.errors import ConversionError
 from aihwkit_nabn.nn import NoiseAwareConv1d, NoiseAwareConv2d, NoiseAwareConv3d, NoiseAwareLinear
 from aihwkit_nabn.seeding import RandomStream
+from aihwkit_nabn.simulator import mvm
 from aihwkit_nabn.simulator.mvm import LinearMap, effective_weight, is_perfect
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding=.same.:UserWarning")
@@ -251,3 +254,42 @@ def test_unfolded_vectors_times_the_matrix_are_the_convolution(arguments, shape,
     assert vectors.shape == (2, 2, torch.Size(size).numel(), depth)
     out = torch.einsum("ngpk,gok->ngop", vectors, weight.view(2, 3, depth)).reshape(2, 6, *size)
     assert relative(out, linear_map.apply(x, weight, None)) < 1e-5
+
+
+@pytest.mark.parametrize("kind", ["convolution", "linear"])
+def test_where_memory_runs_out_fewer_vectors_at_a_time_give_the_same(kind: str, monkeypatch) -> None:
+    config = converters(NoiseManagementType.ABS_MAX, tiles=(10, 3))
+    torch.manual_seed(0)
+    if kind == "linear":
+        model, x = nn.Sequential(nn.Linear(12, 7)).eval(), torch.randn(900, 12)
+    else:
+        model, x = nn.Sequential(nn.Conv2d(3, 5, 3, padding=1)).eval(), torch.randn(2, 3, 20, 20)
+    chip = nabn.program_chip(nabn.convert_to_noise_aware(model, config), 0)
+    expected, original, sizes = chip(x), mvm.vector_product, []
+
+    def short_of_memory(vectors, *args):
+        sizes.append(len(vectors))
+        if len(vectors) > 100:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return original(vectors, *args)
+
+    monkeypatch.setattr(mvm, "vector_product", short_of_memory)
+    monkeypatch.setattr(mvm, "FEWEST_VALUES", 64)
+    with torch.no_grad(), pytest.warns(UserWarning, match="out of memory: unfolding .* values at a time"):
+        got = chip(x)
+    assert max(sizes) > 100 >= sizes[-1]
+    torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_other_errors_and_no_memory_at_all_come_through(monkeypatch) -> None:
+    config = converters(NoiseManagementType.ABS_MAX)
+    chip = nabn.program_chip(nabn.convert_to_noise_aware(nn.Sequential(nn.Linear(4, 2)).eval(), config), 0)
+    for error in (RuntimeError("something else"), MemoryError()):
+
+        def fails(*args, error=error):
+            raise error
+
+        monkeypatch.setattr(mvm, "vector_product", fails)
+        with torch.no_grad(), warnings.catch_warnings(), pytest.raises(type(error)):
+            warnings.simplefilter("ignore")
+            chip(torch.ones(3, 4))
