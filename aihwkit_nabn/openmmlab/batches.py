@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from mmengine.dataset import pseudo_collate
-from mmengine.registry import DATASETS
+from mmengine.registry import DATASETS, DefaultScope
 from torch import nn
 from torch.utils.data import DataLoader, Subset
 
@@ -58,7 +58,7 @@ class CalibrationImages:
         for kind in skips:
             dataset = _without(dataset, kind)
         self.seed = derive_seed(seed, "calibration images", name)
-        self.dataset = _build(dataset)
+        self.dataset = _build(dataset, cfg.get("default_scope"))
         total = len(self.dataset)
         n = total if max_samples is None else min(max_samples, total)
         order = np.random.default_rng(derive_seed(seed, "calibration images")).permutation(total)[:n]
@@ -202,9 +202,10 @@ def type_name(kind: object) -> str:
     return str(getattr(kind, "__name__", kind)).rpartition(".")[2]
 
 
-def _build(dataset: Any) -> Any:
+def _build(dataset: Any, scope: str | None) -> Any:
     try:
-        built = DATASETS.build(dataset)
+        with DefaultScope.overwrite_default_scope(scope):  # whichever config was built last
+            built = DATASETS.build(dataset)
     except FileNotFoundError as error:
         missing = error.filename or error
         raise CalibrationError(

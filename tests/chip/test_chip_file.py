@@ -19,11 +19,10 @@ import aihwkit_nabn as nabn
 from aihwkit_nabn.chip import container
 from aihwkit_nabn.chip.container import read_container, write_container
 from aihwkit_nabn.errors import ChipFileError, NabnError
-from aihwkit_nabn.noise import NOISE_MODELS
 from aihwkit_nabn.simulator import parse_preset
+from tests.built_in import NOISE_NAMES
 
-BUILT_IN = [name for name in NOISE_MODELS.names() if NOISE_MODELS.get(name).__module__.startswith("aihwkit_nabn.")]
-SETTINGS = [*BUILT_IN, "crossbar", "pcm+stuck:p_off=0.01", "variational+pcm"]
+SETTINGS = [*NOISE_NAMES, "crossbar", "pcm+stuck:p_off=0.01", "variational+pcm"]
 
 
 def network() -> nn.Sequential:

@@ -17,12 +17,11 @@ import torch
 from torch import Tensor, nn
 
 import aihwkit_nabn as nabn
-from aihwkit_nabn.noise import NOISE_MODELS
 from aihwkit_nabn.simulator import parse_preset
+from tests.built_in import NOISE_NAMES
 
 GOLDEN = Path(__file__).with_name("golden.json")
-BUILT_IN = [name for name in NOISE_MODELS.names() if NOISE_MODELS.get(name).__module__.startswith("aihwkit_nabn.")]
-SETTINGS = [*sorted(BUILT_IN), "crossbar", "pcm+stuck:p_off=0.01", "gaussian:sigma=0.1,relative_to=weight"]
+SETTINGS = [*sorted(NOISE_NAMES), "crossbar", "pcm+stuck:p_off=0.01", "gaussian:sigma=0.1,relative_to=weight"]
 
 
 def wave(*shape: int, step: float) -> Tensor:

@@ -17,6 +17,7 @@ from aihwkit_nabn.calibration import CALIBRATION_METHODS
 from aihwkit_nabn.cli import app
 from aihwkit_nabn.noise import NOISE_MODELS
 from aihwkit_nabn.simulator.presets import parse_preset, preset_names
+from tests.built_in import METHOD_NAMES, NOISE_NAMES
 from tests.documents import PAGES, ROOT, blocks, run
 
 TUTORIALS = [page for page in PAGES if page.parent.name == "tutorials"]
@@ -95,11 +96,11 @@ def test_every_noise_setting_and_method_and_public_name_has_its_entry(generated)
 
 
 def test_every_noise_setting_states_formula_and_times_and_every_method_its_source() -> None:
-    for name in NOISE_MODELS.names():
+    for name in NOISE_NAMES:
         text = NOISE_MODELS.get(name).__doc__ or ""
         assert "``" in text and "Args:" in text, name
         assert "Times:" in text or "does not change with time" in text, name
-    for name in CALIBRATION_METHODS.names():
+    for name in METHOD_NAMES:
         assert "Source:" in (CALIBRATION_METHODS.get(name).__doc__ or ""), name
 
 

@@ -148,7 +148,7 @@ def test_the_model_and_the_generators_come_out_as_they_were(net, scenarios, eval
     torch.manual_seed(1)
     np.random.seed(2)
     random.seed(3)
-    expected = torch.get_rngstate_of(), np.random.getstate_of()[1].copy(), random.getstate()
+    expected = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
 
     def restless(model: nn.Module) -> dict[str, float]:
         assert not any(module.training for module in model.modules())
@@ -156,8 +156,8 @@ def test_the_model_and_the_generators_come_out_as_they_were(net, scenarios, eval
         return eval_fn(model)
 
     _run(net, scenarios, restless, batches, methods=ALL)
-    assert torch.equal(torch.get_rngstate_of(), expected[0])
-    assert (np.random.getstate_of()[1] == expected[1]).all() and random.getstate() == expected[2]
+    assert torch.equal(torch.get_rng_state(), expected[0])
+    assert (np.random.get_state()[1] == expected[1]).all() and random.getstate() == expected[2]
     assert [module.training for module in net.modules()] == flags
     _assert_same_state(state_of(net), state)
 

@@ -165,9 +165,11 @@ class Case:
 
     def model(self) -> torch.nn.Module:
         """The network of random weights."""
-        from mmengine.registry import MODELS
+        from mmengine.registry import MODELS, DefaultScope
 
-        return MODELS.build(self.cfg().model).eval()
+        cfg = self.cfg()
+        with DefaultScope.overwrite_default_scope(cfg.default_scope):
+            return MODELS.build(cfg.model).eval()
 
     def cfg(self, work_dir: Path | None = None, **changes: object) -> Config:
         """The config, with changes, ready for a Runner."""

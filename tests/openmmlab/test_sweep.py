@@ -83,7 +83,7 @@ def test_a_missing_checkpoint_is_found_before_the_work(segmentor) -> None:
 
 @pytest.mark.slow
 def test_two_processes_on_one_model_give_what_one_gives(segmentor, tmp_path: Path) -> None:
-    content = _content(segmentor, jpeg=["none"], samples=[4], chips=1)
+    content = _content(segmentor, jpeg=["none"], methods=["none", "population", "paired"], samples=[4], chips=1)
     # torch's own SyncBatchNorm needs GPUs under several processes.
     options = [f"model.{part}.norm_cfg.type=BN" for part in ("backbone", "decode_head")]
     content["models"][0]["cfg_options"] = options

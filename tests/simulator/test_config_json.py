@@ -11,12 +11,11 @@ from aihwkit.inference.noise.pcm import PCMLikeNoiseModel
 from aihwkit.simulator.configs import InferenceRPUConfig, TorchInferenceRPUConfig
 
 from aihwkit_nabn.errors import NabnError
-from aihwkit_nabn.noise import NOISE_MODELS
 from aihwkit_nabn.simulator import parse_preset
 from aihwkit_nabn.simulator.config_json import config_from_json, config_to_json
+from tests.built_in import NOISE_NAMES
 
-BUILT_IN = [name for name in NOISE_MODELS.names() if NOISE_MODELS.get(name).__module__.startswith("aihwkit_nabn.")]
-TEXTS = [*BUILT_IN, "crossbar", "pcm+stuck:p_off=0.01", "gaussian:sigma=0.1,inp_bits=8,out_bits=8,out_noise=0.04"]
+TEXTS = [*NOISE_NAMES, "crossbar", "pcm+stuck:p_off=0.01", "gaussian:sigma=0.1,inp_bits=8,out_bits=8,out_noise=0.04"]
 
 
 def round_trip(config: Any) -> Any:
