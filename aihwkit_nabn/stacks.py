@@ -93,6 +93,7 @@ class Stack:
         return number(self.python), number(self.torch), number(self.aihwkit)
 
 
+# Of those with the same Python the first is the one that is recommended.
 STACKS = (
     Stack(
         name="A-forks",
@@ -121,15 +122,13 @@ STACKS = (
         numpy="2.5.5",
         openmmlab="forks",
     ),
-    Stack(name="core-310-oldest", python="3.10", torch="2.10.0", torchvision="0.25.0", aihwkit="1.1.0", numpy="1.26.4"),
     Stack(name="core-310", python="3.10", torch="2.12.1", torchvision="0.27.1", aihwkit="1.1.0", numpy="2.2.6"),
+    Stack(name="core-310-old", python="3.10", torch="2.10.0", torchvision="0.25.0", aihwkit="1.1.0", numpy="1.26.4"),
     Stack(name="core-311", python="3.11", torch="2.12.1", torchvision="0.27.1", aihwkit="1.1.0", numpy="2.4.6"),
-    Stack(
-        name="core-312-aihwkit11", python="3.12", torch="2.12.1", torchvision="0.27.1", aihwkit="1.1.0", numpy="2.4.6"
-    ),
+    Stack(name="core-312", python="3.12", torch="2.12.1", torchvision="0.27.1", aihwkit="1.1.0", numpy="2.4.6"),
     Stack(name="core-313", python="3.13", torch="2.13.0", torchvision="0.28.0", aihwkit="1.2.0", numpy="2.5.5"),
     Stack(
-        name="bad-torch213-aihwkit11",
+        name="bad-torch213",
         python="3.11",
         torch="2.13.0",
         torchvision="0.28.0",
@@ -147,10 +146,14 @@ class Verdict:
     Attributes:
         state: ``"tested"``, ``"untested"`` or ``"known not to work"``.
         detail: With which stack, or why not.
+        install: Requirements that make it a tested stack; empty where nothing better is known.
+        stack: The name of the stack that they make.
     """
 
     state: str
     detail: str
+    install: tuple[str, ...] = ()
+    stack: str = ""
 
 
 def judge(python: Version, installed: Mapping[str, str | None]) -> Verdict:
@@ -163,18 +166,20 @@ def judge(python: Version, installed: Mapping[str, str | None]) -> Verdict:
         installed: Version of each distribution (``torch``, ``aihwkit``, ``numpy``, OpenMMLab's); None or left out
             where it is missing.
     """
-    torch, aihwkit, numpy = (installed.get(name) for name in ("torch", "aihwkit", "numpy"))
-    if torch is None or aihwkit is None or numpy is None:
-        return Verdict(state=BROKEN, detail="torch, aihwkit or numpy is missing")
-    key = (python, number(torch), number(aihwkit))
-    same = [stack for stack in STACKS if stack.key == key]
-    window = next((entry for entry in WINDOWS if entry.aihwkit == key[2]), None)
+    missing = [name for name in ("torch", "aihwkit", "numpy") if not installed.get(name)]
+    if missing:
+        return _otherwise(BROKEN, f"{', '.join(missing)} not installed", python)
+    torch, aihwkit, numpy = (str(installed[name]) for name in ("torch", "aihwkit", "numpy"))
+    same = [stack for stack in STACKS if stack.key == (python, number(torch), number(aihwkit))]
     faulty = next((stack for stack in same if stack.fault), None)
     if faulty is not None:
-        return Verdict(state=BROKEN, detail=f"{faulty.fault} (stack {faulty})")
-    if window is not None and not window.torch[0] <= key[1] <= window.torch[1]:
+        return _otherwise(BROKEN, f"{faulty.fault} (stack {faulty})", python)
+    window = next((entry for entry in WINDOWS if entry.aihwkit == number(aihwkit)), None)
+    if window is not None and not window.torch[0] <= number(torch) <= window.torch[1]:
         detail = f"aihwkit {aihwkit}'s compiled tile needs torch {text(window.torch[0])} to {text(window.torch[1])}"
-        return Verdict(state=BROKEN, detail=detail)
+        return _otherwise(BROKEN, detail, python)
+    if not same:
+        return _otherwise(UNTESTED, "no stack has this Python with this torch and aihwkit", python)
     return _among_tested(same, numpy, flavour(installed))
 
 
@@ -207,12 +212,20 @@ def _among_tested(same: list[Stack], numpy: str, label: str) -> Verdict:
         if label in (stack.openmmlab, "none"):
             return Verdict(state=TESTED, detail=f"as stack {stack}")
     if alike:
-        wording = {
-            "mixed": "with these OpenMMLab packages",
-            "forks": "with the forks",
-            "upstream": "with OpenMMLab's own",
-        }
-        return Verdict(state=UNTESTED, detail=f"{wording[label]}; the core is tested as stack {alike[0]}")
-    if same:
-        return Verdict(state=UNTESTED, detail=f"with numpy {numpy}; the nearest is stack {same[0]}")
-    return Verdict(state=UNTESTED, detail="no stack has this Python with this torch and aihwkit")
+        what = {"mixed": "these OpenMMLab packages", "forks": "the forks", "upstream": "OpenMMLab's own packages"}[
+            label
+        ]
+        return Verdict(state=UNTESTED, detail=f"with {what}; the core is tested as stack {alike[0]}")
+    nearest = same[0]
+    detail = f"with numpy {numpy}; the nearest is stack {nearest}"
+    return Verdict(state=UNTESTED, detail=detail, install=(f"numpy=={nearest.numpy}",), stack=nearest.name)
+
+
+def _otherwise(state: str, detail: str, python: Version) -> Verdict:
+    """Name the first stack of this Python that works: the list has the recommended one first."""
+    for stack in STACKS:
+        if number(stack.python) == python and not stack.fault:
+            names = ("torch", "torchvision", "aihwkit", "numpy")
+            pins = tuple(f"{name}=={getattr(stack, name)}" for name in names)
+            return Verdict(state=state, detail=detail, install=pins, stack=stack.name)
+    return Verdict(state=state, detail=detail)

@@ -111,7 +111,8 @@ def choose(names: list[str]) -> list[Stack]:
 def listing(stacks: list[Stack]) -> Table:
     """Return the stacks as a table for the terminal."""
     table = Table(title="stacks", title_justify="left")
-    for heading in ("name", "Python", "torch", "aihwkit", "numpy", "OpenMMLab", "known fault"):
+    table.add_column("name", no_wrap=True)
+    for heading in ("Python", "torch", "aihwkit", "numpy", "OpenMMLab", "known fault"):
         table.add_column(heading)
     for s in stacks:
         table.add_row(s.name, s.python, s.torch, s.aihwkit, s.numpy, s.openmmlab, s.fault)
