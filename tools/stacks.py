@@ -233,7 +233,7 @@ def run_tests(stack: Stack, python: Path, folder: Path, everything: bool, say: A
     """
     report = folder / "report.xml"
     report.unlink(missing_ok=True)
-    command = [str(python), "-m", "pytest", "-p", "no:cacheprovider", "--tb=short", f"--junitxml={report}"]
+    command = [str(python), "-m", "pytest", "-p", "no:cacheprovider", "-vv", "--tb=short", f"--junitxml={report}"]
     command += [] if everything else ["-m", "not slow"]
     begun = time.monotonic()
     with (
@@ -249,12 +249,14 @@ def run_tests(stack: Stack, python: Path, folder: Path, everything: bool, say: A
         ) as process,
     ):
         try:
+            failed = 0
             for line in process.stdout or []:
                 log.write(line)
                 log.flush()
-                if found := re.search(r"\[ *(\d+%)\]", line):
+                if found := re.search(r"\[ *(\d+%)\]$", line.rstrip()):
+                    failed += " FAILED " in line or " ERROR " in line
                     minutes = (time.monotonic() - begun) / 60
-                    say(f"{stack.name}: tests, {found[1]} after {minutes:.0f} min (log: {log.name})")
+                    say(f"{stack.name}: tests, {found[1]} after {minutes:.0f} min, {failed} failed (log: {log.name})")
         except BaseException:
             process.terminate()
             raise
