@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import re
 import shutil
 import sys
 from dataclasses import dataclass
@@ -12,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aihwkit_nabn.commands._probes import PROBES, ProbeResult, run_probes
+from aihwkit_nabn.stacks import OPENMMLAB, TESTED, WINDOWS, Version, Window, judge, number, text
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 OK, NOTE, FAULT = "ok", "note", "fault"
-Version = tuple[int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,34 +36,7 @@ class Check:
     remedy: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Window:
-    """Versions that an aihwkit release's compiled tile was seen to work with; both ends included."""
-
-    aihwkit: Version
-    torch: tuple[Version, Version]
-    python: tuple[Version, Version]
-
-    def __str__(self) -> str:
-        return (
-            f"aihwkit {_text(self.aihwkit)} with torch {_text(self.torch[0])} to {_text(self.torch[1])} "
-            f"on Python {_text(self.python[0])} to {_text(self.python[1])}"
-        )
-
-
-WINDOWS = (
-    Window(aihwkit=(1, 1), torch=((2, 10), (2, 12)), python=((3, 10), (3, 12))),
-    Window(aihwkit=(1, 2), torch=((2, 13), (2, 15)), python=((3, 12), (3, 13))),
-)
 PYTHONS = ((3, 10), (3, 13))
-
-# import name: the distributions that provide it, the maintained fork first
-OPENMMLAB = {
-    "mmengine": ("onedl-mmengine", "mmengine"),
-    "mmcv": ("onedl-mmcv", "mmcv", "mmcv-lite"),
-    "mmdet": ("onedl-mmdetection", "mmdet"),
-    "mmseg": ("onedl-mmsegmentation", "mmsegmentation"),
-}
 
 
 def all_checks() -> list[Check]:
@@ -77,6 +49,7 @@ def all_checks() -> list[Check]:
         _check_package("torchvision", results["torchvision"]),
         _check_package("numpy", results["numpy"]),
         check_window(sys.version_info[:2], version_of("aihwkit"), version_of("torch")),
+        check_stack(sys.version_info[:2], {name: version_of(name) for name in _judged()}),
         _check_torch_tile(results["torch_tile"]),
         _check_compiled_tile(results["compiled_tile"]),
         _check_own(results["package"]),
@@ -92,7 +65,7 @@ def has_failed(checks: list[Check]) -> bool:
 
 def check_python(python: Version) -> Check:
     """Check the interpreter's version."""
-    detail = ".".join(map(str, sys.version_info[:3])) if python == sys.version_info[:2] else _text(python)
+    detail = ".".join(map(str, sys.version_info[:3])) if python == sys.version_info[:2] else text(python)
     if PYTHONS[0] <= python <= PYTHONS[1]:
         return Check(name="Python", status=OK, detail=detail)
     remedy = "make an environment with Python 3.11: uv venv --python 3.11"
@@ -117,8 +90,8 @@ def check_window(python: Version, aihwkit: str | None, torch: str | None) -> Che
             name=name, status=FAULT, detail=f"{aihwkit}, without torch", remedy=f"{installer()} torch torchvision"
         )
     detail = f"{aihwkit} with torch {torch}"
-    number, torch_number = _number(aihwkit), _number(torch)
-    own = [window for window in WINDOWS if window.aihwkit == number]
+    torch_number = number(torch)
+    own = [window for window in WINDOWS if window.aihwkit == number(aihwkit)]
     if not own:
         known = "; ".join(map(str, WINDOWS))
         return Check(name=name, status=NOTE, detail=f"{detail}: a pair not tried; tried are {known}")
@@ -127,6 +100,21 @@ def check_window(python: Version, aihwkit: str | None, torch: str | None) -> Che
         return Check(name=name, status=OK, detail=detail)
     remedy = _install(own[0] if own[0] in fitting or not fitting else fitting[-1])
     return Check(name=name, status=NOTE, detail=f"{detail}: known to work is {own[0]}", remedy=remedy)
+
+
+def check_stack(python: Version, installed: dict[str, str | None]) -> Check:
+    """Check whether the test suite was run on these versions; `aihwkit_nabn.stacks` knows.
+
+    Args:
+        python: The interpreter's version.
+        installed: Version by distribution; None where there is none.
+    """
+    verdict = judge(python, installed)
+    if verdict.state == TESTED:
+        return Check(name="versions", status=OK, detail=f"{verdict.state} {verdict.detail}")
+    wanted = " ".join(f'"{requirement}"' for requirement in verdict.install)
+    remedy = f"{installer()} {wanted}  (makes the tested stack {verdict.stack})" if wanted else ""
+    return Check(name="versions", status=NOTE, detail=f"{verdict.state}: {verdict.detail}", remedy=remedy)
 
 
 def check_openmmlab(results: dict[str, ProbeResult]) -> list[Check]:
@@ -198,7 +186,7 @@ def _check_package(name: str, found: ProbeResult) -> Check:
     wanted = name
     if name != "numpy":  # torch and torchvision go together
         low, high = _best_window().torch
-        wanted = f'"torch>={_text(low)},<{high[0]}.{high[1] + 1}" torchvision'
+        wanted = f'"torch>={text(low)},<{high[0]}.{high[1] + 1}" torchvision'
     return Check(name=name, status=FAULT, detail=detail, remedy=f"{installer()} --force-reinstall {wanted}")
 
 
@@ -263,7 +251,7 @@ def _openmmlab_line() -> str:
 
 def _best_window() -> Window:
     python = sys.version_info[:2]
-    own = _number(version_of("aihwkit") or "0")
+    own = number(version_of("aihwkit") or "0")
     fitting = [window for window in WINDOWS if window.python[0] <= python <= window.python[1]]
     return next((window for window in fitting if window.aihwkit == own), (fitting or list(WINDOWS))[-1])
 
@@ -273,18 +261,13 @@ def _install(window: Window) -> str:
     low, high = window.torch
     return (
         f'{installer()} "aihwkit>={major}.{minor},<{major}.{minor + 1}" '
-        f'"torch>={_text(low)},<{high[0]}.{high[1] + 1}" torchvision'
+        f'"torch>={text(low)},<{high[0]}.{high[1] + 1}" torchvision'
     )
+
+
+def _judged() -> list[str]:
+    return ["torch", "aihwkit", "numpy", *(name for names in OPENMMLAB.values() for name in names)]
 
 
 def _is_there(probe: str) -> bool:
     return importlib.util.find_spec(probe.removesuffix("_ops")) is not None
-
-
-def _number(version: str) -> Version:
-    found = re.match(r"(\d+)(?:\.(\d+))?", version)
-    return (int(found[1]), int(found[2] or 0)) if found else (0, 0)
-
-
-def _text(version: Version) -> str:
-    return ".".join(map(str, version))

@@ -1,0 +1,311 @@
+"""Tests the package on other versions of Python, torch, aihwkit, numpy and OpenMMLab: one environment and one row each.
+
+    python tools/stacks.py --list
+    python tools/stacks.py                      # all of them, hours where mmcv has to be compiled
+    python tools/stacks.py core-313 core-310    # these, anew
+
+The stacks stand in `aihwkit_nabn/stacks.py`. Each result is written at once, so that an interrupted run keeps what it
+had. It needs uv, the interpreters (found by uv or in ~/.pyenv/versions) and, for mmcv, a C++ compiler.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any, cast
+from xml.etree import ElementTree
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from stack_table import append, last_line, read_records, summary, write_table
+
+from aihwkit_nabn.commands._run import run
+from aihwkit_nabn.errors import NabnError, UnknownNameError
+from aihwkit_nabn.files import write_text
+from aihwkit_nabn.stacks import FLAVOURS, OPENMMLAB, STACKS, Stack
+
+ROOT = Path(__file__).resolve().parents[1]
+WORK = Path(tempfile.gettempdir(), "nabn-stacks")
+TEST_TOOLS = ["pytest>=8.4", "pytest-timeout>=2.3", "hypothesis>=6.100", "sphinx>=8.1", "myst-parser>=4", "furo>=2024.8.6"]
+# mmcv compiles against torch; its own list of requirements asks for an OpenCV that needs a desktop.
+UPSTREAM_BUILD = """
+[[tool.uv.dependency-metadata]]
+name = "mmcv"
+version = "2.1.0"
+requires-dist = ["addict", "mmengine>=0.3.0", "numpy", "packaging", "pillow", "pyyaml", "yapf", "torch"]
+
+[tool.uv.extra-build-dependencies]
+mmcv = [{ requirement = "torch", match-runtime = true }, "setuptools<81", "wheel", "ninja", "psutil"]
+
+[tool.uv.extra-build-variables]
+mmcv = { MMCV_WITH_OPS = "1" }
+"""
+LOOK = """
+import importlib.metadata, json, platform, sys
+found = {"python": platform.python_version()}
+for name in sys.argv[1:]:
+    try:
+        found[name] = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        pass
+from aihwkit_nabn.commands._probes import run_probes
+print(json.dumps({"versions": found, "tile": vars(run_probes(["compiled_tile"])["compiled_tile"])}))
+"""
+
+app = typer.Typer(name="stacks.py", add_completion=False, pretty_exceptions_enable=False)
+
+
+class StackError(Exception):
+    """Why a stack could not be tested; it becomes the stack's row."""
+
+
+@app.command()
+def main(
+    names: Annotated[list[str] | None, typer.Argument(help="Which stacks; all of them if none is named.")] = None,
+    show: Annotated[bool, typer.Option("--list", help="List the stacks and end.")] = False,
+    tests: Annotated[
+        str, typer.Option(help="core: without the slow tests; all; auto: all where OpenMMLab is.")
+    ] = "auto",
+    out: Annotated[Path, typer.Option(help="The table; the records go beside it, as .jsonl.")] = ROOT
+    / "docs/stacks.md",
+    work: Annotated[Path, typer.Option(help="Where the environments are made; kept for the next run.")] = WORK,
+) -> None:
+    """Make an environment for each stack, run the tests in it, and write a table of what passes."""
+    console = Console()
+    chosen = choose(names or [])
+    if tests not in ("auto", "core", "all"):
+        raise NabnError(f"--tests must be auto, core or all, got {tests!r}")
+    if show:
+        console.print(listing(chosen))
+        return
+    if shutil.which("uv") is None:
+        raise NabnError("uv is not installed; run: pip install uv")
+    write_table(out, read_records(out))  # says now if it cannot be written
+    for stack in chosen:
+        with console.status(stack.name) as status:
+            record = examine(stack, work / stack.name, tests, lambda text, s=status: s.update(text))  # type: ignore[misc]
+        records = append(out, record)
+        write_table(out, records)
+        console.print(f"{stack.name}: {summary(record)}", markup=False, soft_wrap=True)
+    console.print(f"written: {out}", markup=False, soft_wrap=True)
+
+
+def choose(names: list[str]) -> list[Stack]:
+    """Return the named stacks, or all of them."""
+    known = {stack.name: stack for stack in STACKS}
+    for name in names:
+        if name not in known:
+            raise UnknownNameError("stack", name, list(known))
+    return [known[name] for name in names] or list(STACKS)
+
+
+def listing(stacks: list[Stack]) -> Table:
+    """Return the stacks as a table for the terminal."""
+    table = Table(title="stacks", title_justify="left")
+    table.add_column("name", no_wrap=True)
+    for heading in ("Python", "torch", "aihwkit", "numpy", "OpenMMLab", "known fault"):
+        table.add_column(heading)
+    for s in stacks:
+        table.add_row(s.name, s.python, s.torch, s.aihwkit, s.numpy, s.openmmlab, s.fault)
+    return table
+
+
+def examine(stack: Stack, folder: Path, tests: str, say: Any) -> dict[str, Any]:
+    """Build and test one stack; whatever goes wrong is in the record.
+
+    Args:
+        stack: Which.
+        folder: Of its environment and logs.
+        tests: ``"auto"``, ``"core"`` or ``"all"``.
+        say: Called with a line of progress.
+    """
+    everything = tests == "all" or (tests == "auto" and stack.openmmlab != "none")
+    record: dict[str, Any] = {
+        "stack": stack.name,
+        "date": datetime.date.today().isoformat(),
+        "commit": commit(),
+        "tests": "all" if everything else "without the slow ones",
+    }
+    start = time.monotonic()
+    try:
+        say(f"{stack.name}: installing (log: {folder / 'install.log'})")
+        python = install(stack, folder)
+        names = ["torch", "torchvision", "aihwkit", "numpy", *(n for group in OPENMMLAB.values() for n in group)]
+        look = subprocess.run(
+            [python, "-c", LOOK, *names], cwd=folder, capture_output=True, text=True, env=environment()
+        )
+        if look.returncode:
+            raise StackError(f"the package cannot be imported: {last_line(look.stderr)}")
+        found = json.loads(look.stdout.splitlines()[-1])
+        record |= {"versions": found["versions"], "compiled_tile": found["tile"]}
+        record |= run_tests(stack, python, folder, everything, say)
+    except StackError as error:
+        record["error"] = str(error)
+    return record | {"minutes": round((time.monotonic() - start) / 60, 1)}
+
+
+def interpreter(version: str) -> Path:
+    """Return an installed interpreter of a version such as ``"3.12"``.
+
+    Raises:
+        StackError: there is none.
+    """
+    command = ["uv", "python", "find", "--no-project", "--python-preference", "only-system", version]
+    found = subprocess.run(command, capture_output=True, text=True)
+    if found.returncode == 0:
+        return Path(found.stdout.strip())
+    own = sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python{version}"))
+    if own:
+        return own[-1]
+    raise StackError(f"no Python {version} on this machine")
+
+
+def project(stack: Stack) -> str:
+    """Return the ``pyproject.toml`` of a stack's environment: this checkout with exactly these versions.
+
+    The package's own bounds on torch and aihwkit are overridden: what lies outside them is tried too.
+    """
+    pins = {name: getattr(stack, name) for name in ("aihwkit", "torch", "torchvision")}
+    exact = [f"{name}=={version}" for name, version in pins.items()]
+    mm = [f"{name}=={version}" for name, version in FLAVOURS[stack.openmmlab].items()]
+    extra = [*mm, "opencv-python-headless<5", "ftfy", "regex"] if mm else []
+    needed = ["aihwkit-nabn", *exact, f"numpy=={stack.numpy}", *extra, *TEST_TOOLS]
+    build = UPSTREAM_BUILD if stack.openmmlab == "upstream" else own_build() if mm else ""
+    return f"""[project]
+name = "nabn-stack"
+version = "0"
+requires-python = "=={stack.python}.*"
+dependencies = {json.dumps(needed)}
+
+[tool.uv]
+package = false
+python-preference = "only-system"
+environments = ["sys_platform == 'linux'"]
+override-dependencies = {json.dumps([*exact, "opencv-python; sys_platform == 'never'"])}
+
+[tool.uv.sources]
+aihwkit-nabn = {{ path = {json.dumps(str(ROOT))}, editable = true }}
+{build}"""
+
+
+def own_build() -> str:
+    """Return how this project builds the forks: the tables of its ``pyproject.toml`` that say so."""
+    tables = re.split(r"^(?=\[)", (ROOT / "pyproject.toml").read_text(), flags=re.MULTILINE)
+    return "\n" + "".join(
+        table for table in tables if re.match(r"\[+tool\.uv\.(dependency-metadata|extra-build)", table)
+    )
+
+
+def install(stack: Stack, folder: Path) -> Path:
+    """Make or update the environment and return its interpreter.
+
+    Raises:
+        StackError: no such Python, or uv fails.
+    """
+    python = interpreter(stack.python)
+    write_text(folder / "pyproject.toml", project(stack))
+    (folder / "uv.lock").unlink(missing_ok=True)
+    variables = environment() | {
+        "UV_PROJECT_ENVIRONMENT": str(folder / ".venv"),
+        "MAX_JOBS": os.environ.get("MAX_JOBS", "2"),
+    }
+    with (folder / "install.log").open("w") as log:
+        done = subprocess.run(["uv", "sync", "-p", str(python)], cwd=folder, stdout=log, stderr=log, env=variables)
+    if done.returncode:
+        raise StackError(f"cannot be installed: {last_line((folder / 'install.log').read_text())}")
+    return folder / ".venv/bin/python"
+
+
+def run_tests(stack: Stack, python: Path, folder: Path, everything: bool, say: Any) -> dict[str, Any]:
+    """Run the suite and return its counts, why tests were skipped, and what failed.
+
+    Raises:
+        StackError: pytest did not get as far as a report.
+    """
+    report = folder / "report.xml"
+    report.unlink(missing_ok=True)
+    command = [str(python), "-m", "pytest", "-p", "no:cacheprovider", "-vv", "--tb=short", f"--junitxml={report}"]
+    command += [] if everything else ["-m", "not slow"]
+    begun = time.monotonic()
+    with (
+        (folder / "tests.log").open("w") as log,
+        subprocess.Popen(
+            command,
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            env=environment(python),
+        ) as process,
+    ):
+        try:
+            failed = 0
+            for line in process.stdout or []:
+                log.write(line)
+                log.flush()
+                if found := re.search(r"\[ *(\d+%)\]$", line.rstrip()):
+                    failed += " FAILED " in line or " ERROR " in line
+                    minutes = (time.monotonic() - begun) / 60
+                    say(f"{stack.name}: tests, {found[1]} after {minutes:.0f} min, {failed} failed (log: {log.name})")
+        except BaseException:
+            process.terminate()
+            raise
+    if not report.is_file():
+        raise StackError(
+            f"pytest ended with code {process.returncode}: {last_line((folder / 'tests.log').read_text())}"
+        )
+    return counts(report)
+
+
+def counts(report: Path) -> dict[str, Any]:
+    """Return numbers and names from a JUnit report."""
+    cases = list(ElementTree.parse(report).iter("testcase"))
+    bad = [case for case in cases if case.find("failure") is not None or case.find("error") is not None]
+    skips = Counter(
+        cast("ElementTree.Element", case.find("skipped")).get("message", "")
+        for case in cases
+        if case.find("skipped") is not None
+    )
+    names = [f"{case.get('classname', '')}::{case.get('name', '')}".lstrip(":") for case in bad]
+    return {
+        "passed": len(cases) - len(bad) - sum(skips.values()),
+        "failed": len(bad),
+        "skipped": sum(skips.values()),
+        "failures": names[:50],
+        "skips": dict(skips.most_common()),
+    }
+
+
+def environment(python: Path | None = None) -> dict[str, str]:
+    """Return the variables of a child: none of the calling environment's packages, the stack's programs first."""
+    kept = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV", "PYTHONHOME")}
+    kept.setdefault("OMP_NUM_THREADS", "1")
+    if python is not None:
+        kept["PATH"] = f"{python.parent}{os.pathsep}{kept.get('PATH', '')}"
+    return kept
+
+
+def commit() -> str:
+    """Return the checkout's commit; with a + where files differ from it."""
+    try:
+        head = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        changed = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", "aihwkit_nabn", "tests"], cwd=ROOT)
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return head.stdout.strip() + ("+" if changed.returncode else "")
+
+
+if __name__ == "__main__":
+    raise SystemExit(run(app))
