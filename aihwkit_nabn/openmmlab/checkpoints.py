@@ -30,7 +30,8 @@ def allow_mmengine_checkpoints() -> None:
     from mmengine.logging.history_buffer import HistoryBuffer
     from mmengine.runner import checkpoint as upstream
 
-    core: Any = getattr(np, "_core", None) or np.core  # type: ignore[attr-defined]
+    # numpy 1.26 has a package of the later name, too, which holds nothing until it is imported.
+    core: Any = np._core if int(np.__version__.partition(".")[0]) >= 2 else np.core  # type: ignore[attr-defined]
     numbers = (np.float64, np.float32, np.int64, np.int32, np.uint32, np.uint8, np.bool_)
     torch.serialization.add_safe_globals(
         [
@@ -65,6 +66,15 @@ def _load_safely(file: Any, map_location: Any = None, weights_only: bool | None 
             f"checkpoint {file} is damaged or holds more than tensors and plain data, which could run code when read: "
             f"{reason}; if you trust it, allow its classes with torch.serialization.add_safe_globals"
         ) from error
+
+
+def drop_placeholders(module: nn.Module, state_dict: dict[str, Any], *_: Any) -> None:
+    """Take out of a state dict what aihwkit keeps beside each tile for its weights; it holds none.
+
+    From aihwkit 1.2 on it raises when mmengine moves the state dict to the CPU. Loading does not miss it.
+    """
+    for name in [name for name in state_dict if name.endswith("analog_ctx")]:
+        del state_dict[name]
 
 
 def chip_record(model: nn.Module, settings: str) -> dict[str, Any]:

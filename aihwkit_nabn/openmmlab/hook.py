@@ -27,7 +27,14 @@ from aihwkit_nabn.openmmlab.batches import (
     calibration_set_of,
     reference_forward,
 )
-from aihwkit_nabn.openmmlab.checkpoints import CHIP_KEY, chip_record, digital_state, restore_chip, write_checkpoint
+from aihwkit_nabn.openmmlab.checkpoints import (
+    CHIP_KEY,
+    chip_record,
+    digital_state,
+    drop_placeholders,
+    restore_chip,
+    write_checkpoint,
+)
 from aihwkit_nabn.openmmlab.forks import mend_ssd_head
 from aihwkit_nabn.openmmlab.settings import (
     build_rpu_config,
@@ -149,6 +156,7 @@ class AnalogHook(Hook):
             if self.method is not None:
                 self._calibrate(runner, analog, digital)
         set_read_noise_seed(analog, derive_seed(self.seed, "evaluate"))
+        analog.register_state_dict_post_hook(drop_placeholders)
         self._digital = runner.model
         runner.model = analog
 

@@ -123,7 +123,7 @@ def test_both_convolutions_of_a_pack_are_layers_of_their_own(kind, images, relat
     again = nabn.convert_to_noise_aware(analog, nabn.presets.GaussianWeightNoisePreset())
     assert again.conversion_report.n_weights == report.n_weights and len(again.conversion_report.converted) == 4
     nabn.program_chip(analog, seed=0)
-    first = analog[1].weight, analog[1].conv_offset.weight
+    first = analog[1].weight.clone(), analog[1].conv_offset.weight.clone()
     nabn.program_chip(analog, seed=1)
     assert not torch.equal(first[0], analog[1].weight) and not torch.equal(first[1], analog[1].conv_offset.weight)
     x = images(6, shape=(3, 8, 9)) + 1
