@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from torch.nn import functional as F
 import aihwkit_nabn as nabn
 
 torch.set_num_threads(1)
+# Processes that tests start find this folder before any package of the name (mmsegmentation 1.2 installs one).
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 
 class PlainSubclass(nn.Conv2d):

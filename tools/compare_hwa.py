@@ -16,7 +16,15 @@ from rich.console import Console
 from torch import Tensor
 
 from aihwkit_nabn.commands._compare import Bench, Comparison
-from aihwkit_nabn.commands._evaluation import AUGMENTED, PLAIN, check_out, method_specs, show_result, split_names
+from aihwkit_nabn.commands._evaluation import (
+    AUGMENTED,
+    PLAIN,
+    check_out,
+    method_specs,
+    numbers,
+    show_result,
+    split_names,
+)
 from aihwkit_nabn.commands._run import run
 from aihwkit_nabn.commands.compare import noise_settings
 from aihwkit_nabn.data.cifar import crop_and_flip, load_cifar_subset, normalise
@@ -36,13 +44,6 @@ TRAINING_BATCH = 64
 VALIDATION = 500  # training images kept apart with --validate
 
 app = typer.Typer(name="compare_hwa", add_completion=False, pretty_exceptions_enable=False)
-
-
-def _numbers(option: str, text: str) -> list[float]:
-    try:
-        return [float(part) for part in split_names(text)]
-    except ValueError as error:
-        raise NabnError(f"{option} must be numbers separated by commas, got {text!r}") from error
 
 
 @app.command()
@@ -75,10 +76,10 @@ def main(
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an earlier run in --out stopped.")] = False,
 ) -> None:
     """Compare calibration with hardware-aware training on ResNet-20 and a CIFAR-10 subset, on the same chips."""
-    settings = noise_settings(_numbers("strengths", strengths), TIMES if pcm else ())
+    settings = noise_settings(numbers("strengths", strengths), TIMES if pcm else ())
     if not settings:
         raise NabnError("there is no noise setting: give strengths, or leave out --no-pcm")
-    listed = contenders(method_specs(split_names(methods)), method_specs(split_names(after)), _numbers("wrong", wrong))
+    listed = contenders(method_specs(split_names(methods)), method_specs(split_names(after)), numbers("wrong", wrong))
     train, test = load_cifar_subset(data_root / FOLDER / IMAGES)
     model = load_resnet20(data_root / FOLDER / WEIGHTS)
     if validate:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -40,13 +40,17 @@ class Bench:
         calibration_batches: By name, as `evaluate` takes them.
         train: Trains the network at a noise, on a chip's configuration.
         recipe: What must be the same for a trained network to be used again; plain JSON values.
+        forward_fn: As `evaluate` takes it.
+        reference_forward_fn: As `evaluate` takes it.
     """
 
     model: nn.Module
     eval_fn: EvalFn
-    calibration_batches: dict[str, Iterable[Any]]
+    calibration_batches: Mapping[str, Iterable[Any]] | None
     train: Callable[[TrainingNoise, Any], TrainedModel]
     recipe: dict[str, Any]
+    forward_fn: Callable[[nn.Module, Any], Any] | None = None
+    reference_forward_fn: Callable[[nn.Module, Any], Any] | None = None
 
 
 class Comparison:
@@ -125,6 +129,8 @@ class Comparison:
             network,
             eval_fn=lambda candidate: self._evaluated(candidate, network),
             calibration_batches=self.bench.calibration_batches,
+            forward_fn=self.bench.forward_fn,
+            reference_forward_fn=self.bench.reference_forward_fn,
             skip=known,
             on_record=self.file.adder(known),
         )

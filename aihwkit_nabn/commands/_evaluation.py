@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +20,25 @@ PLAIN, AUGMENTED = "plain", "augmented"
 def split_names(text: str) -> list[str]:
     """Return the names in a comma-separated text."""
     return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def numbers(option: str, text: str) -> list[float]:
+    """Return the numbers of an option, separated by commas.
+
+    Raises:
+        NabnError: one of them is none.
+    """
+    try:
+        return [float(part) for part in split_names(text)]
+    except ValueError as error:
+        raise NabnError(f"{option} must be numbers separated by commas, got {text!r}") from error
+
+
+def folder_name(target: str) -> str:
+    """Return what the folder of a target's results is called."""
+    if target.endswith(".py"):
+        return Path(target.rpartition("::")[2]).stem
+    return target.replace(":", "_").replace("/", "_")
 
 
 def method_specs(names: Sequence[str]) -> list[MethodSpec]:
@@ -75,32 +91,6 @@ def parse_scenarios(noises: Sequence[str], times: Sequence[str]) -> list[Scenari
     from aihwkit_nabn.simulator import parse_preset
 
     return scenarios_over_times([(noise, parse_preset(noise)) for noise in noises], [parse_time(t) for t in times])
-
-
-def import_extension(source: str) -> None:
-    """Import a Python file, or a module by name, that registers noise models or calibration methods.
-
-    Raises:
-        NabnError: there is no such file or module, or importing it fails.
-    """
-    path = Path(source)
-    try:
-        if path.suffix == ".py":
-            if not path.is_file():
-                raise NabnError(f"cannot import {source}: no such file")
-            name = f"nabn_extension_{path.stem}"
-            spec = importlib.util.spec_from_file_location(name, path)
-            if spec is None or spec.loader is None:
-                raise NabnError(f"cannot import {source}: no Python file")
-            module = importlib.util.module_from_spec(spec)
-            sys.modules[name] = module  # dataclasses and pickle look their module up there
-            spec.loader.exec_module(module)
-        else:
-            importlib.import_module(source)
-    except NabnError:
-        raise
-    except Exception as error:  # the user's own code: anything
-        raise NabnError(f"cannot import {source}: {type(error).__name__}: {error}") from error
 
 
 def show_result(console: Console, result: EvaluationResult, out: Path) -> None:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from aihwkit_nabn.errors import NabnError
+
 if TYPE_CHECKING:
+    from aihwkit_nabn.evaluation import MethodSpec
     from aihwkit_nabn.training.comparison import NoiseSetting
 
-CALIBRATION_IMAGES = 256
-CALIBRATION_BATCH = 64
-TEST_BATCH = 150
-TRAINING_BATCH = 64
-# Chosen on the validation split: 1.5 standard deviations, where the recipe of aihwkit's notebook has 2, helped training
-# most; more epochs did not.
-LEARNING_RATE, CLIP_SIGMA = 0.1, 1.5
+# Of the digits, chosen on the validation split: 1.5 standard deviations, where the recipe of aihwkit's notebook has 2,
+# helped training most; more epochs did not.
+DIGITS = {"epochs": 20, "learning_rate": 0.1, "clip_sigma": 1.5}
+OTHERS = {"epochs": 5, "learning_rate": 0.01, "clip_sigma": 2.5}
+DIGITS_METHODS, OTHERS_METHODS = "population,paired,distill", "population,paired"
 FASTER = {"distill": {"steps": 30}}
 TIMES = (("1s", "1 second"), ("1h", "1 hour"), ("1d", "1 day"), ("1y", "1 year"), ("10y", "10 years"))
 TRAINED_AT = "1d"
@@ -54,76 +57,196 @@ def noise_settings(
     return settings
 
 
+def settings_of_noise(noises: Sequence[str], times: Sequence[str], trained_at: str | None = None) -> list[NoiseSetting]:
+    """Return one setting per noise, to be measured at these times.
+
+    Args:
+        noises: Presets as `aihwkit_nabn.simulator.parse_preset` takes them.
+        times: Times after programming.
+        trained_at: The time whose noise a network is trained at; None: the first of `times`.
+
+    Raises:
+        NabnError: a preset or a time is unknown, malformed, out of range or given twice.
+    """
+    from aihwkit_nabn.chip import parse_time
+    from aihwkit_nabn.commands._evaluation import parse_scenarios
+    from aihwkit_nabn.training.comparison import NoiseSetting
+
+    scenarios = parse_scenarios(noises, times)
+    moment = parse_time(times[0] if trained_at is None else trained_at)
+    parts = (scenarios[start : start + len(times)] for start in range(0, len(scenarios), len(times)))
+    return [
+        NoiseSetting(name=noise, scenarios=tuple(part), trained_at=moment)
+        for noise, part in zip(noises, parts, strict=True)
+    ]
+
+
 def command(
-    out: Annotated[Path, typer.Option(help="Folder for table, plot, numbers and trained networks.")] = Path(
-        "nabn_results/compare"
-    ),
+    target: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[TARGET]",
+            help="torchvision:NAME, a config of mmdetection or mmsegmentation; default: the embedded digits.",
+        ),
+    ] = None,
+    weights: Annotated[str | None, typer.Argument(metavar="[CHECKPOINT]", help="File with the weights.")] = None,
+    noise: Annotated[
+        list[str] | None,
+        typer.Option(help="With a TARGET: noise, e.g. pcm or gaussian:sigma=0.06; can be repeated."),
+    ] = None,
+    time: Annotated[
+        list[str] | None, typer.Option(help="With a TARGET: time after programming; can be repeated.  [default: 1d]")
+    ] = None,
+    trained_at: Annotated[
+        str | None, typer.Option(help="With a TARGET: train for the noise at this time; default: the first --time.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for table, plot, numbers, trained networks; default: nabn_results/compare[_TARGET]."),
+    ] = None,
     chips: Annotated[int, typer.Option(min=1, help="Chips per noise setting.")] = 5,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first chip, and of the training.")] = 0,
-    epochs: Annotated[int, typer.Option(min=1, help="Epochs of each hardware-aware training.")] = 20,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Epochs of each hardware-aware training; default: 20 (digits) or 5.")
+    ] = None,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(min=1e-9, help="At the start; default: 0.1 (digits), 0.01, or a tenth of what the config has."),
+    ] = None,
+    clip_sigma: Annotated[
+        float | None,
+        typer.Option(min=0.1, help="Weights are clipped at so many standard deviations; default: 1.5 (digits) or 2.5."),
+    ] = None,
+    wrong: Annotated[
+        str, typer.Option(help="Wrong noises to train at too: factors on the right one, separated by commas.")
+    ] = "0.25,2",
     methods: Annotated[
-        str, typer.Option(help="Calibration methods, separated by commas; all for every one.")
-    ] = "population,paired,distill",
-    quick: Annotated[bool, typer.Option("--quick", help="Two noise settings instead of four.")] = False,
+        str | None,
+        typer.Option(
+            help="Calibration methods, separated by commas; all for every one; default: "
+            f"{DIGITS_METHODS} (digits) or {OTHERS_METHODS}."
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="torchvision: folder with train/CLASS/images and val/CLASS/images.")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Images per batch.")] = None,
+    max_samples: Annotated[int, typer.Option(min=1, help="With a TARGET: calibration images.")] = 256,
+    limit: Annotated[int | None, typer.Option(min=1, help="With a TARGET: test images; default: all.")] = None,
+    image_size: Annotated[int | None, typer.Option(min=1, help="torchvision: edge of the images in pixels.")] = None,
+    workers: Annotated[int | None, typer.Option(min=0, help="Processes that read images.")] = None,
+    device: Annotated[str | None, typer.Option(help="torchvision: cpu (the default) or cuda.")] = None,
+    cfg_options: Annotated[list[str] | None, typer.Option(help="Configs: KEY=VALUE that changes it.")] = None,
+    extension: Annotated[
+        list[str] | None,
+        typer.Option("--import", help="Python file or module with noise models or methods of yours; can be repeated."),
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Digits: two noise settings instead of four.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an earlier run in --out stopped.")] = False,
 ) -> None:
-    """Compare calibration with aihwkit's hardware-aware training, and both together, on the embedded digits."""
+    """Compare calibration with aihwkit's hardware-aware training, and both together, on the same chips."""
     from rich.console import Console
-    from torch import Tensor
 
-    from aihwkit_nabn.commands._compare import Bench, Comparison
-    from aihwkit_nabn.commands._evaluation import AUGMENTED, PLAIN, check_out, method_specs, show_result, split_names
+    from aihwkit_nabn.commands._compare import Comparison
+    from aihwkit_nabn.commands._compare_targets import Recipe, digits_bench, openmmlab_bench, torchvision_bench
+    from aihwkit_nabn.commands._evaluation import (
+        check_out,
+        folder_name,
+        method_specs,
+        numbers,
+        show_result,
+        split_names,
+    )
+    from aihwkit_nabn.commands._openmmlab import is_config, read_config, refuse_options
+    from aihwkit_nabn.commands._torchvision import classifier_options
     from aihwkit_nabn.commands.demo import one_thread
-    from aihwkit_nabn.data.classification import accuracy_on, image_batches
-    from aihwkit_nabn.data.digits import load_demo_model, load_digits, shift_images
-    from aihwkit_nabn.evaluation import MethodSpec
+    from aihwkit_nabn.extension import import_extension
     from aihwkit_nabn.reporting import print_price
-    from aihwkit_nabn.seeding import derive_seed
-    from aihwkit_nabn.training import TrainedModel, TrainingNoise, train_hardware_aware
     from aihwkit_nabn.training.comparison import contenders
 
-    specs = [
-        MethodSpec(spec.method, batches=spec.batches, options=FASTER.get(spec.method, {}))
-        for spec in method_specs(split_names(methods))
-    ]
+    for source in extension or ():
+        import_extension(source)
+    digits = target is None
+    names = methods or (DIGITS_METHODS if digits else OTHERS_METHODS)
+    specs = _with_fewer_steps(method_specs(split_names(names)), digits)
     after = [spec for spec in specs if spec.method in ("none", "paired", "distill")]
-    settings = noise_settings((0.10,) if quick else (0.02, 0.06, 0.10), TIMES[2:4] if quick else TIMES)
-    listed = contenders(specs, after)
-    console = Console()
-    model, train, test = load_demo_model(), load_digits("train"), load_digits("test")
-    images = train.shuffled(seed).first(CALIBRATION_IMAGES).images
-
-    def shifted(epoch: int) -> list[tuple[Tensor, Tensor]]:
-        data = train.shuffled(derive_seed(seed, "training order", epoch))
-        moved = shift_images(data.images, seed=derive_seed(seed, "training shift", epoch))
-        return list(zip(moved.split(TRAINING_BATCH), data.labels.split(TRAINING_BATCH), strict=True))
-
-    recipe: dict[str, Any] = {"epochs": epochs, "learning_rate": LEARNING_RATE, "clip_sigma": CLIP_SIGMA, "seed": seed}
-
-    def trained(noise: TrainingNoise, rpu_config: Any) -> TrainedModel:
-        return train_hardware_aware(model, shifted, noise=noise, rpu_config=rpu_config, **recipe)
-
-    bench = Bench(
-        model=model,
-        eval_fn=accuracy_on(test, batch_size=TEST_BATCH),
-        calibration_batches={
-            PLAIN: image_batches(images, CALIBRATION_BATCH),
-            AUGMENTED: image_batches(shift_images(images, seed=derive_seed(seed, "shift")), CALIBRATION_BATCH),
-        },
-        train=trained,
-        recipe=recipe,
+    listed = contenders(specs, after, numbers("wrong", wrong))
+    defaults = DIGITS if digits else OTHERS
+    rate = learning_rate if not digits and is_config(str(target)) else learning_rate or defaults["learning_rate"]
+    recipe = Recipe(
+        epochs=int(epochs or defaults["epochs"]),
+        learning_rate=rate,
+        clip_sigma=clip_sigma or defaults["clip_sigma"],
+        seed=seed,
     )
+    folder = out or Path("nabn_results") / ("compare" if target is None else f"compare_{folder_name(target)}")
+    setup: dict[str, Any] = {"seed": seed, "methods": names}
+    if target is None:
+        given = {"--noise": noise, "--time": time, "--trained-at": trained_at, "--data": data, "CHECKPOINT": weights}
+        for option, value in {**given, "--limit": limit, "--cfg-options": cfg_options}.items():
+            if value:
+                raise NabnError(f"the embedded digits take no {option}; name a TARGET")
+        settings = noise_settings((0.10,) if quick else (0.02, 0.06, 0.10), TIMES[2:4] if quick else TIMES)
+        bench, lines = digits_bench(recipe)
+    else:
+        if weights is None:
+            raise NabnError(f"CHECKPOINT is missing: the trained weights of {target}")
+        if quick:
+            raise NabnError("--quick is for the embedded digits; give fewer --noise and --chips")
+        if not noise:
+            raise NabnError("--noise is missing: what the chips do, e.g. --noise pcm or --noise gaussian:sigma=0.06")
+        times = time or ["1d"]
+        settings = settings_of_noise(noise, times, trained_at)
+        setup |= {"target": target, "weights": weights, "noise": noise, "time": times, "trained_at": trained_at}
+        setup |= {"max_samples": max_samples, "limit": limit, "batch_size": batch_size, "cfg_options": cfg_options}
+        if is_config(target):
+            refuse_options({"data": data, "image-size": image_size, "device": device})
+            bench, lines = openmmlab_bench(
+                read_config(target, list(cfg_options or ())),
+                weights,
+                recipe,
+                noises=noise,
+                times=times,
+                methods=[spec.method for spec in specs],
+                limit=limit,
+                max_samples=max_samples,
+                batch_size=batch_size,
+                workers=workers,
+                work_dir=check_out(folder),
+            )
+        else:
+            options = classifier_options(
+                weights,
+                data=data,
+                batch_size=batch_size,
+                workers=workers,
+                device=device,
+                cfg_options=cfg_options,
+                max_samples=max_samples,
+                limit=limit,
+                image_size=image_size,
+                seed=seed,
+            )
+            setup |= {"data": str(data), "image_size": image_size}
+            bench, lines = torchvision_bench(target, options, recipe)
+    console = Console(file=sys.stdout)  # this one also while mmengine's output goes elsewhere
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
     console.print(
-        f"A network that reads handwritten digits goes on {chips} simulated analog chips per noise setting: as it "
-        f"came, calibrated with {len(images)} images without labels, and after hardware-aware training (HWA) with all "
-        f"{len(train)} training images and their labels, at the right noise and at wrong ones. Accuracy is measured on "
-        f"{len(test)} other images, always on the same chips.",
+        f"{chips} chips per noise setting, always the same ones: with the network as it came, calibrated, after "
+        "hardware-aware training (HWA) at the right noise and at wrong ones, and after both.",
         highlight=False,
     )
-    comparison = Comparison(
-        bench, settings, listed, out=check_out(out), setup={"seed": seed, "methods": methods}, resume=resume
-    )
-    with one_thread():
+    comparison = Comparison(bench, settings, listed, out=check_out(folder), setup=setup, resume=resume)
+    with one_thread() if digits else contextlib.nullcontext():
         result = comparison.run(console, [seed + index for index in range(chips)])
     print_price(result, console)
-    show_result(console, result, out)
+    show_result(console, result, folder)
+
+
+def _with_fewer_steps(specs: list[MethodSpec], digits: bool) -> list[MethodSpec]:
+    """Take the steps of ``distill`` that are enough for the small network."""
+    from aihwkit_nabn.evaluation import MethodSpec
+
+    options = FASTER if digits else {}
+    return [MethodSpec(spec.method, batches=spec.batches, options=options.get(spec.method, {})) for spec in specs]

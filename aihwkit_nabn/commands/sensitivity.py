@@ -36,6 +36,10 @@ def command(
     workers: Annotated[int | None, typer.Option(min=0, help="Processes that read images.")] = None,
     device: Annotated[str | None, typer.Option(help="torchvision: cpu (the default) or cuda.")] = None,
     cfg_options: Annotated[list[str] | None, typer.Option(help="Configs: KEY=VALUE that changes it.")] = None,
+    extension: Annotated[
+        list[str] | None,
+        typer.Option("--import", help="Python file or module with noise models or methods of yours; can be repeated."),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for sensitivity.json, table and plot; default: nabn_results/TARGET.")
     ] = None,
@@ -44,7 +48,7 @@ def command(
     """Measure what each layer costs alone on the chip, the others digital: which ones to keep digital, or to mend."""
     from rich.console import Console
 
-    from aihwkit_nabn.commands._evaluation import check_out, method_specs, parse_scenarios, split_names
+    from aihwkit_nabn.commands._evaluation import check_out, folder_name, method_specs, parse_scenarios, split_names
     from aihwkit_nabn.commands._openmmlab import is_config, read_config, refuse_options
     from aihwkit_nabn.commands._sensitivity import (
         Study,
@@ -54,7 +58,11 @@ def command(
         show_sensitivity,
         torchvision_arguments,
     )
+    from aihwkit_nabn.commands._torchvision import classifier_options
+    from aihwkit_nabn.extension import import_extension
 
+    for source in extension or ():
+        import_extension(source)
     scenarios = parse_scenarios(noise, time)
     specs = method_specs(split_names(methods))
     if target is None:
@@ -64,7 +72,7 @@ def command(
     else:
         if weights is None:
             raise NabnError(f"CHECKPOINT is missing: the trained weights of {target}")
-        name = Path(target.rpartition("::")[2]).stem if is_config(target) else target.replace(":", "_")
+        name = folder_name(target)
     folder = out or Path("nabn_results") / name
     study = Study(
         scenarios=scenarios,
@@ -84,26 +92,19 @@ def command(
             study, config, str(weights), noises=noise, times=time, limit=limit, batch_size=batch_size, workers=workers
         )
     else:
-        if cfg_options:
-            raise NabnError("--cfg-options is for configs of mmdetection and mmsegmentation")
-        if data is None:
-            raise NabnError("--data FOLDER is missing: the images to test on and to calibrate with")
-        from aihwkit_nabn.targets import TargetOptions
-
-        arguments = torchvision_arguments(
-            target,
-            TargetOptions(
-                weights=str(weights),
-                data=data,
-                batch_size=batch_size or 32,
-                max_samples=max_samples,
-                limit=limit,
-                image_size=image_size,
-                workers=2 if workers is None else workers,
-                seed=seed,
-                device=device or "cpu",
-            ),
+        options = classifier_options(
+            str(weights),
+            data=data,
+            batch_size=batch_size,
+            workers=workers,
+            device=device,
+            cfg_options=cfg_options,
+            max_samples=max_samples,
+            limit=limit,
+            image_size=image_size,
+            seed=seed,
         )
+        arguments = torchvision_arguments(target, options)
     check_out(folder)
     setup = {"target": name, "noise": noise, "time": time, "methods": methods, "seed": seed, "limit": limit}
     setup |= {"max_samples": max_samples, "exclude": list(exclude or ())}

@@ -29,6 +29,10 @@ def command(
     launcher: Annotated[
         str, typer.Option(help="Configs: pytorch, slurm or mpi, where several processes share one big model.")
     ] = "none",
+    extension: Annotated[
+        list[str] | None,
+        typer.Option("--import", help="Python file or module with noise models or methods of yours; can be repeated."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything and say what would be done.")] = False,
 ) -> None:
     """Measure everything a sweep file asks for; the same command again goes on where an interrupted one stopped."""
@@ -38,6 +42,9 @@ def command(
 
     console = Console()
     content = read_yaml(file)
+    if extension and isinstance(content, dict):
+        own = content.get("import") or []
+        content = {**content, "import": [*([own] if isinstance(own, str) else own), *extension]}
     spec = parse_spec(content)
     EXECUTORS.get(executor)
     if launcher not in LAUNCHERS:

@@ -69,7 +69,7 @@ def command(
 
     from aihwkit_nabn.commands._evaluation import (
         check_out,
-        import_extension,
+        folder_name,
         method_specs,
         parse_scenarios,
         show_result,
@@ -85,11 +85,13 @@ def command(
 
     console = Console()
     items = cfg_option_items(cfg_options, overrides)
+    from aihwkit_nabn.extension import import_extension
+
     for source in extension or ():
         import_extension(source)
     scenarios = parse_scenarios(noise, time)
     specs = method_specs(split_names(methods))
-    folder = out or Path("nabn_results") / _folder_name(target)
+    folder = out or Path("nabn_results") / folder_name(target)
     if is_config(target):
         refuse_options({"data": data, "limit": limit, "image-size": image_size, "device": device})
         config = read_config(target, items)
@@ -113,29 +115,27 @@ def command(
         )
         test_config(console, config, run)
         return
-    if items or launcher != "none":
-        raise NabnError("--cfg-options and --launcher are for configs of mmdetection and mmsegmentation")
+    if launcher != "none":
+        raise NabnError("--launcher is for configs of mmdetection and mmsegmentation")
     if per_class or examples:
         raise NabnError("--per-class and --examples are for configs of mmdetection and mmsegmentation")
-    if data is None:
-        raise NabnError("--data FOLDER is missing: the images to test on and to calibrate with")
+    from aihwkit_nabn.commands._torchvision import classifier_options
     from aihwkit_nabn.evaluation import evaluate
-    from aihwkit_nabn.targets import TargetOptions, load_target
+    from aihwkit_nabn.targets import load_target
 
-    task = load_target(
-        target,
-        TargetOptions(
-            weights=weights,
-            data=data,
-            batch_size=batch_size or 32,
-            max_samples=max_samples,
-            limit=limit,
-            image_size=image_size,
-            workers=2 if workers is None else workers,
-            seed=seed,
-            device=device or "cpu",
-        ),
+    options = classifier_options(
+        weights,
+        data=data,
+        batch_size=batch_size,
+        workers=workers,
+        device=device,
+        cfg_options=items,
+        max_samples=max_samples,
+        limit=limit,
+        image_size=image_size,
+        seed=seed,
     )
+    task = load_target(target, options)
     check_out(folder)
     for line in task.description:
         console.print(line, highlight=False, soft_wrap=True, markup=False)
@@ -153,9 +153,3 @@ def command(
     conversion = next(iter(result.settings["conversion"].values()))
     console.print(f"On tiles: {conversion}", highlight=False, soft_wrap=True, markup=False)
     show_result(console, result, folder)
-
-
-def _folder_name(target: str) -> str:
-    if target.endswith(".py"):
-        return Path(target.rpartition("::")[2]).stem
-    return target.replace(":", "_").replace("/", "_")

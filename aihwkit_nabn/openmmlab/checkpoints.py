@@ -47,6 +47,8 @@ def allow_mmengine_checkpoints() -> None:
     )
     if hasattr(upstream, "_safe_torch_load"):
         upstream._safe_torch_load = _load_safely
+    else:  # OpenMMLab's own package calls torch.load where it reads files
+        upstream.CheckpointLoader.register_scheme(prefixes="", loader=load_from_local, force=True)
 
 
 def _history_attribute(owner: Any, name: str) -> Any:
@@ -55,6 +57,14 @@ def _history_attribute(owner: Any, name: str) -> Any:
     if not (isinstance(owner, HistoryBuffer) or owner is HistoryBuffer) or name.startswith("_"):
         raise pickle.UnpicklingError(f"attribute {name!r} of a {type(owner).__name__} is not to be looked up")
     return getattr(owner, name)
+
+
+def load_from_local(filename: str, map_location: Any = None) -> Any:
+    """Read a checkpoint file; mmengine names what it loads from by this name."""
+    path = Path(filename).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"{filename} can not be found.")
+    return _load_safely(str(path), map_location)
 
 
 def _load_safely(file: Any, map_location: Any = None, weights_only: bool | None = None) -> Any:

@@ -10,12 +10,13 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapperDict
 from mmengine.registry import HOOKS
+from torch import nn
 
 from aihwkit_nabn.chip import parse_time
 from aihwkit_nabn.errors import check_number
 from aihwkit_nabn.openmmlab.settings import build_rpu_config
 from aihwkit_nabn.seeding import check_seed, derive_seed
-from aihwkit_nabn.training.noise import matched_noise
+from aihwkit_nabn.training.noise import TrainingNoise, matched_noise
 from aihwkit_nabn.training.weight_noise import WeightNoise
 
 
@@ -70,7 +71,7 @@ class HardwareAwareTrainingHook(Hook):
     def before_train(self, runner: Any) -> None:
         """Find the weights and measure the noise, after the checkpoint has been loaded."""
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        noise = matched_noise(model, self.rpu_config, self.t_inference, exclude=self.exclude).scaled(self.strength)
+        noise = self.noise_for(model)
         columnwise = bool(self.rpu_config.mapping.weight_scaling_columnwise)
         self._noise = WeightNoise(model, noise, clip_sigma=self.clip_sigma, columnwise=columnwise, exclude=self.exclude)
         for optimizer in _optimizers(runner.optim_wrapper):
@@ -82,6 +83,15 @@ class HardwareAwareTrainingHook(Hook):
             f"{type(self).__name__}: {self.name} at {self.t_inference:g} s, so training at {noise}"
             f"{' of each output' if columnwise else ''}\n{self._noise.report}"
         )
+
+    def noise_for(self, model: nn.Module) -> TrainingNoise:
+        """Return the noise to train a model at."""
+        return matched_noise(model, self.rpu_config, self.t_inference, exclude=self.exclude).scaled(self.strength)
+
+    @property
+    def report(self) -> str:
+        """What carries noise while training and what does not, in words; empty outside a training."""
+        return "" if self._noise is None else str(self._noise.report)
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
         """Draw noise into the weights."""

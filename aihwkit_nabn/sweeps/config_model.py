@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
 import re
-import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from aihwkit_nabn.errors import NabnError, missing_extra
 from aihwkit_nabn.evaluation.plan import AUGMENTED
@@ -39,11 +34,12 @@ def load_model_config(entry: ModelEntry, jpeg: int | None = None) -> Config:
         raise missing_extra("mmengine", "openmmlab")
     from aihwkit_nabn.openmmlab.config import load_config, parse_cfg_options
     from aihwkit_nabn.openmmlab.jpeg import compress_inputs
+    from aihwkit_nabn.openmmlab.output import warnings_only
 
     options = dict(entry.options)
     if "://" not in options["checkpoint"] and not Path(options["checkpoint"]).is_file():
         raise NabnError(f"checkpoint {options['checkpoint']!r} of {entry.name} does not exist")
-    with _warnings_only():
+    with warnings_only():
         config = load_config(entry.model, parse_cfg_options(options.get("cfg_options", [])))
     return config if jpeg is None else compress_inputs(config, jpeg)
 
@@ -52,6 +48,7 @@ def measure_config(
     spec: SweepSpec, entry: ModelEntry, task: Task, emit: Emit, *, launcher: str, work_dir: str | None
 ) -> None:
     """Measure a task's jobs with mmengine's runner: one run for each number of calibration images."""
+    from aihwkit_nabn.openmmlab.output import output_in
     from aihwkit_nabn.openmmlab.run import TestRun, run_test
 
     config = load_model_config(entry, task.jpeg)
@@ -75,7 +72,7 @@ def measure_config(
             work_dir=str(folder),
             launcher=launcher,
         )
-        with _output_in(folder):
+        with output_in(folder):
             result = run_test(config, run)
         emit(
             SweepRecord(
@@ -111,49 +108,3 @@ def _as_config(method: MethodEntry, job: Job) -> dict[str, Any]:
     if method.clean_reference:
         entry["reference_skips"] = "CompressJPEG"
     return entry | dict(method.options)
-
-
-class _Output(io.TextIOBase):
-    """Where mmengine's loggers write: they keep the stream they were made with, after the run that made them, too."""
-
-    file: TextIO | None = None
-
-    def write(self, text: str) -> int:
-        return (self.file or sys.__stderr__ or io.StringIO()).write(text)
-
-    def flush(self) -> None:
-        if self.file is not None:
-            self.file.flush()
-
-
-_OUTPUT = _Output()
-
-
-@contextlib.contextmanager
-def _output_in(folder: Path) -> Iterator[None]:
-    """Put what mmengine prints into a file of the folder: a sweep shows its own table."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / "output.txt").open("a")
-    except OSError as error:
-        raise NabnError(f"cannot write to {folder}: {error.strerror or error}") from error
-    with file, contextlib.redirect_stdout(_OUTPUT), contextlib.redirect_stderr(_OUTPUT):
-        _OUTPUT.file = file
-        try:
-            yield
-        finally:
-            _OUTPUT.file = None
-
-
-@contextlib.contextmanager
-def _warnings_only() -> Iterator[None]:
-    """Keep mmengine from telling, at every reading of a config, which variables of the environment it names."""
-    from mmengine.logging import MMLogger
-
-    logger = MMLogger.get_current_instance()
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

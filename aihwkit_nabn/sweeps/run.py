@@ -131,6 +131,8 @@ class _Reporter:
 def described(spec: SweepSpec) -> dict[str, Any]:
     """Return the sweep as plain values with the versions that its records depend on."""
     plain: dict[str, Any] = json.loads(json.dumps(asdict(spec), default=str))
+    if not plain["imports"]:
+        del plain["imports"]  # as stores had it before there were any
     plain["versions"] = {
         "aihwkit_nabn": __version__,
         **{name: _version(name) for name in ("aihwkit", "torch", "numpy", "pillow")},

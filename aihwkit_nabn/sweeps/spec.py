@@ -11,6 +11,7 @@ from typing import Any
 from aihwkit_nabn.chip import parse_time
 from aihwkit_nabn.errors import NabnError, check_count
 from aihwkit_nabn.evaluation.scenario import UNCALIBRATED, Scenario, scenarios_over_times
+from aihwkit_nabn.extension import import_extension
 from aihwkit_nabn.seeding import check_seed
 from aihwkit_nabn.simulator import parse_preset
 from aihwkit_nabn.sweeps.fields import check_choice, check_list, check_mapping, check_positive, check_text, short
@@ -67,6 +68,7 @@ class SweepSpec:
         test_batch: Test images per forward pass.
         calibration_batch: Calibration images per forward pass.
         stream: A stream instead of single measurements, or None.
+        imports: Python files or modules with noise models or methods of the user's own; every worker imports them.
     """
 
     version: int
@@ -84,6 +86,7 @@ class SweepSpec:
     test_batch: int
     calibration_batch: int
     stream: StreamSpec | None
+    imports: tuple[str, ...] = ()
 
     def scenarios(self) -> list[Scenario]:
         """Return one scenario per noise setting and time."""
@@ -95,7 +98,7 @@ class SweepSpec:
         return [self.seed + index for index in range(self.chips)]
 
 
-_KNOWN = [field.name for field in fields(SweepSpec)]
+_KNOWN = ["import" if field.name == "imports" else field.name for field in fields(SweepSpec)]
 _STREAM = [field.name for field in fields(StreamSpec)]
 # What a stream has in its own words.
 _NOT_WITH_STREAM = ("methods", "calibration", "jpeg")
@@ -145,6 +148,9 @@ def parse_spec(content: object) -> SweepSpec:
         for key in _NOT_WITH_STREAM:
             if key in given:
                 raise NabnError(f"{key} does not go with stream: its tracking says what is done on the way")
+    imports = check_list("import", given["import"], check_text) if given.get("import") else ()
+    for source in imports:
+        import_extension(source)
     noise = check_list("noise", _spread_strengths(given["noise"]), _check_noise)
     methods = check_list("methods", given.get("methods", [UNCALIBRATED, "population", "paired"]), read_method)
     jpeg = check_list("jpeg", given.get("jpeg", [None]), _check_jpeg)
@@ -171,6 +177,7 @@ def parse_spec(content: object) -> SweepSpec:
         test_batch=check_positive("test_batch", given.get("test_batch", 256)),
         calibration_batch=check_positive("calibration_batch", given.get("calibration_batch", 64)),
         stream=None if given.get("stream") is None else _read_stream(given["stream"]),
+        imports=imports,
     )
     _check_labels("models", [entry.name for entry in spec.models])
     _check_together(spec)

@@ -49,6 +49,8 @@ class Task:
         calibration_batches: The calibration sets by name: ``"plain"`` through the test pipeline, ``"augmented"``
             through the training pipeline.
         forward_fn: Called as ``forward_fn(model, batch)`` when calibrating.
+        training_batches: Called with the number of the epoch; returns all training images, augmented anew, in a new
+            order, as batches ``(images, labels)``. None where there are no labels.
         description: Lines that say what is tested, for the user.
     """
 
@@ -56,6 +58,7 @@ class Task:
     eval_fn: Callable[[nn.Module], dict[str, float]]
     calibration_batches: dict[str, Iterable[Any]]
     forward_fn: Callable[[nn.Module, Any], Any]
+    training_batches: Callable[[int], Iterable[Any]] | None = None
     description: list[str] = field(default_factory=list)
 
 

@@ -58,11 +58,17 @@ def load_torchvision(name: str, options: TargetOptions) -> Task:
 
         return batch_accuracy(candidate, moved(), top5=len(folder.classes) >= _TOP5_CLASSES)
 
+    def training_batches(epoch: int) -> ImageBatches:
+        order = choose(len(folder.train), None, derive_seed(options.seed, "training order", epoch))
+        images = TransformedImages(folder.train, order, training, derive_seed(options.seed, "training", epoch))
+        return ImageBatches(images, batch_size=options.batch_size, workers=options.workers, labelled=True)
+
     return Task(
         model=model,
         eval_fn=eval_fn,
         calibration_batches={"plain": batches(chosen, "train", test), "augmented": batches(chosen, "train", training)},
         forward_fn=lambda candidate, images: candidate(images.to(device)),
+        training_batches=training_batches,
         description=_describe(name, options, folder, size, len(test_images), len(chosen)),
     )
 

@@ -143,6 +143,8 @@ def measure(
     *,
     eval_fn: EvalFn,
     calibration_batches: CalibrationBatches | None,
+    forward_fn: Callable[[nn.Module, Any], Any] | None = None,
+    reference_forward_fn: Callable[[nn.Module, Any], Any] | None = None,
     skip: Iterable[str] = (),
     on_record: Callable[[Record], None] | None = None,
 ) -> EvaluationResult:
@@ -153,6 +155,8 @@ def measure(
         network: The contender's network.
         eval_fn: As `evaluate` takes it.
         calibration_batches: As `evaluate` takes them.
+        forward_fn: As `evaluate` takes it.
+        reference_forward_fn: As `evaluate` takes it.
         skip: Labels of rows that are there already.
         on_record: Called with each record, also with those that had to be measured again.
     """
@@ -174,6 +178,8 @@ def measure(
         seed=chip,
         calibration_batches=calibration_batches,
         eval_fn=eval_fn,
+        forward_fn=forward_fn,
+        reference_forward_fn=reference_forward_fn,
         progress=False,
         on_record=None if on_record is None else lambda record: on_record(renamed(record)),
     )

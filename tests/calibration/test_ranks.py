@@ -51,6 +51,7 @@ def start(rank: int, world: int, folder: str, job: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
     try:
         torch.save(globals()[job](rank, world), Path(folder) / f"{rank}.pt")
+        dist.barrier()  # nobody leaves while others still talk to it
     finally:
         dist.destroy_process_group()
 

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from aihwkit_nabn import cli
 from aihwkit_nabn.commands._run import run
-from aihwkit_nabn.commands.compare import TIMES, noise_settings
+from aihwkit_nabn.commands.compare import TIMES, noise_settings, settings_of_noise
 from aihwkit_nabn.evaluation import EvaluationResult, Record
 from aihwkit_nabn.reporting import after_training, verdict
 from aihwkit_nabn.reporting.price import price_rows
@@ -106,3 +107,48 @@ def test_unknown_method_is_refused_before_the_work(tmp_path: Path, capsys: pytes
     out = tmp_path / "compare"
     assert run(cli.app, ["compare", "--methods", "pared", "--out", str(out)]) == 2
     assert "did you mean 'paired'" in capsys.readouterr().err and not out.exists()
+
+
+def test_a_classifier_against_retraining(shapes_folder: Callable[..., Path], tmp_path: Path, capsys) -> None:
+    out = tmp_path / "out"
+    arguments = ["compare", "torchvision:resnet18", "random", "--data", str(shapes_folder()), "--image-size", "32"]
+    arguments += ["--noise", "gaussian:sigma=0.1", "--noise", "pcm", "--time", "1h", "--chips", "1", "--epochs", "1"]
+    arguments += ["--batch-size", "6", "--methods", "paired", "--wrong", "0.25", "--workers", "0", "--out", str(out)]
+    assert run(cli.app, arguments) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "3 classes" in text and "1 epochs of 12 labelled images" in text
+    result = EvaluationResult.from_json(out / "results.json")
+    assert [scenario["name"] for scenario in result.settings["scenarios"]] == ["gaussian:sigma=0.1", "pcm, 1h"]
+    assert len(result.records) == 5 + 6  # drift compensation only where there is drift
+    assert run(cli.app, [*arguments, "--resume"]) == 0
+    assert _values(EvaluationResult.from_json(out / "results.json")) == _values(result)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--noise", "pcm"], "the embedded digits take no --noise"),
+        (["--wrong", "half"], "wrong must be numbers separated by commas, got 'half'"),
+        (["--wrong", "1"], "wrong must hold different factors other than 1"),
+        (["torchvision:resnet18", "--noise", "pcm"], "CHECKPOINT is missing"),
+        (["torchvision:resnet18", "random"], "--noise is missing"),
+        (["torchvision:resnet18", "random", "--noise", "pcm"], "--data FOLDER is missing"),
+        (["torchvision:resnet18", "random", "--noise", "pcm", "--quick"], "--quick is for the embedded digits"),
+        (["torchvision:resnet18", "random", "--noise", "pmc", "--data", "."], "did you mean 'pcm'"),
+        (["torchvision:resnet18", "random", "--noise", "pcm", "--trained-at", "x", "--data", "."], "time must be"),
+        (["torchvision:resnet81", "random", "--noise", "pcm", "--data", "."], "did you mean 'resnet18'"),
+        (["nowhere.py", "x.pth", "--noise", "pcm"], "nowhere.py"),
+    ],
+)
+def test_bad_input_is_refused(arguments: list[str], message: str, tmp_path: Path, capsys) -> None:
+    assert run(cli.app, ["compare", *arguments, "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("nabn: error: ") and message in error and "Traceback" not in error
+    assert not list((tmp_path / "out").glob("*.jsonl"))
+
+
+def test_a_noise_is_trained_for_at_one_time_and_measured_at_all() -> None:
+    gaussian, pcm = settings_of_noise(["gaussian:sigma=0.1", "pcm"], ["1h", "1y"], "1d")
+    assert [scenario.t_inference for scenario in pcm.scenarios] == [3600.0, 31_557_600.0]
+    assert pcm.trained_at == 86_400.0 and gaussian.name == "gaussian:sigma=0.1" and len(gaussian.scenarios) == 2
+    assert settings_of_noise(["pcm"], ["1h"])[0].trained_at == 3600.0

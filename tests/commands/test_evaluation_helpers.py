@@ -7,12 +7,12 @@ import pytest
 from aihwkit_nabn.calibration import CALIBRATION_METHODS
 from aihwkit_nabn.commands._evaluation import (
     check_out,
-    import_extension,
     method_specs,
     parse_scenarios,
     split_names,
 )
 from aihwkit_nabn.errors import NabnError, UnknownNameError
+from aihwkit_nabn.extension import import_extension
 from aihwkit_nabn.noise import NOISE_MODELS
 
 

@@ -16,6 +16,7 @@ from aihwkit_nabn.data.shapes import write_shapes
 
 pytest.importorskip("mmdet")
 pytest.importorskip("mmseg")
+checkpoint = pytest.importorskip("mmengine.runner.checkpoint")
 
 pytestmark = pytest.mark.slow  # starts processes
 
@@ -52,5 +53,8 @@ def test_train_and_test_with_the_upstream_tools(name: str, package: str, tmp_pat
     assert set(after) == set(before)
     changed = [key for key, value in before.items() if value.ndim > 1 and not torch.equal(value, after[key])]
     assert len(changed) == sum(value.ndim > 1 for value in before.values())
-    # A config that knows nothing of this package tests it.
-    assert "mAP" in (tested := run(tools / "test.py", demo_config_path(name), out / "epoch_1.pth")) or "mIoU" in tested
+    # A config that knows nothing of this package tests it; OpenMMLab's own mmengine can't read its own checkpoints then.
+    reads_its_own = hasattr(checkpoint, "_safe_torch_load")
+    more = () if reads_its_own else ("--cfg-options", "custom_imports.imports=[aihwkit_nabn.openmmlab]")
+    tested = run(tools / "test.py", demo_config_path(name), out / "epoch_1.pth", *more)
+    assert "mAP" in tested or "mIoU" in tested

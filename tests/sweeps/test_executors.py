@@ -176,3 +176,32 @@ def _is_alive(pid: int) -> bool:
         return "Z" not in (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
         return False
+
+
+@pytest.mark.slow
+def test_noise_of_the_users_own_is_known_to_every_worker(tmp_path: Path) -> None:
+    file = tmp_path / "sweep_noise.py"
+    file.write_text(
+        "from aihwkit_nabn.noise import WeightNoiseModel, register_noise_model\n"
+        "@register_noise_model('sweep_test_loss')\n"
+        "class SweptLoss(WeightNoiseModel):\n"
+        "    strength = 'loss'\n"
+        "    def __init__(self, loss: float = 0.1) -> None:\n"
+        "        super().__init__()\n"
+        "        self.loss = loss\n"
+        "    def program(self, weights, w_max, generator):\n"
+        "        return weights * (1 - self.loss)\n"
+    )
+    content = {
+        "version": 1,
+        "name": "own",
+        "chips": 2,
+        "models": ["digits"],
+        "import": str(file),
+        "noise": [{"preset": "sweep_test_loss", "strength": [0.9, 0.5]}],
+        "methods": ["none"],
+        "test_images": 20,
+    }
+    records = _run(content, tmp_path / "two", workers=2)
+    assert records == _run(content, tmp_path / "one", workers=1)
+    assert len(records) == 1 + 2 * 2

@@ -1,0 +1,184 @@
+"""Hardware-aware training of a config's model from Python, with mmengine's own runner and the config's own data."""
+
+from __future__ import annotations
+
+import copy
+import time
+from typing import TYPE_CHECKING, Any
+
+import torch
+from mmengine.hooks import Hook
+
+from aihwkit_nabn.errors import NabnError
+from aihwkit_nabn.openmmlab.batches import type_name
+from aihwkit_nabn.openmmlab.config import register_modules, scope_of
+from aihwkit_nabn.openmmlab.loop import unwrapped
+from aihwkit_nabn.openmmlab.training import HardwareAwareTrainingHook
+from aihwkit_nabn.seeding import derive_seed, isolated_rng
+from aihwkit_nabn.training import TrainedModel, TrainingNoise
+from aihwkit_nabn.training.report import TrainingReport
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+    from torch import nn
+
+_OURS = ("AnalogHook", "HardwareAwareTrainingHook")
+_SHARE = 0.1  # of the learning rate that the config trains with, as aihwkit's recipe has it
+
+
+def check_training(config: Config, learning_rate: float | None = None) -> float:
+    """Return the learning rate a config would be trained with.
+
+    Args:
+        config: From `load_config`.
+        learning_rate: The one asked for; None: a tenth of the config's.
+
+    Raises:
+        NabnError: the config says not how it is trained, or not at which learning rate.
+    """
+    for field in ("train_dataloader", "optim_wrapper"):
+        if not config.get(field):
+            raise NabnError(f"config {config.filename!r} has no {field}; hardware-aware training needs one")
+    if learning_rate is not None:
+        return learning_rate
+    own = (config.optim_wrapper.get("optimizer") or {}).get("lr")
+    if not isinstance(own, (int, float)):
+        raise NabnError(f"config {config.filename!r} has no optim_wrapper.optimizer.lr; give a learning rate")
+    return _SHARE * own
+
+
+def train_config(
+    config: Config,
+    checkpoint: str,
+    model: nn.Module,
+    *,
+    noise: TrainingNoise,
+    rpu_config: Any,
+    epochs: int,
+    learning_rate: float | None,
+    clip_sigma: float | None,
+    seed: int,
+    workers: int | None = None,
+    work_dir: str,
+) -> TrainedModel:
+    """Fine-tune a config's model with the noise of a chip in its weights, as `HardwareAwareTrainingHook` does.
+
+    The config's data, losses and optimizer are used; its schedule is replaced by a cosine over the epochs, and it
+    neither validates nor writes checkpoints on the way.
+
+    Args:
+        config: From `load_config`; not changed.
+        checkpoint: The trained weights to start from.
+        model: The config's digital network; not changed.
+        noise: What is drawn into the weights.
+        rpu_config: The chip's configuration.
+        epochs: Passes over the train set, >= 1.
+        learning_rate: At the start; None: a tenth of the config's.
+        clip_sigma: See `HardwareAwareTrainingHook`.
+        seed: Of the noise, the order of the images and their augmentation.
+        workers: Processes that read images; None: as the config has it.
+        work_dir: Folder of mmengine's logs.
+
+    Raises:
+        NabnError: see `check_training`.
+    """
+    from mmengine.runner import Runner
+
+    rate = check_training(config, learning_rate)
+    started = time.perf_counter()
+    register_modules(scope_of(config))
+    watch = _Watch()
+    with isolated_rng(derive_seed(seed, "training")):
+        runner = Runner.from_cfg(_training_config(config, checkpoint, epochs, rate, seed, workers, work_dir))
+        runner.register_hook(_AtNoise(noise, rpu_config, clip_sigma, seed))
+        runner.register_hook(watch)
+        runner.train()
+    twin = copy.deepcopy(model)
+    twin.load_state_dict(unwrapped(runner.model).state_dict())
+    report = TrainingReport(
+        noise=str(noise),
+        std=noise.std,
+        epochs=epochs,
+        images=watch.images // epochs,
+        images_seen=watch.images,
+        steps=runner.iter,
+        seconds=time.perf_counter() - started,
+        losses=tuple(watch.losses),
+        settings={
+            "optimizer": str(config.optim_wrapper.optimizer.get("type")),
+            "learning_rate": rate,
+            "schedule": "cosine",
+            "clip_sigma": clip_sigma,
+            "seed": seed,
+            "converters": False,
+        },
+        on_tiles=watch.on_tiles,
+    )
+    return TrainedModel(model=twin.eval(), report=report)
+
+
+def _training_config(
+    config: Config, checkpoint: str, epochs: int, rate: float, seed: int, workers: int | None, work_dir: str
+) -> Config:
+    cfg = config.copy()
+    cfg.load_from, cfg.resume, cfg.work_dir, cfg.launcher = checkpoint, False, work_dir, "none"
+    for part in ("val", "test"):
+        for field in (f"{part}_dataloader", f"{part}_evaluator", f"{part}_cfg"):
+            cfg[field] = None
+    loader = cfg.train_dataloader
+    if type_name(loader.get("sampler", {}).get("type")) == "InfiniteSampler":  # of trainings counted in iterations
+        loader.sampler = {"type": "DefaultSampler", "shuffle": True}
+    if workers is not None:
+        loader.num_workers = workers
+    if not loader.get("num_workers"):
+        loader.persistent_workers = False
+    cfg.train_cfg = {"by_epoch": True, "max_epochs": epochs}
+    cfg.optim_wrapper.optimizer.lr = rate
+    cfg.param_scheduler = [
+        {"type": "CosineAnnealingLR", "T_max": epochs, "by_epoch": True, "convert_to_iter_based": True}
+    ]
+    hooks = {**(cfg.get("default_hooks") or {}), "checkpoint": None}
+    cfg.default_hooks = hooks
+    cfg.custom_hooks = [hook for hook in cfg.get("custom_hooks") or () if type_name(hook.get("type")) not in _OURS]
+    cfg.randomness = {"seed": derive_seed(seed, "training") % 2**32}
+    cfg.log_level = "WARNING"
+    cfg.experiment_name = f"hardware_aware_{time.time_ns()}"
+    return cfg
+
+
+class _AtNoise(HardwareAwareTrainingHook):
+    """Trains at a noise that is known already."""
+
+    def __init__(self, noise: TrainingNoise, rpu_config: Any, clip_sigma: float | None, seed: int) -> None:
+        super().__init__(rpu_config, clip_sigma=clip_sigma, seed=seed)
+        self._given = noise
+
+    def noise_for(self, model: nn.Module) -> TrainingNoise:
+        return self._given
+
+
+class _Watch(Hook):
+    """Counts images and keeps the mean loss of each epoch."""
+
+    priority = "LOWEST"  # after the noise is in
+
+    def __init__(self) -> None:
+        self.images = 0
+        self.losses: list[float] = []
+        self.on_tiles = ""
+        self._epoch: list[float] = []
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        if not self.on_tiles:
+            self.on_tiles = next((hook.report for hook in runner.hooks if isinstance(hook, _AtNoise)), "")
+
+    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        self.images += len(data_batch["inputs"])
+        loss = float(torch.as_tensor((outputs or {}).get("loss", torch.nan)).detach())
+        if not loss < float("inf"):
+            raise NabnError(f"the loss became {loss:g} in epoch {len(self.losses) + 1}: take a smaller learning rate")
+        self._epoch.append(loss)
+
+    def after_train_epoch(self, runner: Any) -> None:
+        self.losses.append(sum(self._epoch) / max(len(self._epoch), 1))
+        self._epoch = []
