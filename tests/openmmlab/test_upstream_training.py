@@ -53,7 +53,7 @@ def test_train_and_test_with_the_upstream_tools(name: str, package: str, tmp_pat
     assert set(after) == set(before)
     changed = [key for key, value in before.items() if value.ndim > 1 and not torch.equal(value, after[key])]
     assert len(changed) == sum(value.ndim > 1 for value in before.values())
-    # A config that knows nothing of this package tests it; OpenMMLab's own mmengine can't read its own checkpoints then.
+    # A config that knows nothing of this package tests it; where mmengine reads its own checkpoints, that is.
     reads_its_own = hasattr(checkpoint, "_safe_torch_load")
     more = () if reads_its_own else ("--cfg-options", "custom_imports.imports=[aihwkit_nabn.openmmlab]")
     tested = run(tools / "test.py", demo_config_path(name), out / "epoch_1.pth", *more)
