@@ -106,6 +106,8 @@ def test_bad_input_is_one_line(
     options: list[str],
     message: str,
 ) -> None:
+    if "no.pth" in message:
+        pytest.importorskip("mmengine")  # without it, that is the message
     out = tmp_path / "out"
     assert run(cli.app, ["sweep", str(spec_file(**changed)), "--out", str(out), *options]) == 2
     captured = capsys.readouterr()
