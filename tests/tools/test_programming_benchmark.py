@@ -6,6 +6,7 @@ from types import ModuleType
 import pytest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["512 x 512", "512 x 512, converters"])
 def test_prints_both_sides_of_every_call(
     case: str,
