@@ -14,7 +14,7 @@ from aihwkit_nabn.training import TrainedModel, TrainingNoise, train_hardware_aw
 
 if TYPE_CHECKING:
     from mmengine.config import Config
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from aihwkit_nabn.targets import TargetOptions
 
@@ -114,13 +114,13 @@ def openmmlab_bench(
     Raises:
         NabnError: as for `prepare` and `check_training`.
     """
+    from aihwkit_nabn.commands._openmmlab import measured_by_config
     from aihwkit_nabn.openmmlab.hwa import check_training, train_config
     from aihwkit_nabn.openmmlab.output import output_in
-    from aihwkit_nabn.openmmlab.run import TestRun, build_loop
+    from aihwkit_nabn.openmmlab.run import TestRun
 
     logs = work_dir / "logs"
-    if limit is not None:
-        config.test_dataloader.dataset.indices = limit
+    check_training(config, recipe.learning_rate)
     run = TestRun(
         checkpoint=checkpoint,
         noises=noises,
@@ -132,18 +132,8 @@ def openmmlab_bench(
         workers=workers,
         work_dir=str(logs),
     )
-    check_training(config, recipe.learning_rate)
-    with output_in(logs):
-        loop = build_loop(config, run)
-        model = loop.start()
-    taken = ("eval_fn", "calibration_batches", "forward_fn", "reference_forward_fn")
-    arguments = {name: value for name, value in loop.arguments().items() if name in taken}
-
-    evaluate = arguments.pop("eval_fn")
-
-    def eval_fn(candidate: nn.Module) -> dict[str, float]:
-        with output_in(logs):
-            return dict(evaluate(candidate))
+    arguments = measured_by_config(config, run, limit=limit)
+    model = arguments["model"]
 
     def train(noise: TrainingNoise, rpu_config: Any) -> TrainedModel:
         options: dict[str, Any] = {"workers": workers, "work_dir": str(logs), **vars(recipe)}
@@ -151,11 +141,11 @@ def openmmlab_bench(
             return train_config(config, checkpoint, model, noise=noise, rpu_config=rpu_config, **options)
 
     lines = [
-        f"{config.filename} with {checkpoint}: {len(loop.dataloader.dataset)} test images, at most {max_samples} "
-        "calibration images without labels; hardware-aware training with all training images and their labels; "
+        f"{config.filename} with {checkpoint}: at most {max_samples} calibration images without labels; "
+        "hardware-aware training with all training images and their labels; "
         f"what mmengine prints is in {logs}/output.txt"
     ]
-    return Bench(model=model, eval_fn=eval_fn, train=train, recipe=dict(vars(recipe)), **arguments), lines
+    return Bench(train=train, recipe=dict(vars(recipe)), **arguments), lines
 
 
 def _trainer(model: Any, batches: Callable[[int], Any], recipe: Recipe) -> Callable[[TrainingNoise, Any], TrainedModel]:

@@ -11,6 +11,7 @@ from aihwkit_nabn.errors import NabnError, missing_extra
 if TYPE_CHECKING:
     from mmengine.config import Config
     from rich.console import Console
+    from torch import nn
 
     from aihwkit_nabn.openmmlab.run import TestRun
 
@@ -68,6 +69,39 @@ def cfg_option_items(options: Sequence[str] | None, more: Sequence[str] | None) 
     if more and not options:
         raise NabnError(f"unexpected argument {more[0]!r}; KEY=VALUE pairs come after --cfg-options")
     return [*(options or ()), *(more or ())]
+
+
+def measured_by_config(config: Config, run: TestRun, *, limit: int | None) -> dict[str, Any]:
+    """Return ``model``, ``eval_fn`` and what else `evaluate` needs, from the loop that `nabn test` runs.
+
+    What mmengine and the metrics print goes into ``output.txt`` of the run's work folder.
+
+    Args:
+        config: From `read_config`; changed where there is a limit.
+        run: What to measure, with a work folder.
+        limit: Number of test images; None: all.
+
+    Raises:
+        NabnError: as for `aihwkit_nabn.openmmlab.run.prepare`.
+    """
+    from aihwkit_nabn.openmmlab.output import output_in
+    from aihwkit_nabn.openmmlab.run import build_loop
+
+    logs = Path(str(run.work_dir))
+    if limit is not None:
+        config.test_dataloader.dataset.indices = limit
+    with output_in(logs):
+        loop = build_loop(config, run)
+        model = loop.start()
+    arguments = loop.arguments()
+    evaluate = arguments["eval_fn"]
+
+    def eval_fn(candidate: nn.Module) -> dict[str, float]:
+        with output_in(logs):
+            return dict(evaluate(candidate))
+
+    taken = ("calibration_batches", "forward_fn", "reference_forward_fn")
+    return {"model": model, "eval_fn": eval_fn, **{name: arguments[name] for name in taken}}
 
 
 def test_config(console: Console, config: Config, run: TestRun) -> None:

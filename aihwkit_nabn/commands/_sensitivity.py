@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -74,12 +75,12 @@ def openmmlab_arguments(
     limit: int | None,
     batch_size: int | None,
     workers: int | None,
+    work_dir: Path,
 ) -> dict[str, Any]:
     """Return model, measurement and calibration images of a config, from the loop that `nabn test` runs."""
-    from aihwkit_nabn.openmmlab.run import TestRun, build_loop
+    from aihwkit_nabn.commands._openmmlab import measured_by_config
+    from aihwkit_nabn.openmmlab.run import TestRun
 
-    if limit is not None:
-        config.test_dataloader.dataset.indices = limit
     run = TestRun(
         checkpoint=checkpoint,
         noises=noises,
@@ -91,11 +92,10 @@ def openmmlab_arguments(
         batch_size=batch_size,
         exclude=study.exclude,
         workers=workers,
+        work_dir=str(work_dir),
     )
-    loop = build_loop(config, run)
-    model = loop.start()
-    arguments = loop.arguments()
-    return {"model": model, **{name: arguments[name] for name in ("eval_fn", "calibration_batches", "forward_fn")}}
+    arguments = measured_by_config(config, run, limit=limit)
+    return {name: arguments[name] for name in ("model", "eval_fn", "calibration_batches", "forward_fn")}
 
 
 def run_study(
@@ -116,7 +116,7 @@ def run_study(
     lines = [json.dumps({"setup": setup}), *(json.dumps(asdict(loss)) for loss in known)]
     write_text(log, "".join(f"{line}\n" for line in lines))
     measured = {loss.key for loss in known}
-    console = Console(stderr=True)
+    console = Console(file=sys.stderr)  # this one also while mmengine's output goes elsewhere
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("digital", total=None)

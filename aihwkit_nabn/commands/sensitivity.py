@@ -89,7 +89,15 @@ def command(
         refuse_options({"data": data, "image-size": image_size, "device": device})
         config = read_config(target, list(cfg_options or ()))
         arguments = openmmlab_arguments(
-            study, config, str(weights), noises=noise, times=time, limit=limit, batch_size=batch_size, workers=workers
+            study,
+            config,
+            str(weights),
+            noises=noise,
+            times=time,
+            limit=limit,
+            batch_size=batch_size,
+            workers=workers,
+            work_dir=check_out(folder) / "logs",
         )
     else:
         options = classifier_options(

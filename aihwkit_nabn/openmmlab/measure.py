@@ -26,6 +26,7 @@ def evaluator_of(loop: Any, *, fp16: bool = False, per_class: bool = False) -> C
         fp16: Measure under autocast.
         per_class: Let COCO's and mmsegmentation's metrics report every class too, as ``bbox_mAP/car``, ``mIoU/car``.
     """
+    count_only_tested(loop)
     if per_class:
         for metric in loop.evaluator.metrics:
             report_classes(metric)
@@ -39,6 +40,20 @@ def evaluator_of(loop: Any, *, fp16: bool = False, per_class: bool = False) -> C
         return numbers_of(loop.evaluator.evaluate(len(loop.dataloader.dataset)))
 
     return eval_fn
+
+
+def count_only_tested(loop: Any) -> None:
+    """Let COCO's metrics look for the images that are tested, where the config has limited them.
+
+    With ``test_dataloader.dataset.indices=N`` they would count every object in the annotation file's other images as
+    missed.
+    """
+    dataset = loop.dataloader.dataset
+    if getattr(dataset, "_indices", None) is None:
+        return
+    for metric in loop.evaluator.metrics:
+        if getattr(metric, "img_ids", ()) is None:
+            metric.img_ids = [dataset.get_data_info(index)["img_id"] for index in range(len(dataset))]
 
 
 def numbers_of(metrics: dict[str, Any]) -> dict[str, float]:

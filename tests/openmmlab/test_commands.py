@@ -65,7 +65,7 @@ def test_stray_arguments_and_missing_data(detector, capsys) -> None:
     _refused(["test", str(detector.path), "x.pth", "a=1", "--noise", "pcm"], "unexpected argument 'a=1'", capsys)
     _refused(["test", "torchvision:resnet18", "random", "--noise", "pcm"], "--data FOLDER is missing", capsys)
     torchvision = ["test", "torchvision:resnet18", "random", "--noise", "pcm", "--data", "."]
-    _refused([*torchvision, "--cfg-options", "a=1"], "are for configs", capsys)
+    _refused([*torchvision, "--cfg-options", "a=1"], "for configs of mmdetection", capsys)
 
 
 def test_the_prepared_config(detector) -> None:
@@ -109,7 +109,7 @@ def test_inspect_lists_layers_of_torchvision_models(capsys, monkeypatch) -> None
 def test_inspect_refuses(capsys) -> None:
     _refused(["inspect", "resnet18"], "target must be a config file", capsys)
     _refused(["inspect", "torchvision:resnt18"], "did you mean 'resnet18'", capsys)
-    _refused(["inspect", "torchvision:resnet18", "--cfg-options", "a=1"], "are for configs", capsys)
+    _refused(["inspect", "torchvision:resnet18", "--cfg-options", "a=1"], "for configs of mmdetection", capsys)
     _refused(["inspect", YOLOX, "--exclude", "no_such_layer"], "no_such_layer", capsys)
     _refused(["inspect", YOLOX, "a=1"], "unexpected argument", capsys)
 

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from mmengine.runner import Runner
+from mmengine.structures import InstanceData
 
 import aihwkit_nabn.openmmlab  # noqa: F401
 from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.evaluation import EvaluationResult
+from aihwkit_nabn.openmmlab.measure import evaluator_of
 
 LOOP = {"type": "AnalogTestLoop", "rpu_config": {"type": "GaussianWeightNoisePreset", "sigma": 0.05}, "chips": 2}
 
@@ -92,3 +95,25 @@ def test_the_train_set_must_be_there(detector, tmp_path):
     cfg.test_cfg = LOOP
     with pytest.raises(NabnError, match=r"train_dataloader\.dataset.*gone\.json"):
         Runner.from_cfg(cfg).test()
+
+
+def test_a_limited_test_set_is_measured_on_its_own_images(detector, tmp_path):
+    """Boxes that are all right score 1, however few images are tested."""
+    cfg = detector.cfg(tmp_path, load_from=str(detector.checkpoint), **{"test_dataloader.dataset.indices": 2})
+    cfg.test_cfg = LOOP
+    runner = Runner.from_cfg(cfg)
+    truth = json.loads(Path(runner.test_loop.dataloader.dataset.ann_file).read_text())["annotations"]
+
+    class Oracle(torch.nn.Module):
+        def test_step(self, batch):
+            for sample in batch["data_samples"]:
+                mine = [entry for entry in truth if entry["image_id"] == sample.img_id]
+                boxes = torch.tensor([entry["bbox"] for entry in mine], dtype=torch.float32)
+                boxes[:, 2:] += boxes[:, :2]
+                labels = torch.tensor([entry["category_id"] for entry in mine]) - truth_offset
+                sample.pred_instances = InstanceData(bboxes=boxes, labels=labels, scores=torch.ones(len(mine)))
+            return batch["data_samples"]
+
+    truth_offset = min(entry["category_id"] for entry in truth)
+    metrics = evaluator_of(runner.test_loop)(Oracle())
+    assert metrics["coco/bbox_mAP"] == pytest.approx(1.0)
