@@ -141,6 +141,8 @@ def test_a_classifier_against_retraining(shapes_folder: Callable[..., Path], tmp
     ],
 )
 def test_bad_input_is_refused(arguments: list[str], message: str, tmp_path: Path, capsys) -> None:
+    if message == "nowhere.py":
+        pytest.importorskip("mmengine")  # without it, that is the message
     assert run(cli.app, ["compare", *arguments, "--out", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
     assert error.startswith("nabn: error: ") and message in error and "Traceback" not in error
