@@ -95,7 +95,7 @@ def command(
         typer.Option(help="With a TARGET: noise, e.g. pcm or gaussian:sigma=0.06; can be repeated."),
     ] = None,
     time: Annotated[
-        list[str] | None, typer.Option(help="With a TARGET: time after programming; can be repeated.  [default: 1d]")
+        list[str] | None, typer.Option(help="With a TARGET: time after programming; can be repeated; default: 1d.")
     ] = None,
     trained_at: Annotated[
         str | None, typer.Option(help="With a TARGET: train for the noise at this time; default: the first --time.")
