@@ -122,10 +122,8 @@ STACKS = (
         numpy="2.5.5",
         openmmlab="forks",
     ),
-    Stack(name="core-310", python="3.10", torch="2.12.1", torchvision="0.27.1", aihwkit="1.1.0", numpy="2.2.6"),
     Stack(name="core-310-old", python="3.10", torch="2.10.0", torchvision="0.25.0", aihwkit="1.1.0", numpy="1.26.4"),
     Stack(name="core-311", python="3.11", torch="2.12.1", torchvision="0.27.1", aihwkit="1.1.0", numpy="2.4.6"),
-    Stack(name="core-312", python="3.12", torch="2.12.1", torchvision="0.27.1", aihwkit="1.1.0", numpy="2.4.6"),
     Stack(name="core-313", python="3.13", torch="2.13.0", torchvision="0.28.0", aihwkit="1.2.0", numpy="2.5.5"),
     Stack(
         name="bad-torch213",
