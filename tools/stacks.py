@@ -2,7 +2,7 @@
 
     python tools/stacks.py --list
     python tools/stacks.py                      # all of them, hours where mmcv has to be compiled
-    python tools/stacks.py core-313 core-310    # these, anew
+    python tools/stacks.py core-313 core-311    # these, anew
 
 The stacks stand in `aihwkit_nabn/stacks.py`. Each result is written at once, so that an interrupted run keeps what it
 had. It needs uv, the interpreters (found by uv or in ~/.pyenv/versions) and, for mmcv, a C++ compiler.
