@@ -68,6 +68,12 @@ def table(records: list[dict[str, Any]]) -> str:
         cells.append("-" if tile is None else "works" if tile["works"] else tile["detail"])
         cells += [record["tests"], f"{record['date']}, {record['commit']}"]
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    lines += [
+        f"\n{len(again['tests'])} of the tests of {record['stack']} failed at {record['commit']} and were run again, "
+        f"mended, at {again['commit']}: {', '.join(again['tests'])}"
+        for record in records
+        if (again := record.get("again"))
+    ]
     failing = [record for record in records if "error" in record or record.get("failed")]
     lines += ["", *(f"- {record['stack']}: {summary(record)}" for record in failing)] if failing else []
     return "\n".join(lines)

@@ -78,6 +78,9 @@ def main(
     tests: Annotated[
         str, typer.Option(help="core: without the slow tests; all; auto: all where OpenMMLab is.")
     ] = "auto",
+    failed: Annotated[
+        bool, typer.Option("--failed", help="Only what failed in the recorded run, in the environment that is there.")
+    ] = False,
     out: Annotated[Path, typer.Option(help="The table; the records go beside it, as .jsonl.")] = ROOT
     / "docs/stacks.md",
     work: Annotated[Path, typer.Option(help="Where the environments are made; kept for the next run.")] = WORK,
@@ -95,7 +98,12 @@ def main(
     write_table(out, read_records(out))  # says now if it cannot be written
     for stack in chosen:
         with console.status(stack.name) as status:
-            record = examine(stack, work / stack.name, tests, lambda text, s=status: s.update(text))  # type: ignore[misc]
+            say = status.update
+            if failed:
+                earlier = next((entry for entry in read_records(out) if entry["stack"] == stack.name), {})
+                record = mend(stack, work / stack.name, earlier, say)
+            else:
+                record = examine(stack, work / stack.name, tests, say)
         records = append(out, record)
         write_table(out, records)
         console.print(f"{stack.name}: {summary(record)}", markup=False, soft_wrap=True)
@@ -154,6 +162,41 @@ def examine(stack: Stack, folder: Path, tests: str, say: Any) -> dict[str, Any]:
     except StackError as error:
         record["error"] = str(error)
     return record | {"minutes": round((time.monotonic() - start) / 60, 1)}
+
+
+def mend(stack: Stack, folder: Path, record: dict[str, Any], say: Any) -> dict[str, Any]:
+    """Run what failed in a recorded run once more, after it was mended, and return the record with what passes now.
+
+    Args:
+        stack: Which.
+        folder: Of its environment and logs.
+        record: The recorded run.
+        say: Called with a line of progress.
+
+    Raises:
+        NabnError: there is no recorded run with failures, or more failed than were recorded.
+    """
+    names = record.get("failures", [])
+    if not names or len(names) < record["failed"]:
+        raise NabnError(f"{stack.name} has no recorded failures to run again; run it as a whole")
+    python = folder / ".venv/bin/python"
+    nodes = [node(name) for name in names]
+    found = run_tests(stack, python, folder, True, say, nodes)
+    if found["passed"] + found["failed"] + found["skipped"] != len(names):
+        raise NabnError(f"{stack.name}: {len(names)} tests failed, but {len(nodes)} were not all found again")
+    return record | {
+        "passed": record["passed"] + found["passed"],
+        "skipped": record["skipped"] + found["skipped"],
+        "failed": found["failed"],
+        "failures": found["failures"],
+        "again": {"tests": names, "date": datetime.date.today().isoformat(), "commit": commit()},
+    }
+
+
+def node(name: str) -> str:
+    """Return what pytest calls a test of a JUnit report: ``tests.a.test_b::test_c`` is in ``tests/a/test_b.py``."""
+    module, _, test = name.partition("::")
+    return f"{module.replace('.', '/')}.py{f'::{test}' if test else ''}"
 
 
 def interpreter(version: str) -> Path:
@@ -228,8 +271,10 @@ def install(stack: Stack, folder: Path) -> Path:
     return folder / ".venv/bin/python"
 
 
-def run_tests(stack: Stack, python: Path, folder: Path, everything: bool, say: Any) -> dict[str, Any]:
-    """Run the suite and return its counts, why tests were skipped, and what failed.
+def run_tests(
+    stack: Stack, python: Path, folder: Path, everything: bool, say: Any, nodes: list[str] | None = None
+) -> dict[str, Any]:
+    """Run the suite, or some tests of it, and return its counts, why tests were skipped, and what failed.
 
     Raises:
         StackError: pytest did not get as far as a report.
@@ -238,7 +283,7 @@ def run_tests(stack: Stack, python: Path, folder: Path, everything: bool, say: A
     report.unlink(missing_ok=True)
     command = [str(python), "-m", "pytest", "-p", "no:cacheprovider", "-vv", "--tb=short", f"--junitxml={report}"]
     command += [] if everything else ["-m", "not slow"]
-    command += [f"--deselect={ABOUT_RESULTS}"]
+    command += [f"--deselect={ABOUT_RESULTS}", *(nodes or ())]
     begun = time.monotonic()
     with (
         (folder / "tests.log").open("w") as log,

@@ -66,7 +66,7 @@ def register_calibration_method(
     return CALIBRATION_METHODS.register(name)
 
 
-def build_method(method: str | CalibrationMethod, **options: Any) -> CalibrationMethod:
+def build_method(method: str | CalibrationMethod, /, **options: Any) -> CalibrationMethod:
     """Return a method from its name and options; an instance passes through.
 
     Raises:

@@ -73,7 +73,7 @@ def get_preset(name: str) -> type[NoisePreset]:
     return _preset_of(registered, NOISE_MODELS.get(registered))
 
 
-def build_preset(name: str, **options: Any) -> NoisePreset:
+def build_preset(name: str, /, **options: Any) -> NoisePreset:
     """Return a configuration, e.g. ``build_preset("gaussian", sigma=0.06)``.
 
     Args:

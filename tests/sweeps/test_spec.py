@@ -37,6 +37,8 @@ def test_what_suits_a_method_is_chosen_and_can_be_changed(small: Small) -> None:
     ("changed", "message"),
     [
         ({"modles": 1}, "unknown key 'modles', did you mean 'models'"),
+        ({"methods": [{"method": "paired", "options": {"method": 1}}]}, "option 'method'"),
+        ({"noise": ["gaussian:name=1"]}, "option 'name'"),
         ({"noise": None}, "lacks 'noise'"),
         ({"version": 2}, "version must be 1"),
         ({"version": True}, "version must be 1"),

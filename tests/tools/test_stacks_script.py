@@ -88,3 +88,23 @@ def test_unknown_names(script) -> None:
     with pytest.raises(NabnError, match="core-313"):
         script.choose(["core-311", "core-331"])
     assert [stack.name for stack in script.choose(["core-311"])] == ["core-311"]
+
+
+def test_only_what_failed_is_run_again(script, tmp_path: Path, monkeypatch) -> None:
+    asked: list[str] = []
+
+    def run_tests(stack, python, folder, everything, say, nodes):
+        asked.extend(nodes)
+        return {"passed": 1, "failed": 0, "skipped": 0, "failures": [], "skips": {}}
+
+    monkeypatch.setattr(script, "run_tests", run_tests)
+    record = {"stack": "A-forks", "tests": "all", "date": "2026-01-01", "commit": "abc"}
+    record |= {"passed": 9, "failed": 1, "skipped": 2, "failures": ["tests.a.test_b::test_c[x.y]"]}
+    mended = script.mend(STACKS[0], tmp_path, record, print)
+    assert asked == ["tests/a/test_b.py::test_c[x.y]"]
+    assert (mended["passed"], mended["failed"], mended["skipped"], mended["failures"]) == (10, 0, 2, [])
+    out = tmp_path / "stacks.md"
+    script.write_table(out, script.append(out, mended))
+    assert "1 of the tests of A-forks failed at abc and were run again" in out.read_text()
+    with pytest.raises(NabnError, match="no recorded failures"):
+        script.mend(STACKS[0], tmp_path, mended, print)
