@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 from collections.abc import Sequence
@@ -169,7 +170,14 @@ def _join_processes_without_gpu(config: Config) -> None:
     if "RANK" not in os.environ:
         raise NabnError("launcher 'pytorch' is for processes that torchrun starts, and this is none: RANK is not set")
     dist.init_process_group("gloo")
+    atexit.register(_leave_process_group)
     config.model_wrapper_cfg = {"type": "MMDistributedDataParallel", "device_ids": None}
+
+
+def _leave_process_group() -> None:
+    """Leave while the interpreter is whole: gloo's threads can abort a process that is being torn down."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def is_main_process() -> bool:

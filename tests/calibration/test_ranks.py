@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,7 @@ def start(rank: int, world: int, folder: str, job: str) -> None:
         dist.barrier()  # nobody leaves while others still talk to it
     finally:
         dist.destroy_process_group()
+    os._exit(0)  # gloo's threads may abort a process whose interpreter is being torn down (seen once in CI)
 
 
 def run_ranks(world: int, folder: Path, job: Any) -> list[Any]:
