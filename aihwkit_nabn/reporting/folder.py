@@ -41,7 +41,7 @@ def write_report(result: EvaluationResult, path: str | Path) -> Path:
         for name in metrics
     ]
     if price_rows(result):
-        verdicts = "".join(f"\n{line}\n" for name in result.metrics for line in verdict(result, name))
+        verdicts = "".join(f"\n{line}\n" for name in metrics for line in verdict(result, name))
         sections.append(f"## price\n\n{markdown_price(result)}{verdicts}")
     write_text(path / "table.md", "\n".join(sections))
     summary = pd.concat([result.summary(name) for name in result.metrics], ignore_index=True)

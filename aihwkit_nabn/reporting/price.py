@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rich import box
@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from aihwkit_nabn.evaluation import Estimate, EvaluationResult, paired_difference
+from aihwkit_nabn.reporting.text import number_style
 
 _HEADERS = ("row", "images", "labels", "images passed", "training, s", "calibration, s per chip")
 _NOTE = (
@@ -68,18 +69,25 @@ def after_training(result: EvaluationResult, metric: str | None = None) -> list[
 
 def verdict(result: EvaluationResult, metric: str | None = None) -> list[str]:
     """Return one line per calibration method that was tried after training: what it added, and where it did not."""
+    name = result.metric_name(metric)
+    style = number_style(result.cells(name), result.digital[name])
+    style = replace(style, decimals=style.decimals + 1)  # differences are small
+
+    def signed(value: float) -> str:
+        return style.number(value, signed=True)
+
     lines = []
-    entries = after_training(result, metric)
+    entries = after_training(result, name)
     for label in dict.fromkeys(entry.label for entry in entries):
         mine = [entry for entry in entries if entry.label == label]
         means = [entry.difference.mean for entry in mine]
         below = [entry for entry in mine if not entry.at_least_as_good]
-        line = f"{label}, against the same training alone: {min(means):+.2f} to {max(means):+.2f}; "
+        line = f"{label}, against the same training alone, {name}: {signed(min(means))} to {signed(max(means))}; "
         if not below:
             line += f"at least as good in all {len(mine)} scenarios."
         else:
             named = ", ".join(
-                f"{e.scenario} ({e.difference.mean:+.2f} [{e.difference.low:+.2f}, {e.difference.high:+.2f}])"
+                f"{e.scenario} ({signed(e.difference.mean)} [{signed(e.difference.low)}, {signed(e.difference.high)}])"
                 for e in below
             )
             chance = sum(entry.difference.high < 0 for entry in below)

@@ -128,13 +128,15 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
             Image.fromarray(mask).save(root / f"{part}annot" / name)
             content["images"].append({"id": i, "file_name": name, "width": 48, "height": 64})
             for kind, box in boxes:
+                x, y, w, h = box
                 content["annotations"].append(
                     {
                         "id": len(content["annotations"]) + 1,
                         "image_id": i,
                         "category_id": kind,
                         "bbox": box,
-                        "area": box[2] * box[3],
+                        "area": w * h,
+                        "segmentation": [[x, y, x + w, y, x + w, y + h, x, y + h]],
                         "iscrowd": 0,
                     }
                 )

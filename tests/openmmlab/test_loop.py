@@ -117,3 +117,40 @@ def test_a_limited_test_set_is_measured_on_its_own_images(detector, tmp_path):
     truth_offset = min(entry["category_id"] for entry in truth)
     metrics = evaluator_of(runner.test_loop)(Oracle())
     assert metrics["coco/bbox_mAP"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("with_masks", [False, True])
+def test_a_chip_that_finds_nothing_scores_nothing(detector, tmp_path, with_masks):
+    """Upstream's metric gives no numbers at all where no image has a box."""
+    cfg = detector.cfg(tmp_path, load_from=str(detector.checkpoint))
+    cfg.test_cfg = LOOP
+    cfg.test_evaluator.metric = ["bbox", "segm"] if with_masks else "bbox"
+    runner = Runner.from_cfg(cfg)
+
+    class Guess(torch.nn.Module):
+        def __init__(self, n):
+            super().__init__()
+            self.n = n
+
+        def test_step(self, batch):
+            for sample in batch["data_samples"]:
+                n, size = self.n, sample.ori_shape
+                sample.pred_instances = InstanceData(
+                    bboxes=torch.tensor([[1.0, 2.0, 9.0, 9.0]]).repeat(n, 1),
+                    labels=torch.zeros(n, dtype=torch.long),
+                    scores=torch.ones(n),
+                )
+                if with_masks:
+                    sample.pred_instances.masks = torch.zeros(n, *size, dtype=torch.bool)
+            return batch["data_samples"]
+
+    eval_fn = evaluator_of(runner.test_loop, per_class=True)
+    nothing, one = eval_fn(Guess(0)), eval_fn(Guess(1))
+    assert nothing.keys() == one.keys()
+    assert nothing["coco/bbox_mAP"] == 0.0
+    assert set(nothing.values()) <= {0.0, -1.0}  # -1: no object of this size in the set
+    assert {name for name, value in nothing.items() if value == -1} == {
+        name for name, value in one.items() if value == -1
+    }
+    if with_masks:
+        assert nothing["coco/segm_mAP"] == 0.0
