@@ -32,6 +32,8 @@ napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 napoleon_custom_sections = ["Source"]
 
+smartquotes = False  # two dashes before an option stay two
+
 html_theme = "furo"
 html_title = f"aihwkit_nabn {version}"
 html_static_path = ["static"]

@@ -120,8 +120,10 @@ def public_names() -> dict[str, list[str]]:
 
 
 def command_line() -> str:
-    """Return the page of the commands, as Typer writes it."""
+    """Return the page of the commands, as Typer writes it, but with their whole first sentences."""
     command = typer.main.get_command(app)
+    for each in command.commands.values():
+        each.short_help = (each.help or "").partition("\n\n")[0].replace("\n", " ")
     text = get_docs_for_click(obj=command, ctx=typer.Context(command), name="nabn", title="Command line")
     return str(text)
 
