@@ -33,7 +33,7 @@ def is_available() -> bool:
 
 def install_line() -> str:
     """Return what to run where they are not."""
-    return str(missing_extra("mmdetection and mmsegmentation", "openmmlab"))
+    return str(missing_extra("OpenMMLab (mmdetection, mmsegmentation)", "openmmlab"))
 
 
 def shapes_demo(console: Console, out: Path, *, chips: int, seed: int, quick: bool) -> None:
