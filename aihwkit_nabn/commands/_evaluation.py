@@ -77,7 +77,7 @@ def method_specs(names: Sequence[str]) -> list[MethodSpec]:
 
 
 def parse_scenarios(noises: Sequence[str], times: Sequence[str]) -> list[Scenario]:
-    """Return one scenario per noise setting and time.
+    """Return one scenario per noise setting and time; of noise that does not change with time, one.
 
     Args:
         noises: Presets as `aihwkit_nabn.simulator.parse_preset` takes them.

@@ -69,12 +69,13 @@ def settings_of_noise(noises: Sequence[str], times: Sequence[str], trained_at: s
         NabnError: a preset or a time is unknown, malformed, out of range or given twice.
     """
     from aihwkit_nabn.chip import parse_time
-    from aihwkit_nabn.commands._evaluation import parse_scenarios
+    from aihwkit_nabn.evaluation.scenario import scenarios_by_noise
+    from aihwkit_nabn.simulator import parse_preset
     from aihwkit_nabn.training.comparison import NoiseSetting
 
-    scenarios = parse_scenarios(noises, times)
     moment = parse_time(times[0] if trained_at is None else trained_at)
-    parts = (scenarios[start : start + len(times)] for start in range(0, len(scenarios), len(times)))
+    configs = [(noise, parse_preset(noise)) for noise in noises]
+    parts = scenarios_by_noise(configs, [parse_time(time) for time in times])
     return [
         NoiseSetting(name=noise, scenarios=tuple(part), trained_at=moment)
         for noise, part in zip(noises, parts, strict=True)
@@ -95,7 +96,10 @@ def command(
         typer.Option(help="With a TARGET: noise, e.g. pcm or gaussian:sigma=0.06; can be repeated."),
     ] = None,
     time: Annotated[
-        list[str] | None, typer.Option(help="With a TARGET: time after programming; can be repeated; default: 1d.")
+        list[str] | None,
+        typer.Option(
+            help="With a TARGET: time after programming; can be repeated; default: 1d; noise that stays the same is measured once."
+        ),
     ] = None,
     trained_at: Annotated[
         str | None, typer.Option(help="With a TARGET: train for the noise at this time; default: the first --time.")

@@ -113,37 +113,45 @@ def check_label(field_name: str, value: object) -> str:
 
 
 def scenarios_over_times(noises: Sequence[tuple[str, Any]], seconds: Sequence[float]) -> list[Scenario]:
-    """Return one scenario per noise setting and time, grouped so that a plot's curves belong together.
+    """Return all scenarios of `scenarios_by_noise`, one after the other."""
+    return [scenario for scenarios in scenarios_by_noise(noises, seconds) for scenario in scenarios]
+
+
+def scenarios_by_noise(noises: Sequence[tuple[str, Any]], seconds: Sequence[float]) -> list[list[Scenario]]:
+    """Return each noise setting's scenarios, one per time, grouped so that a plot's curves belong together.
+
+    A setting whose weights do not change with time is there once, at the first time.
 
     Args:
         noises: Each setting as ``NAME`` or ``NAME:OPTION=VALUE,...``, with its RPU config.
         seconds: Times after programming.
 
     Raises:
-        NabnError: a setting or a time is given twice or out of range.
+        NabnError: a time is out of range.
     """
-    scenarios = []
-    for noise, config in noises:
-        model = config.noise_model
-        # Several strengths of one model, at one time, are one curve; otherwise each setting is a curve over time.
-        name, _, options = noise.partition(":")
-        argument = getattr(model, "strength", None)
-        alike = [other for other, _ in noises if other.partition(":")[0] == name]
-        strength = getattr(model, argument, None) if argument and len(alike) > 1 and len(seconds) == 1 else None
-        rest = [option for option in options.split(",") if option and option.partition("=")[0].strip() != argument]
-        group = noise if strength is None else ", ".join([name, *rest])
-        moves = getattr(model, "drifts", True) or len(seconds) > 1
-        scenarios += [
-            Scenario(
-                name=f"{noise}, {format_time(time)}" if moves else noise,
-                rpu_config=config,
-                t_inference=time,
-                group=group,
-                strength=strength,
-            )
-            for time in seconds
-        ]
-    return scenarios
+    return [_over_times(noise, config, noises, seconds) for noise, config in noises]
+
+
+def _over_times(noise: str, config: Any, noises: Sequence[tuple[str, Any]], seconds: Sequence[float]) -> list[Scenario]:
+    model = config.noise_model
+    times = seconds if getattr(model, "changes_with_time", True) else seconds[:1]
+    # Several strengths of one model, at one time, are one curve; otherwise each setting is a curve over time.
+    name, _, options = noise.partition(":")
+    argument = getattr(model, "strength", None)
+    alike = [other for other, _ in noises if other.partition(":")[0] == name]
+    strength = getattr(model, argument, None) if argument and len(alike) > 1 and len(times) == 1 else None
+    rest = [option for option in options.split(",") if option and option.partition("=")[0].strip() != argument]
+    moves = getattr(model, "drifts", True) or len(times) > 1
+    return [
+        Scenario(
+            name=f"{noise}, {format_time(time)}" if moves else noise,
+            rpu_config=config,
+            t_inference=time,
+            group=noise if strength is None else ", ".join([name, *rest]),
+            strength=strength,
+        )
+        for time in times
+    ]
 
 
 def label_methods(methods: Iterable[MethodSpec | str]) -> list[MethodSpec]:

@@ -75,6 +75,11 @@ class WeightNoiseModel(BaseNoiseModel):
         """
         return programmed
 
+    @property
+    def changes_with_time(self) -> bool:
+        """Whether weights can differ from one time after programming to the next: whether there is a `drift`."""
+        return type(self).drift is not WeightNoiseModel.drift
+
     def check_time(self, t_inference: object) -> float:
         """Return `t_inference` as a float if the model may be asked at that time.
 

@@ -25,8 +25,8 @@ class ComposedNoise(MovingNoise):
     at each drift. Faults that hold (`HoldingNoise`) come last wherever they stand in the list: devices drift and vary
     as if there were no faults, and then the stuck ones are where they are stuck, at every time the same.
 
-    `drifts`, `columnwise_mapping` and `varies` are true if they are of one effect; the range of times is what all of
-    them allow. `w_max` is that of the target weights for every effect.
+    `drifts`, `changes_with_time`, `columnwise_mapping` and `varies` are true if they are of one effect; the range of
+    times is what all of them allow. `w_max` is that of the target weights for every effect.
 
     Args:
         effects: Noise models of this package; names (``"pcm"``); or mappings such as
@@ -62,6 +62,11 @@ class ComposedNoise(MovingNoise):
     def drifts(self) -> bool:  # type: ignore[override]
         """Whether any effect does."""
         return any(effect.drifts for effect in self.effects)
+
+    @property
+    def changes_with_time(self) -> bool:
+        """Whether any effect does."""
+        return any(effect.changes_with_time for effect in self.effects)
 
     @property
     def columnwise_mapping(self) -> bool:  # type: ignore[override]

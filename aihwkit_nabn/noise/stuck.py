@@ -77,7 +77,3 @@ class StuckDevices(HoldingNoise):
         devices = torch.where(off, 0.0, torch.where(on, state["full_scale"].to(weights), devices))
         # Pairs without a fault are left bit for bit.
         return torch.where((on | off).any(0), devices[0] - devices[1], weights)
-
-    def drift(self, programmed: Tensor, state: State, t_inference: float, generator: torch.Generator) -> Tensor:
-        """Return the weights as they are: nothing moves here by itself."""
-        return programmed

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
+import aihwkit_nabn as nabn
 from aihwkit_nabn.calibration import CALIBRATION_METHODS
 from aihwkit_nabn.commands._evaluation import (
     check_out,
@@ -47,6 +51,34 @@ def test_one_setting_is_a_curve_over_time() -> None:
     assert [scenario.name for scenario in scenarios] == ["pcm, 1h", "pcm, 1d"]
     assert [scenario.t_inference for scenario in scenarios] == [3600.0, 86400.0]
     assert {(scenario.group, scenario.strength) for scenario in scenarios} == {("pcm", None)}
+
+
+@pytest.mark.parametrize(
+    ("noise", "n"),
+    [("gaussian:sigma=0.1", 1), ("stuck", 1), ("stuck+gaussian:sigma=0.1", 1), ("reram_wan", 2), ("pcm+stuck", 2)],
+)
+def test_noise_that_does_not_change_with_time_is_measured_once(noise: str, n: int) -> None:
+    scenarios = parse_scenarios([noise], ["1h", "1d"])
+    assert len(scenarios) == n
+    if n == 1:
+        weights = [programmed_weights(scenarios[0].rpu_config, time) for time in (3600.0, 86_400.0)]
+        assert torch.equal(*weights)
+
+
+def programmed_weights(config: Any, time: float) -> torch.Tensor:
+    torch.manual_seed(0)
+    chip = nabn.program_chip(nabn.convert_to_noise_aware(nn.Linear(5, 4), config), 0, time)
+    return chip(torch.eye(5)).detach()
+
+
+def test_strengths_are_a_curve_even_over_times() -> None:
+    scenarios = parse_scenarios(["gaussian:sigma=0.02", "gaussian:sigma=0.06", "pcm"], ["1h", "1d"])
+    assert [(scenario.name, scenario.strength) for scenario in scenarios] == [
+        ("gaussian:sigma=0.02", 0.02),
+        ("gaussian:sigma=0.06", 0.06),
+        ("pcm, 1h", None),
+        ("pcm, 1d", None),
+    ]
 
 
 def test_several_strengths_of_one_model_are_a_curve_over_strength() -> None:
