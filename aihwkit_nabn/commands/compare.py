@@ -98,7 +98,7 @@ def command(
     time: Annotated[
         list[str] | None,
         typer.Option(
-            help="With a TARGET: time after programming; can be repeated; default: 1d; noise that stays the same is measured once."
+            help="With a TARGET: time after programming; can be repeated; default: 1d; noise that stays is measured once."
         ),
     ] = None,
     trained_at: Annotated[
