@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -148,7 +148,13 @@ class Comparison:
     def _merge(self, chip_seeds: list[int]) -> EvaluationResult:
         scenarios = [scenario for setting in self.settings for scenario in setting.scenarios]
         labels = row_order(self.listed, scenarios)
-        by_key = {(record.method, record.scenario, record.chip_seed): record for record in self.file.records}
+        # How scenarios are grouped depends on what else was asked for, perhaps later than they were measured.
+        places: dict[str, dict[str, Any]] = {s.name: {"group": s.group, "strength": s.strength} for s in scenarios}
+        by_key = {
+            (record.method, record.scenario, record.chip_seed): replace(record, **places[record.scenario])
+            for record in self.file.records
+            if record.scenario in places
+        }
         keys = [(label, scenario.name, chip) for label in labels for scenario in scenarios for chip in chip_seeds]
         records = [by_key[key] for key in keys if key in by_key]
         described = {entry["name"]: entry for settings in self.file.settings for entry in settings["scenarios"]}
@@ -157,7 +163,7 @@ class Comparison:
         settings = self.file.settings[-1] | {
             "seed": chip_seeds[0],
             "chips": len(chip_seeds),
-            "scenarios": [described[scenario.name] for scenario in scenarios],
+            "scenarios": [described[scenario.name] | places[scenario.name] for scenario in scenarios],
             "conversion": {scenario.name: converted[scenario.name] for scenario in scenarios},
             "methods": [_method_entry(label, records) for label in labels],
             "comparison": settings_of(self.listed, self.settings),

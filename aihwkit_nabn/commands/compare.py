@@ -98,7 +98,7 @@ def command(
     time: Annotated[
         list[str] | None,
         typer.Option(
-            help="With a TARGET: time after programming; can be repeated; default: 1d; noise that stays is measured once."
+            help="With a TARGET: time after programming; can be repeated; default: 1d. What stays is measured once."
         ),
     ] = None,
     trained_at: Annotated[
@@ -146,7 +146,12 @@ def command(
         typer.Option("--import", help="Python file or module with noise models or methods of yours; can be repeated."),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Digits: two noise settings instead of four.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where an earlier run in --out stopped.")] = False,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume", help="Go on where an earlier run in --out stopped, also with more noise, times and chips."
+        ),
+    ] = False,
 ) -> None:
     """Compare calibration with aihwkit's hardware-aware training, and both together, on the same chips."""
     from rich.console import Console
@@ -201,7 +206,8 @@ def command(
             raise NabnError("--noise is missing: what the chips do, e.g. --noise pcm or --noise gaussian:sigma=0.06")
         times = time or ["1d"]
         settings = settings_of_noise(noise, times, trained_at)
-        setup |= {"target": target, "weights": weights, "noise": noise, "time": times, "trained_at": trained_at}
+        # Not the noises and times: more of them can be asked for later.
+        setup |= {"target": target, "weights": weights, "trained_at": trained_at or times[0]}
         setup |= {"max_samples": max_samples, "limit": limit, "batch_size": batch_size, "cfg_options": cfg_options}
         if is_config(target):
             refuse_options({"data": data, "image-size": image_size, "device": device})

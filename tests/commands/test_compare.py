@@ -120,8 +120,17 @@ def test_a_classifier_against_retraining(shapes_folder: Callable[..., Path], tmp
     result = EvaluationResult.from_json(out / "results.json")
     assert [scenario["name"] for scenario in result.settings["scenarios"]] == ["gaussian:sigma=0.1", "pcm, 1h"]
     assert len(result.records) == 5 + 6  # drift compensation only where there is drift
-    assert run(cli.app, [*arguments, "--resume"]) == 0
-    assert _values(EvaluationResult.from_json(out / "results.json")) == _values(result)
+    assert run(cli.app, [*arguments, "--noise", "gaussian:sigma=0.2", "--resume"]) == 0
+    more = EvaluationResult.from_json(out / "results.json")
+    assert _values(more).items() > _values(result).items() and len(more.records) == 5 + 6 + 5
+    assert {scenario["name"]: scenario["strength"] for scenario in more.settings["scenarios"]} == {
+        "gaussian:sigma=0.1": 0.1,  # a curve now
+        "pcm, 1h": None,
+        "gaussian:sigma=0.2": 0.2,
+    }
+    assert {record.strength for record in more.records if record.group == "gaussian"} == {0.1, 0.2}
+    assert run(cli.app, [*arguments, "--trained-at", "1d", "--resume"]) == 2
+    assert "was made with trained_at = '1h', not '1d'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
