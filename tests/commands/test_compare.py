@@ -109,6 +109,7 @@ def test_unknown_method_is_refused_before_the_work(tmp_path: Path, capsys: pytes
     assert "did you mean 'paired'" in capsys.readouterr().err and not out.exists()
 
 
+@pytest.mark.slow
 def test_a_classifier_against_retraining(shapes_folder: Callable[..., Path], tmp_path: Path, capsys) -> None:
     out = tmp_path / "out"
     arguments = ["compare", "torchvision:resnet18", "random", "--data", str(shapes_folder()), "--image-size", "32"]

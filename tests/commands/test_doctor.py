@@ -126,6 +126,7 @@ def test_command_prints_table_remedies_and_verdict(
     assert ("undefined symbol" in text) == (code == 1)
 
 
+@pytest.mark.slow
 def test_this_installation_has_a_working_core() -> None:
     names = [name for name in PROBES if not name.startswith("mm")]
     results = run_probes(names)

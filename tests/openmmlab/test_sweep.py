@@ -35,6 +35,7 @@ def _content(case, **changed) -> dict:
     }
 
 
+@pytest.mark.slow
 def test_a_config_with_every_axis_it_can_have(segmentor, tmp_path: Path, capsys) -> None:
     content = _content(segmentor)
     spec = parse_spec(content)

@@ -91,6 +91,7 @@ def test_gradients_accumulate_over_iterations_without_a_step(detector, tmp_path)
     assert not torch.equal(watch.after[2], start) and not torch.equal(watch.before[1], start)
 
 
+@pytest.mark.slow
 def test_a_resumed_training_ends_where_an_uninterrupted_one_does(detector, tmp_path):
     def hook() -> HardwareAwareTrainingHook:
         return HardwareAwareTrainingHook(NOISE, seed=2)

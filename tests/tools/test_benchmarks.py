@@ -22,6 +22,7 @@ def analog_cost(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return module
 
 
+@pytest.mark.slow
 def test_the_cost_of_a_layer(analog_cost: ModuleType, tmp_path: Path) -> None:
     threads = torch.get_num_threads()
     try:

@@ -63,6 +63,7 @@ def test_settings_and_methods_are_those_of_the_task(load_tool: Load) -> None:
         tool.choose_scenarios(["additive-0.6"])
 
 
+@pytest.mark.slow
 def test_run_stop_and_resume(load_tool: Load, data_root: Path, tmp_path: Path) -> None:
     tool = load_tool("evaluate_cifar10")
     whole, halves = tmp_path / "whole", tmp_path / "halves"
