@@ -71,7 +71,7 @@ def verdict(result: EvaluationResult, metric: str | None = None) -> list[str]:
     """Return one line per calibration method that was tried after training: what it added, and where it did not."""
     name = result.metric_name(metric)
     style = number_style(result.cells(name), result.digital[name])
-    style = replace(style, decimals=style.decimals + 1)  # differences are small
+    style = replace(style, decimals=max(style.decimals, 2))  # differences are small
 
     def signed(value: float) -> str:
         return style.number(value, signed=True)

@@ -45,7 +45,7 @@ def print_table(result: EvaluationResult, console: Console | None = None, metric
     table = _wide_table(result, name, cells, style)
     turned = Measurement.get(console, console.options.update(width=_UNLIMITED), table).maximum > console.width
     if turned:
-        table = _block_table(result, name, cells, style)
+        table = _block_table(result, name, cells, style, console.width)
     console.print(table)
     console.print(Text(caption(result, style, turned=turned), style="dim"))
     if any(cell.hurts for cell in cells):
@@ -139,17 +139,25 @@ def _wide_table(result: EvaluationResult, metric: str, cells: Sequence[Cell], st
     return table
 
 
-def _block_table(result: EvaluationResult, metric: str, cells: Sequence[Cell], style: NumberStyle) -> Table:
+def _block_table(result: EvaluationResult, metric: str, cells: Sequence[Cell], style: NumberStyle, width: int) -> Table:
     table = _table(metric)
-    table.add_column("scenario", min_width=_scenario_width(cells), overflow="fold")
-    table.add_column("method", min_width=8)
-    for title in (metric, "difference", "recovered"):
-        table.add_column(Text(title), justify="right", no_wrap=title != metric)
+    values = max(len(style.estimate(cell.estimate)) + int(cell.hurts) for cell in cells)
+    more = {"difference": values + 3, "recovered": len("recovered") + 2}
+    taken = len("compensation") + values + 6  # the longest word of a method, and the gaps
+    while more and len("scenario") + taken + sum(more.values()) > width:
+        more.popitem()  # half a number would mislead
+    room = max(len("scenario"), min(_scenario_width(cells), width - taken - sum(more.values())))
+    # A width, not a least one: rich would take the room that is missing from this column, and give it back.
+    table.add_column("scenario", width=room, overflow="fold")
+    table.add_column("method", min_width=8, overflow="fold")
+    table.add_column(Text(metric), justify="right", min_width=values, overflow="fold")
+    for title in more:
+        table.add_column(title, justify="right", no_wrap=True)
     best = best_methods(cells)
     for scenario, row in _by_scenario(cells).items():
         for index, (cell, method, value, *rest) in enumerate(_block_rows(result, metric, row, style)):
             shown = _rich(cell, style, best) if cell else Text(value, no_wrap=True)
-            table.add_row(Text(scenario) if index == 0 else "", Text(method), shown, *rest)
+            table.add_row(Text(scenario) if index == 0 else "", Text(method), shown, *rest[: len(more)])
         table.add_section()
     return table
 
@@ -170,7 +178,7 @@ def _block_rows(
 
 def _scenario_width(cells: Sequence[Cell]) -> int:
     """Room for the names of scenarios, which differ at their ends, as far as a terminal of 80 columns has it."""
-    return min(max((len(cell.record.scenario) for cell in cells), default=8), 22)
+    return min(max([len("scenario"), *(len(cell.record.scenario) for cell in cells)]), 22)
 
 
 def _table(metric: str) -> Table:

@@ -78,6 +78,22 @@ def test_table_shows_every_number_whole(width: int, methods: list[str]) -> None:
     assert "Mean over 4 chips ± half of the 95% interval (Student t over the chips)." in text
 
 
+@pytest.mark.parametrize("width", [50, 60, 66, 70, 80, 90])
+def test_no_number_of_a_block_is_cut(width: int) -> None:
+    """Columns that may wrap give way to those that may not, whatever there is to wrap."""
+    names = ["none", "drift compensation only", "population", "HWA, noise / 4", "paired"]
+    result = _result(("gaussian:sigma=0.03", "pcm, 10y"), names, scale=0.01, metrics=["coco/bbox_mAP"])
+    text = _printed(result, width)
+    assert "…" not in text
+    for cell in result.cells():
+        assert f"{cell.estimate.mean:.3f} ± {cell.estimate.half_width:.3f}" in text
+        if cell.calibrated and width >= 60:
+            assert f"{cell.difference.mean:+.3f} ± {cell.difference.half_width:.3f}" in text
+        if cell.calibrated and width >= 70:
+            assert f" {100 * cell.recovered:.0f}%" in text
+    assert (width >= 60) == ("difference\n" in text or "difference " in text)
+
+
 def test_wide_and_turned_layout() -> None:
     result = _result(methods=NAMES)
     assert "recovered" not in _printed(result, 200) and "recovered" in _printed(result, 80)
