@@ -26,6 +26,7 @@ from aihwkit_nabn.reporting.style import line_styles
 _DPI = 150
 _MOST_BANDS = 4  # more shaded bands than this blend into one grey
 _MARK_GAP = 2.5  # points between the marks of neighbouring methods at one strength
+_PANEL_POINTS = 260  # how wide a panel is, at least
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,10 +171,14 @@ def draw_panel(panel: Axes, cells: Sequence[Cell], digital: float) -> None:
     first, last = min(axis.position.values()), max(axis.position.values())
     if not axis.joined:
         panel.set_xlim(first - 0.5, last + 0.5)
-    elif axis.log:
-        panel.set_xlim(*(10**exponent for exponent in _padded(math.log10(first), math.log10(last))))
     else:
-        panel.set_xlim(*_padded(first, last))
+        # The outermost mark of many lies this share of the panel beside its place.
+        share = (_MARK_GAP * len(styles) / 2 + 6) / _PANEL_POINTS
+        room = max(0.06, share / (1 - 2 * share))
+        if axis.log:
+            panel.set_xlim(*(10**exponent for exponent in _padded(math.log10(first), math.log10(last), room)))
+        else:
+            panel.set_xlim(*_padded(first, last, room))
     panel.grid(axis="y", color="#dddddd", linewidth=0.6)
     panel.set_axisbelow(True)
     panel.spines[["top", "right"]].set_visible(False)
@@ -186,9 +191,9 @@ def _ends(cell: Cell) -> tuple[float, float]:
     return cell.estimate.low, cell.estimate.high
 
 
-def _padded(low: float, high: float) -> tuple[float, float]:
-    """Return limits with room at both ends, also where they are the same."""
-    room = 0.06 * (high - low) or 0.05 * abs(high) or 0.05
+def _padded(low: float, high: float, share: float = 0.06) -> tuple[float, float]:
+    """Return limits with room at both ends, a share of what lies between them, also where they are the same."""
+    room = share * (high - low) or 0.05 * abs(high) or 0.05
     return low - room, high + room
 
 
