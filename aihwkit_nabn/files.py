@@ -1,12 +1,47 @@
-"""Writing files so that a reader finds the old one or the new one, never half of one."""
+"""Files: written so that a reader finds the old one or the new one, never half of one; read whoever wrote them."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 from aihwkit_nabn.errors import NabnError
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Return JSON values, of a text that anybody may have written.
+
+    Raises:
+        ValueError: it is no JSON, no UTF-8, holds NaN, infinity or half a character, or is nested too deeply.
+    """
+    try:
+        value = json.loads(text if isinstance(text, str) else text.decode(), parse_constant=_refuse_constant)
+        json.dumps(value, allow_nan=False, ensure_ascii=False).encode()  # half characters, and 1e999
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    return value
+
+
+def _refuse_constant(name: str) -> float:
+    # Python's reader takes NaN and Infinity, which no file of ours holds.
+    raise ValueError(f"{name} is no finite number")
+
+
+def read_lines(path: Path) -> list[str]:
+    """Return the lines of a text file.
+
+    Raises:
+        NabnError: it cannot be read, or is no text.
+    """
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise NabnError(f"cannot read {path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise NabnError(f"{path} is damaged: {error}") from error
 
 
 def write_text(path: Path, text: str) -> None:

@@ -13,7 +13,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from aihwkit_nabn.errors import ChipFileError
-from aihwkit_nabn.files import write_bytes
+from aihwkit_nabn.files import parse_json, write_bytes
 
 FORMAT = "aihwkit_nabn.chip"
 VERSION = 1
@@ -62,7 +62,8 @@ def _read(path: Path, *, with_tensors: bool) -> tuple[dict[str, Any], dict[str, 
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             if header.get("format") == FORMAT and with_tensors:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}
+                # Copies: safetensors maps the file, and who cut it short later would take the process down.
+                tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
     except ChipFileError:
         raise
     except (SafetensorError, OSError, ValueError) as error:
@@ -75,7 +76,7 @@ def _read(path: Path, *, with_tensors: bool) -> tuple[dict[str, Any], dict[str, 
         )
     text = header.get("content", "")
     try:
-        content = json.loads(text)
+        content = parse_json(text)
     except ValueError as error:
         raise ChipFileError(f"{path} is damaged: {error}") from error
     if not isinstance(content, dict):

@@ -10,7 +10,8 @@ from typing import Any
 
 from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.evaluation import Record
-from aihwkit_nabn.files import append_line, write_text
+from aihwkit_nabn.evaluation.storage import read_metrics, read_record
+from aihwkit_nabn.files import append_line, parse_json, read_lines, write_text
 
 
 class RecordFile:
@@ -34,7 +35,7 @@ class RecordFile:
         if path.is_file() and not resume:
             path.replace(path.with_name(f"{path.name}.old"))
         elif path.is_file():
-            kept += self._read(path.read_text().splitlines(), setup)
+            kept += self._read(read_lines(path), setup)
         write_text(path, "".join(f"{line}\n" for line in kept))
 
     def _read(self, lines: list[str], setup: dict[str, Any]) -> list[str]:
@@ -42,11 +43,11 @@ class RecordFile:
         kept = []
         for number, line in enumerate(lines, start=1):
             try:
-                entry = json.loads(line)
+                entry = parse_json(line)
                 if number == 1:
                     _check_setup(self.path, entry["setup"], setup)
                 else:
-                    self._take(entry)
+                    self._take(entry, f"line {number}")
                     kept.append(line)
             except NabnError:
                 raise
@@ -56,12 +57,14 @@ class RecordFile:
                 raise NabnError(f"{self.path} is damaged in line {number}; run without --resume") from error
         return kept
 
-    def _take(self, entry: dict[str, Any]) -> None:
+    def _take(self, entry: dict[str, Any], where: str = "") -> None:
         if "record" in entry:
-            self.records.append(Record(**entry["record"]))
+            self.records.append(read_record(self.path, f"the record of {where}", entry["record"]))
         if "settings" in entry:
+            if not all(isinstance(part, dict) for part in (entry["settings"], entry["settings"]["conversion"])):
+                raise TypeError("settings must be a mapping")
+            self.digital = read_metrics(self.path, where, entry["digital"])
             self.settings.append(entry["settings"])
-            self.digital = entry["digital"]
 
     def add(self, **entry: Any) -> None:
         """Append an entry: ``record=...``, or ``settings=...`` with ``digital=...``.

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aihwkit_nabn.errors import NabnError
+from aihwkit_nabn.files import append_line, parse_json, read_lines, write_text
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -110,7 +111,6 @@ def run_study(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from aihwkit_nabn.evaluation.sensitivity import measure_sensitivity
-    from aihwkit_nabn.files import append_line, write_text
 
     known = _read_log(log, setup) if resume and log.is_file() else []
     lines = [json.dumps({"setup": setup}), *(json.dumps(asdict(loss)) for loss in known)]
@@ -143,11 +143,11 @@ def run_study(
 def _read_log(path: Path, setup: dict[str, Any]) -> list[LayerLoss]:
     from aihwkit_nabn.evaluation.layer_loss import read_loss
 
-    lines = path.read_text().splitlines()
+    lines = read_lines(path)
     found: list[LayerLoss] = []
     for number, line in enumerate(lines, start=1):
         try:
-            entry = json.loads(line)
+            entry = parse_json(line)
             if number == 1:
                 if entry["setup"] != setup:
                     raise NabnError(
@@ -166,7 +166,6 @@ def _read_log(path: Path, setup: dict[str, Any]) -> list[LayerLoss]:
 
 def show_sensitivity(console: Console, result: SensitivityResult, folder: Path) -> None:
     """Print the tables, write ``sensitivity.json``, ``sensitivity.md`` and a plot, and say where they are."""
-    from aihwkit_nabn.files import write_text
     from aihwkit_nabn.reporting.sensitivity import plot_sensitivity, print_sensitivity, sensitivity_markdown
 
     print_sensitivity(result, console)

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aihwkit_nabn.errors import NabnError, check_count
+from aihwkit_nabn.files import parse_json
 from aihwkit_nabn.seeding import check_seed, derive_seed
 
 CLASSES = ("circle", "rectangle", "triangle")
@@ -199,7 +200,7 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
 def _read_marker(path: Path) -> object:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_bytes())
     except (OSError, ValueError):
         return None
 

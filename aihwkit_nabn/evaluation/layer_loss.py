@@ -11,7 +11,7 @@ from typing import Any
 
 from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.evaluation.statistics import Estimate, estimate
-from aihwkit_nabn.files import write_text
+from aihwkit_nabn.files import parse_json, write_text
 
 FORMAT = "aihwkit_nabn.sensitivity"
 VERSION = 1
@@ -137,7 +137,7 @@ class SensitivityResult:
             NabnError: no such file, or one that is damaged, of something else, or of a newer version.
         """
         try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            content = parse_json(Path(path).read_bytes())
         except (OSError, ValueError) as error:
             raise NabnError(f"cannot read {path}: {error}") from error
         if not isinstance(content, dict) or content.get("format") != FORMAT:

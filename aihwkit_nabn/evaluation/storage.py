@@ -10,7 +10,7 @@ from typing import Any
 
 from aihwkit_nabn.errors import NabnError, is_finite_number, suggestion
 from aihwkit_nabn.evaluation.record import Record
-from aihwkit_nabn.files import write_text
+from aihwkit_nabn.files import parse_json, write_text
 
 FORMAT = "aihwkit_nabn.evaluation"
 VERSION = 1
@@ -53,7 +53,7 @@ def read_result(path: Path) -> dict[str, Any]:
         NabnError: no such file, or one that is damaged, of something else, or of a newer version.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        content = parse_json(path.read_bytes())
     except FileNotFoundError as error:
         raise NabnError(f"no result file {path}") from error
     except OSError as error:
@@ -68,27 +68,46 @@ def read_result(path: Path) -> dict[str, Any]:
     _check_keys(path, "the file", content, ["format", "version", "digital", "records", "settings"])
     if not isinstance(content["records"], list) or not isinstance(content["settings"], dict):
         raise NabnError(f"{path} is damaged: records must be a list and settings a mapping")
-    digital = _metrics(path, "digital", content["digital"])
+    digital = read_metrics(path, "digital", content["digital"])
     records = [_record(path, index, entry, digital) for index, entry in enumerate(content["records"])]
     return {"digital": digital, "records": records, "settings": content["settings"]}
 
 
 def _record(path: Path, index: int, entry: Any, digital: dict[str, float]) -> Record:
-    fields = {field.name: _KINDS[str(field.type)] for field in dataclasses.fields(Record)}
     where = f"record {index}"
+    record = read_record(path, where, entry)
+    if set(record.metrics) != set(digital):
+        raise NabnError(f"{path} is damaged: {where} has the metrics {sorted(record.metrics)}, not {sorted(digital)}")
+    return record
+
+
+def read_record(path: Path, where: str, entry: Any) -> Record:
+    """Return a measurement from what a file held.
+
+    Args:
+        path: The file.
+        where: Place in it, for errors.
+        entry: JSON values.
+
+    Raises:
+        NabnError: it is no measurement.
+    """
+    fields = {field.name: _KINDS[str(field.type)] for field in dataclasses.fields(Record)}
     if not isinstance(entry, dict):
         raise NabnError(f"{path} is damaged: {where} must be a mapping")
     _check_keys(path, where, entry, list(fields))
     for name, kinds in fields.items():
         if not isinstance(entry[name], kinds) or isinstance(entry[name], bool):
             raise NabnError(f"{path} is damaged: {name} of {where} must not be {entry[name]!r}")
-    metrics = _metrics(path, where, entry["metrics"])
-    if set(metrics) != set(digital):
-        raise NabnError(f"{path} is damaged: {where} has the metrics {sorted(metrics)}, not {sorted(digital)}")
-    return Record(**{**entry, "metrics": metrics})
+    return Record(**{**entry, "metrics": read_metrics(path, where, entry["metrics"])})
 
 
-def _metrics(path: Path, where: str, metrics: Any) -> dict[str, float]:
+def read_metrics(path: Path, where: str, metrics: Any) -> dict[str, float]:
+    """Return the metrics that a file held, as `read_record` does.
+
+    Raises:
+        NabnError: there is none, or one that is no finite number.
+    """
     numbers = metrics.values() if isinstance(metrics, dict) else []
     if not numbers or not all(is_finite_number(value) for value in numbers):
         raise NabnError(f"{path} is damaged: the metrics of {where} must be finite numbers, got {metrics!r}")
@@ -102,8 +121,3 @@ def _check_keys(path: Path, where: str, entry: dict[str, Any], known: list[str])
     for key in known:
         if key not in entry:
             raise NabnError(f"{path} is damaged: {where} lacks {key!r}")
-
-
-def _refuse_constant(name: str) -> float:
-    # Python's JSON reader takes NaN and Infinity, which no result holds.
-    raise ValueError(f"{name} is no finite number")

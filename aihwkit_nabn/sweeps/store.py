@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import fcntl
 import json
-import math
 import os
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from aihwkit_nabn.errors import NabnError
+from aihwkit_nabn.errors import NabnError, is_finite_number
+from aihwkit_nabn.files import parse_json
 from aihwkit_nabn.sweeps.record import SweepRecord
 
 FORMAT = "aihwkit_nabn.sweep"
@@ -106,12 +106,11 @@ class RecordStore:
         if lines:
             self._check_header(lines[0])
         for number, line in enumerate(lines[1:], start=2):
-            try:
-                self._take(json.loads(line, parse_constant=_refuse))
-            except (ValueError, TypeError, KeyError, AttributeError) as error:
-                raise NabnError(
-                    f"{self.path} is damaged in line {number}; take that line out, or use another --out"
-                ) from error
+            entry = _read_entry(self.path, number, line)
+            if isinstance(entry, SweepRecord):
+                self.records[entry.key] = entry
+            else:
+                self.notes[entry[0]] = entry[1]
         if whole < len(content):  # cut off in the middle of a write
             self._file.truncate(whole)
         if not lines:
@@ -119,7 +118,7 @@ class RecordStore:
 
     def _check_header(self, line: bytes) -> None:
         try:
-            header = json.loads(line)
+            header = parse_json(line)
             found, version, old = header["format"], header["version"], header["sweep"]
         except (ValueError, TypeError, KeyError) as error:
             raise NabnError(f"{self.path} is no record file of a sweep; use another --out") from error
@@ -131,16 +130,6 @@ class RecordStore:
                 f"{self.path} holds records of another sweep: {where} was {_text(before)}, and is {_text(now)}; "
                 f"use the same, or another --out"
             )
-
-    def _take(self, entry: dict[str, Any]) -> None:
-        if "note" in entry:
-            self.notes[entry["note"]] = entry["value"]
-            return
-        record = SweepRecord(**entry["record"])
-        numbers = record.metrics.values()
-        if not numbers or not all(type(value) in (int, float) and math.isfinite(value) for value in numbers):
-            raise ValueError("metrics must be numbers")
-        self.records[record.key] = record
 
     def _write(self, entry: dict[str, Any]) -> None:
         line = json.dumps(entry, allow_nan=False).encode() + b"\n"
@@ -155,6 +144,22 @@ class RecordStore:
                 raise
         except OSError as error:
             raise NabnError(f"cannot write {self.path}: {error.strerror or error}") from error
+
+
+def _read_entry(path: Path, number: int, line: bytes) -> SweepRecord | tuple[str, Any]:
+    """Return the record or the note, with its name, of a line."""
+    try:
+        entry = parse_json(line)
+        if "note" in entry:
+            return str(entry["note"]), entry["value"]
+        record = SweepRecord(**entry["record"])
+        numbers = record.metrics.values()
+        if not numbers or not all(is_finite_number(value) for value in numbers):
+            raise ValueError("metrics must be numbers")
+        hash(record.key)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise NabnError(f"{path} is damaged in line {number}; take that line out, or use another --out") from error
+    return record
 
 
 _MISSING = object()
@@ -176,10 +181,6 @@ def _text(value: Any) -> str:
     return text if len(text) <= 120 else f"{text[:117]}..."
 
 
-def _refuse(name: str) -> float:
-    raise ValueError(f"{name} is no finite number")
-
-
 def finished_keys(path: Path) -> set[str]:
     """Return the keys of the whole records in a file, without opening it for writing; none where there is no file."""
     try:
@@ -188,5 +189,5 @@ def finished_keys(path: Path) -> set[str]:
         return set()
     except OSError as error:
         raise NabnError(f"cannot read {path}: {error.strerror or error}") from error
-    entries = [json.loads(line) for line in lines]
-    return {SweepRecord(**entry["record"]).key for entry in entries if "record" in entry}
+    entries = [_read_entry(path, number, line) for number, line in enumerate(lines, start=2)]
+    return {entry.key for entry in entries if isinstance(entry, SweepRecord)}

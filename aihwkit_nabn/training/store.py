@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from aihwkit_nabn.errors import NabnError
-from aihwkit_nabn.files import write_bytes
+from aihwkit_nabn.files import parse_json, write_bytes
 from aihwkit_nabn.training.report import TrainedModel, TrainingReport
 
 
@@ -62,7 +62,7 @@ class TrainedStore:
     def _read(self, path: Path, setup: dict[str, Any]) -> TrainedModel:
         try:
             with safe_open(path, framework="pt") as file:
-                header = json.loads((file.metadata() or {})["nabn"])
+                header = parse_json((file.metadata() or {})["nabn"])
             report = header["report"]
             report.pop("labels")
             report = TrainingReport(**{**report, "losses": tuple(report["losses"])})

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-import string
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -15,9 +12,9 @@ from aihwkit_nabn.chip import parse_time
 from aihwkit_nabn.cli import app
 from aihwkit_nabn.commands._records import RecordFile
 from aihwkit_nabn.commands._run import run
-from aihwkit_nabn.errors import NabnError
-from aihwkit_nabn.evaluation import EvaluationResult, Record
+from aihwkit_nabn.evaluation import EvaluationResult
 from aihwkit_nabn.simulator import parse_preset
+from tests.properties.mutations import ODD, mutated_json, mutated_text, record, survives
 
 PRESETS = [
     "pcm",
@@ -28,90 +25,6 @@ PRESETS = [
     "temperature:mean_k=300,sigma_k=10",
     "pcm:drift_compensation=none",
 ]
-ODD = [
-    "",
-    "nan",
-    "inf",
-    "-1",
-    "1e999",
-    "10" * 200,
-    "\x00",
-    "é",
-    "[red]",
-    "'; drop",
-    "../..",
-    "none",
-    "true",
-    "{}",
-    "\n",
-]
-
-
-def mutated_text(text: str, rng: random.Random) -> str:
-    for _ in range(rng.randint(1, 3)):
-        at = rng.randrange(len(text) + 1)
-        kind = rng.randrange(4)
-        if kind == 0:
-            text = text[:at] + rng.choice(string.printable) + text[at:]
-        elif kind == 1:
-            text = text[:at] + text[at + rng.randint(1, 4) :]
-        elif kind == 2:
-            text = text[:at] + rng.choice(ODD) + text[at:]
-        else:
-            parts = text.replace(",", "=").split("=")
-            text = text.replace(rng.choice(parts), rng.choice(ODD), 1)
-    return text
-
-
-def mutated_json(value: Any, rng: random.Random) -> Any:
-    """Return the value with one place of it replaced, dropped or doubled."""
-    places: list[tuple[Any, Any]] = []
-
-    def walk(here: Any) -> None:
-        for key, item in here.items() if isinstance(here, dict) else enumerate(here):
-            places.append((here, key))
-            if isinstance(item, (dict, list)):
-                walk(item)
-
-    value = json.loads(json.dumps(value))
-    walk(value)
-    holder, key = rng.choice(places)
-    kind = rng.randrange(3)
-    if kind == 0:
-        holder[key] = rng.choice([None, True, -1, 2**70, 1.5, "x", "", [], {}, [1], {"a": 1}, [[]]])
-    elif kind == 1:
-        del holder[key]
-    elif isinstance(holder, dict):
-        holder[rng.choice(["extra", "", "record"])] = holder[key]
-    else:
-        holder.append(holder[key])
-    return value
-
-
-def survives(function: Callable[[], object]) -> bool:
-    """Whether it returned; errors of ours are answers, any other exception fails the test."""
-    try:
-        function()
-    except NabnError as error:
-        assert str(error).strip()
-        return False
-    return True
-
-
-def record(chip: int, method: str = "none") -> Record:
-    return Record(
-        scenario="s",
-        group=None,
-        strength=0.1,
-        t_inference=0.0,
-        method="uncalibrated" if method == "none" else method,
-        method_name=method,
-        chip_seed=chip,
-        metrics={"accuracy": 50.0 + chip},
-        seconds_calibration=0.0,
-        seconds_evaluation=1.0,
-        n_calibration_samples=0,
-    )
 
 
 def test_preset_texts() -> None:
@@ -177,10 +90,15 @@ LINES = [
     ["chip", "info", "{missing}"],
     ["inspect", "{missing}.py"],
     ["demo", "--chips", "0"],
+    ["compare", "torchvision:resnet18", "{missing}.pth", "--noise", "pcm", "--data", "{missing}", "--epochs", "0"],
+    ["compare", "{missing}.py", "{missing}.pth", "--noise", "gaussian:sigma=0.1", "--time", "1h"],
+    ["report", "{missing}", "--out", "{missing}.html"],
+    ["sensitivity", "torchvision:resnet18", "{missing}.pth", "--noise", "pcm", "--data", "{missing}", "--chips", "0"],
+    ["sweep", "{missing}.yaml", "--out", "{missing}", "--workers", "0"],
 ]
 
 
-@pytest.mark.parametrize("line", LINES, ids=lambda line: line[0])
+@pytest.mark.parametrize("line", LINES, ids=lambda line: " ".join(line[:2]))
 def test_command_lines(line: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Every line names something that is missing or not allowed, so none starts a long run."""
     rng = random.Random(4)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.evaluation import EvaluationResult
+from aihwkit_nabn.files import parse_json
 
 RESULTS = "results.json"
 SENSITIVITY = "sensitivity.json"
@@ -80,7 +80,7 @@ def read_json(path: Path) -> Any:
         NabnError: the file is damaged.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_bytes())
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
