@@ -57,6 +57,14 @@ def test_our_errors_are_one_line(error: Exception, capsys: pytest.CaptureFixture
     assert "sigma must be >= 0\n" in capsys.readouterr().err
 
 
+def test_errors_of_the_operating_system_about_a_file_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    app = typer.Typer(name="nabn")
+    app.command()(lambda: open("x" * 5000))
+    assert run(app, []) == 2
+    line = capsys.readouterr().err
+    assert line.startswith("nabn: error: File name too long: xxx") and line.count("\n") == 1 and len(line) < 2100
+
+
 def test_exit_codes_pass_through() -> None:
     assert run(_raising(typer.Exit(1)), []) == 1
     assert run(_raising(KeyboardInterrupt()), []) == 130

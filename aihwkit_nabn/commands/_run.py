@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -11,12 +12,13 @@ from aihwkit_nabn.errors import NabnError
 
 BAD_INPUT = 2
 INTERRUPTED = 130
+_LONGEST = 2000
 
 
 def run(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
     """Run `app` and return its exit code; errors that a user can mend go to the error stream as one line.
 
-    Anything else is a defect of ours and keeps its traceback.
+    Those are ours, and the operating system's about a file. Anything else is a defect of ours and keeps its traceback.
 
     Args:
         app: The application; its name begins the message.
@@ -27,6 +29,10 @@ def run(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
         code = typer.main.get_command(app)(args=arguments, prog_name=name, standalone_mode=False)
     except NabnError as error:
         return _complain(name, str(error))
+    except OSError as error:
+        if error.filename is None:
+            raise
+        return _complain(name, f"{error.strerror}: {os.fsdecode(error.filename)}")
     except (typer.Abort, KeyboardInterrupt):
         print(f"{name}: interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -43,5 +49,6 @@ def _usage_error() -> type[Exception]:
 
 
 def _complain(name: str, message: str) -> int:
-    print(f"{name}: error: {' '.join(message.split())}", file=sys.stderr)
+    text = " ".join(message.split())
+    print(f"{name}: error: {text if len(text) <= _LONGEST else f'{text[:_LONGEST]} ...'}", file=sys.stderr)
     return BAD_INPUT

@@ -29,19 +29,23 @@ def row_blocks(shape: tuple[int, int]) -> Iterator[slice]:
         yield slice(top, min(top + height, n_rows))
 
 
-def scratch_like(rows: Tensor) -> Tensor:
+def scratch_like(rows: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """Return a contiguous tensor of the shape of `rows` to overwrite; this thread's next call gives the same memory.
 
     Fresh memory costs as much as the numbers that are drawn into it.
+
+    Args:
+        rows: Says the shape.
+        dtype: Of the result; by default that of `rows`. Each has memory of its own.
     """
     kept: dict[torch.dtype, Tensor] = _local.__dict__.setdefault("scratch", {})
-    n = rows.numel()
-    found = kept.get(rows.dtype)
+    dtype, n = dtype or rows.dtype, rows.numel()
+    found = kept.get(dtype)
     if found is None or found.numel() < n:
         with torch.inference_mode(False):  # a tensor made in inference mode could not be written outside of it
-            found = torch.empty(n, dtype=rows.dtype)
+            found = torch.empty(n, dtype=dtype)
         if n <= 2 * SHARED_BLOCK:
-            kept[rows.dtype] = found
+            kept[dtype] = found
     return found[:n].view(rows.shape)
 
 

@@ -52,3 +52,19 @@ def test_seeds_kinds_and_types() -> None:
         same = NumberStream(lambda: 7).normal_(torch.empty(3, 7, dtype=dtype))
         assert torch.allclose(same.float(), normal, atol=tolerance) and bool(same.isfinite().all())
     assert NumberStream(lambda: 1).normal_(torch.empty(0, 4)).shape == (0, 4)
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_table_gives_what_erfinv_gives(threads: int, dtype: torch.dtype) -> None:
+    """Each way to look numbers up, on few and on many threads."""
+    words = torch.from_numpy(np.random.SFC64(9).random_raw(250).view(np.int16).astype(np.int64))
+    expected = torch.erfinv((words.double() + 0.5) * 2.0**-15)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        numbers = NumberStream(lambda: 9).normal_(torch.empty(10, 100, dtype=dtype))
+    finally:
+        torch.set_num_threads(before)
+    ratio = numbers.double().view(-1) / expected
+    assert torch.allclose(ratio, ratio.mean(), rtol=1e-6) and 1.414 < ratio.mean() < 1.415
