@@ -52,6 +52,7 @@ def all_checks() -> list[Check]:
         check_stack(sys.version_info[:2], {name: version_of(name) for name in _judged()}),
         _check_torch_tile(results["torch_tile"]),
         _check_compiled_tile(results["compiled_tile"]),
+        _check_converters(results["converters"]),
         _check_own(results["package"]),
         _check_gpu(results["gpu"]),
         *check_openmmlab(results),
@@ -205,6 +206,19 @@ def _check_compiled_tile(found: ProbeResult) -> Check:
     return Check(name=name, status=NOTE, detail=detail, remedy=_install(_best_window()))
 
 
+def _check_converters(found: ProbeResult) -> Check:
+    name = "converters"
+    if found.works:
+        return Check(name=name, status=OK, detail=found.detail)
+    detail = f"not compiled ({found.detail}): torch computes them, slower"
+    if "NABN_NATIVE" in found.detail:
+        return Check(name=name, status=NOTE, detail=detail)
+    again = f"{installer()} --force-reinstall --no-deps aihwkit-nabn"
+    if _is_checkout():
+        again = "uv sync --reinstall-package aihwkit-nabn"
+    return Check(name=name, status=NOTE, detail=detail, remedy=f"install a C compiler, then: {again}")
+
+
 def _check_own(found: ProbeResult) -> Check:
     name = "aihwkit_nabn"
     if found.works:
@@ -244,9 +258,12 @@ def _check_ops(found: ProbeResult, source: str) -> Check:
 
 def _openmmlab_line() -> str:
     # A checkout's own set-up knows how mmcv must be built.
-    checkout = (Path(__file__).parents[2] / "pyproject.toml").is_file()
-    command = "uv sync" if checkout else f"{installer()} 'aihwkit-nabn[openmmlab]'"
+    command = "uv sync" if _is_checkout() else f"{installer()} 'aihwkit-nabn[openmmlab]'"
     return f"for detection and segmentation: {command}"
+
+
+def _is_checkout() -> bool:
+    return (Path(__file__).parents[2] / "pyproject.toml").is_file()
 
 
 def _best_window() -> Window:

@@ -49,6 +49,13 @@ assert layer(torch.ones(2, 4)).shape == (2, 3)
 from aihwkit.simulator.rpu_base import cuda
 detail = "constructs and computes" + ("" if cuda.is_compiled() else "; CPU only")
 """,
+    "converters": """
+from aihwkit_nabn.simulator import native
+reason = native.why_not()
+if reason:
+    raise RuntimeError(reason)
+detail = "compiled; " + ("on the threads of torch's pool" if native.is_parallel() else "on one thread")
+""",
     "package": """
 import torch, aihwkit_nabn as nabn
 model = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.ReLU()).eval()

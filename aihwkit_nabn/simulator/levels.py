@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from aihwkit_nabn.simulator import native
 from aihwkit_nabn.simulator.blocks import as_rows, row_blocks
 from aihwkit_nabn.simulator.converters import Converter
 
@@ -43,6 +44,10 @@ def to_levels(x: Tensor, dac: Converter, input_range: float | None, scale: float
         convert(x, out)
         return out
     source, target = _outer_rows(x, channel_dim), _outer_rows(out, channel_dim)
+    if native.is_available() and native.fits(target) and source.dtype is torch.float32 and source.stride(1) == 1:
+        limit = dac.bound / dac.unit
+        native.to_levels(source, target, input_range=input_range, cuts=cuts, scale=scale, step=dac.step, bound=limit)
+        return out
     for rows in row_blocks((source.shape[0], source.shape[1])):
         convert(source[rows], target[rows])
     return out

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from aihwkit_nabn.simulator.blocks import scratch_like
+from aihwkit_nabn.simulator.native import CHUNK, Numbers
 
 # index_select runs on one thread, four times faster than each of take's.
 _FEW_THREADS = 3
@@ -23,8 +24,9 @@ _FEW_THREADS = 3
 class NumberStream:
     """Normal and uniform numbers in an order that depends on the seed alone, not on how many are asked for at once.
 
-    A number has 16 random bits: normal ones are the midpoint quantiles of 65,536 equally likely steps, scaled to a
-    variance of exactly 1; the largest is 4.33. An ADC's step is some hundred times coarser.
+    They come from generators of `CHUNK` numbers each, so that several threads can draw them at once. A number has 16
+    random bits: normal ones are the midpoint quantiles of 65,536 equally likely steps, scaled to a variance of exactly
+    1; the largest is 4.33. An ADC's step is some hundred times coarser.
 
     Args:
         seed: Gives an integer >= 0 when the first normal, and when the first uniform number is asked for.
@@ -49,6 +51,18 @@ class NumberStream:
             torch.take(_quantiles(work.dtype), place, out=work.view(-1))
         return target if work is target else target.copy_(work)
 
+    def normal_source(self, n: int) -> Numbers:
+        """Return where the next `n` normal numbers come from; the ones after them begin with a new generator."""
+        if self._normal is None:
+            self._normal = _Words(self._seed())
+        return Numbers(key=self._normal.key, first=self._normal.skip(n), table=_quantiles(torch.float32))
+
+    def begin(self) -> None:
+        """Let the next number be a new generator's first."""
+        for words in (self._normal, self._uniform):
+            if words is not None:
+                words.skip(0)
+
     def uniform_(self, target: Tensor) -> Tensor:
         """Fill `target`, contiguous on the CPU, with numbers between -0.5 and 0.5."""
         if self._uniform is None:
@@ -58,19 +72,51 @@ class NumberStream:
 
 
 class _Words:
-    """Random 16-bit integers, one after the other."""
+    """Random 16-bit integers, one after the other.
+
+    Args:
+        seed: Of all generators.
+
+    Attributes:
+        key: What they have in common.
+    """
 
     def __init__(self, seed: int) -> None:
-        self._bits = np.random.SFC64(seed)
+        first, second = np.random.SeedSequence(seed).generate_state(2, np.uint64)
+        self.key = int(first), int(second)
+        self._bits = np.random.SFC64(0)
+        self._next = 0  # generator
+        self._left = 0  # numbers of the present one that have not been drawn
         self._kept = np.empty(0, dtype=np.uint16)
+
+    def skip(self, n: int) -> int:
+        """Begin with a new generator, leave out as many as `n` numbers take, and return the first one's number."""
+        first = self._next
+        self._next += -(-n // CHUNK)
+        self._left = 0
+        self._kept = self._kept[:0]
+        return first
 
     def take(self, n: int) -> NDArray[np.uint16]:
         """Return the next `n`."""
-        words = self._bits.random_raw(max(0, -(-(n - self._kept.size) // 4))).view(np.uint16)
-        if self._kept.size:
-            words = np.concatenate([self._kept, words])
-        self._kept = words[n:].copy()
-        return words[:n]
+        parts, have = [self._kept], self._kept.size
+        while have < n:
+            if self._left == 0:
+                self._start(self._next)
+            words = min(-(-(n - have) // 4) * 4, self._left)
+            parts.append(self._bits.random_raw(words // 4).view(np.uint16))
+            self._left -= words
+            have += words
+        whole = np.concatenate(parts) if len(parts) > 2 or parts[0].size else parts[-1]
+        self._kept = whole[n:].copy()
+        return whole[:n]
+
+    def _start(self, number: int) -> None:
+        state = self._bits.state
+        state["state"]["state"] = np.array([*self.key, number, 1], dtype=np.uint64)
+        self._bits.state = state
+        self._bits.random_raw(12)  # as many as numpy's own seeding leaves out
+        self._next, self._left = number + 1, CHUNK
 
 
 @functools.cache

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from aihwkit_nabn.simulator import native
 from aihwkit_nabn.simulator.blocks import as_rows, row_blocks, scratch_like
 from aihwkit_nabn.simulator.converters import Converter
 from aihwkit_nabn.simulator.numbers import NumberStream
@@ -107,7 +108,9 @@ def read_out(
         bias=None if bias is None else along(bias),
         in_columns=in_columns,
     )
-    if y.device.type != "cpu":
+    if parts.is_native(readout):
+        parts.read_natively(readout, numbers)
+    elif y.device.type != "cpu":
 
         def draw_there(target: Tensor, uniform: bool) -> Tensor:
             if uniform:
@@ -118,6 +121,7 @@ def read_out(
     else:
         draws = readout.is_noisy or parts.variance is not None or readout.adc.stochastic
         scratch = None
+        numbers.begin()
 
         def draw(target: Tensor, uniform: bool) -> Tensor:
             return numbers.uniform_(target) if uniform else numbers.normal_(target)
@@ -151,6 +155,35 @@ class _Parts:
         if not isinstance(values, Tensor) or self.in_columns:
             return values
         return values[rows].unsqueeze(1)
+
+    def is_native(self, readout: Readout) -> bool:
+        """Whether the compiled readout takes it."""
+        adc = readout.adc
+        return (
+            native.is_available()
+            and not (adc.stochastic or adc.asymmetry)
+            and native.fits(self.y, self.total, self.variance, self.noise, self.gain, self.bias)
+            and native.fits(self.current, self.drop)
+        )
+
+    def read_natively(self, readout: Readout, numbers: NumberStream) -> None:
+        adc = readout.adc
+        draws = readout.is_noisy or self.variance is not None
+        job = native.Readout(
+            y=self.y,
+            total=self.total,
+            variance=self.variance,
+            current=self.current if self.drop is not None else None,
+            drop=self.drop,
+            ir_drop=readout.ir_drop,
+            noise=self.noise,
+            gain=self.gain,
+            bias=0.0 if self.bias is None else self.bias,
+            by_column=self.in_columns,
+            rounds=adc.step > 0.0,
+            bound=adc.bound / adc.unit if readout.clamp else math.inf,
+        )
+        native.read_out(job, numbers.normal_source(self.y.numel()) if draws else None)
 
 
 def _read_rows(parts: _Parts, readout: Readout, rows: slice, draw: Draw, scratch: Tensor | None) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import cast
+
 import torch
 from aihwkit.simulator.parameters.enums import AnalogMVType, WeightModifierType
 from aihwkit.simulator.tiles.array import TileModuleArray
@@ -17,7 +20,7 @@ from aihwkit_nabn.simulator.vectors import CrossbarTile
 def tiles_of(array: nn.Module) -> list[TileModule]:
     """Return the tiles inside `array` (or `array` itself where it is one), in a fixed order."""
     if type(array) is TileModuleArray:  # walking through all modules would take longer than a small product
-        return [tile for in_tiles in array.array for tile in in_tiles]
+        return [tile for in_tiles in cast(Iterable[Iterable[TileModule]], array.array) for tile in in_tiles]
     return [module for module in array.modules() if isinstance(module, TileModule)]
 
 

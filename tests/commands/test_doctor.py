@@ -105,8 +105,14 @@ def test_broken_core_is_a_fault_and_a_broken_extra_is_not(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(_checks, "_is_there", lambda probe: True)
     assert not _checks.has_failed(checks())
-    extras = checks(compiled_tile="RuntimeError: weights must be a CPU tensor", gpu="no driver")
+    extras = checks(
+        compiled_tile="RuntimeError: weights must be a CPU tensor",
+        gpu="no driver",
+        converters="RuntimeError: no C compiler when it was installed",
+    )
     assert not _checks.has_failed(extras)
+    converters = next(check for check in extras if check.name == "converters")
+    assert converters.status == NOTE and "install a C compiler, then" in converters.remedy
     assert _statuses(extras)["compiled tile"] == NOTE and _statuses(extras)["GPU"] == NOTE
     for part in ("torch", "torchvision", "numpy", "torch_tile", "package"):
         broken = checks(**{part: "ImportError: undefined symbol"})

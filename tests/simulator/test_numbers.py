@@ -7,7 +7,8 @@ import pytest
 import torch
 from scipy import stats
 
-from aihwkit_nabn.simulator.numbers import NumberStream
+from aihwkit_nabn.simulator.native import CHUNK
+from aihwkit_nabn.simulator.numbers import NumberStream, _Words
 
 
 def test_normal_numbers_are_normal() -> None:
@@ -58,7 +59,7 @@ def test_seeds_kinds_and_types() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_table_gives_what_erfinv_gives(threads: int, dtype: torch.dtype) -> None:
     """Each way to look numbers up, on few and on many threads."""
-    words = torch.from_numpy(np.random.SFC64(9).random_raw(250).view(np.int16).astype(np.int64))
+    words = torch.from_numpy(_Words(9).take(1000).view(np.int16).astype(np.int64))
     expected = torch.erfinv((words.double() + 0.5) * 2.0**-15)
     before = torch.get_num_threads()
     try:
@@ -68,3 +69,23 @@ def test_the_table_gives_what_erfinv_gives(threads: int, dtype: torch.dtype) -> 
         torch.set_num_threads(before)
     ratio = numbers.double().view(-1) / expected
     assert torch.allclose(ratio, ratio.mean(), rtol=1e-6) and 1.414 < ratio.mean() < 1.415
+
+
+def test_generators_are_numpys_and_follow_each_other() -> None:
+    words = _Words(4)
+    drawn = np.concatenate([words.take(CHUNK - 3), words.take(5), words.take(CHUNK)])
+    for number in (0, 1):
+        expected = np.random.SFC64(0)
+        state = expected.state
+        state["state"]["state"] = np.array([*words.key, number, 1], dtype=np.uint64)
+        expected.state = state
+        part = expected.random_raw(12 + CHUNK // 4)[12:].view(np.uint16)
+        assert np.array_equal(drawn[number * CHUNK : (number + 1) * CHUNK], part)
+
+
+def test_what_is_left_out_is_left_out() -> None:
+    whole, part = _Words(4), _Words(4)
+    everything = whole.take(4 * CHUNK)
+    assert np.array_equal(part.take(10), everything[:10])
+    assert part.skip(CHUNK + 1) == 1
+    assert np.array_equal(part.take(8), everything[3 * CHUNK : 3 * CHUNK + 8])

@@ -6,6 +6,7 @@ Run: ``python tools/benchmarks/analog_cost.py layer`` (seconds), ``... networks`
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,7 +26,7 @@ from torch import nn
 import aihwkit_nabn as nabn
 from aihwkit_nabn.chip.input_ranges import ranged_layers, set_input_range
 from aihwkit_nabn.errors import NabnError
-from aihwkit_nabn.simulator import NoiseAwareRPUConfig
+from aihwkit_nabn.simulator import NoiseAwareRPUConfig, native
 
 DETECTORS = {
     "RetinaNet R50": "mmdet::retinanet/retinanet_r50_fpn_1x_coco.py",
@@ -33,6 +34,7 @@ DETECTORS = {
 }
 # The floor issue 4 names: a digital layer, and for every partial sum a normal number and an ADC step on one core.
 FLOOR_NS = 8.0
+_NOT_COMPILED = "not compiled"
 
 
 def settings(kind: type, setting: str, rows: int) -> Any:
@@ -85,6 +87,19 @@ def pass_of(forward: Callable[[nn.Module], Any], model: nn.Module, dtype: torch.
     return run
 
 
+def not_compiled(job: Callable[[], object]) -> Callable[[], object]:
+    """Return the job done without the compiled converters."""
+
+    def run() -> object:
+        os.environ["NABN_NATIVE"] = "0"
+        try:
+            return job()
+        finally:
+            del os.environ["NABN_NATIVE"]
+
+    return run
+
+
 def partial_sums(model: nn.Module, forward: Callable[[nn.Module], Any]) -> int:
     """Count the values that tiles give in one pass: outputs times the tiles that add to each."""
     total = 0
@@ -107,7 +122,16 @@ class Report:
     def __init__(self, title: str, device: torch.device, dtype: torch.dtype | None, repeats: int) -> None:
         self.device, self.dtype, self.repeats = device, dtype, repeats
         self.table = Table(title=title)
-        columns = ("work", "digital [ms]", "ours", "floor", "aihwkit torch", "aihwkit compiled", "ours / digital [MB]")
+        columns = (
+            "work",
+            "digital [ms]",
+            "ours",
+            f"ours, {_NOT_COMPILED}",
+            "floor",
+            "aihwkit torch",
+            "aihwkit compiled",
+            "ours / digital [MB]",
+        )
         for column in columns:
             self.table.add_column(column, justify="left" if column == "work" else "right", no_wrap=column == "work")
 
@@ -125,13 +149,16 @@ class Report:
         for entry in models.values():
             entry.to(self.device)
         jobs = {name: pass_of(forward, entry, self.dtype) for name, entry in models.items()}
+        if setting != "perfect" and self.device.type == "cpu" and native.is_available():
+            jobs[_NOT_COMPILED] = not_compiled(jobs["ours"])
         times = times_of(jobs, self.repeats, self.device)
         memory = {name: peak_memory(jobs[name], self.device) for name in ("digital", "ours")}
         digital = times["digital"]
         sums = 0 if setting == "perfect" else partial_sums(models["ours"], forward)
         cores = torch.get_num_threads() if self.device.type == "cpu" else 0
         floor = f"{1.0 + sums * FLOOR_NS * 1e-9 / cores / digital:.2f}" if cores else "-"
-        cells = [f"{digital * 1e3:.1f}", f"{times['ours'] / digital:.2f}", floor]
+        ratios = [f"{times[name] / digital:.2f}" if name in times else "-" for name in ("ours", _NOT_COMPILED)]
+        cells = [f"{digital * 1e3:.1f}", *ratios, floor]
         for name in ("aihwkit torch", "aihwkit compiled"):
             cells.append(f"{times[name] / digital:.1f}" if name in times else "-")
         known = all(value is not None for value in memory.values())

@@ -1,0 +1,255 @@
+"""The compiled converters: one pass over a tile row's inputs, and one over its results, on all threads of torch's pool.
+
+They are built when the package is installed, where there is a C compiler, and do number by number what
+`aihwkit_nabn.simulator.levels` and `readout` do with torch, which takes over everywhere else: on other devices and
+number types, with stochastic rounding or asymmetric converters, without a compiler, and with
+``NABN_NATIVE=0``.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+#: Numbers that one generator gives; ``CHUNK`` in converters.c.
+CHUNK = 2**16
+
+LIBRARY = Path(__file__).parent / ("converters.dll" if sys.platform == "win32" else "converters.so")
+
+
+class _Factor(ctypes.Structure):
+    _fields_ = [("values", ctypes.c_void_p), ("value", ctypes.c_float), ("by_column", ctypes.c_int32)]
+
+
+class _Readout(ctypes.Structure):
+    _fields_ = [
+        ("y", ctypes.c_void_p),
+        ("total", ctypes.c_void_p),
+        ("variance", ctypes.c_void_p),
+        ("current", ctypes.c_void_p),
+        ("drop", ctypes.c_void_p),
+        ("table", ctypes.c_void_p),
+        ("rows", ctypes.c_int64),
+        ("columns", ctypes.c_int64),
+        ("noise", _Factor),
+        ("gain", _Factor),
+        ("bias", _Factor),
+        ("key", ctypes.c_uint64 * 2),
+        ("first", ctypes.c_uint64),
+        ("ir_drop", ctypes.c_float),
+        ("bound", ctypes.c_float),
+        ("rounds", ctypes.c_int32),
+        ("next", ctypes.c_longlong),
+    ]
+
+
+class _Conversion(ctypes.Structure):
+    _fields_ = [
+        ("x", ctypes.c_void_p),
+        ("out", ctypes.c_void_p),
+        ("rows", ctypes.c_int64),
+        ("columns", ctypes.c_int64),
+        ("stride", ctypes.c_int64),
+        ("range", ctypes.c_float),
+        ("factor", ctypes.c_float),
+        ("step", ctypes.c_float),
+        ("bound", ctypes.c_float),
+        ("cuts", ctypes.c_int32),
+        ("next", ctypes.c_longlong),
+    ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Numbers:
+    """Where normal numbers come from: generators of `CHUNK` numbers each.
+
+    Args:
+        key: Of all of them.
+        first: Number of the first one.
+        table: ``[65536]`` float32 normal quantiles.
+    """
+
+    key: tuple[int, int]
+    first: int
+    table: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Readout:
+    """A readout in two dimensions, all tensors float32 on the CPU and contiguous.
+
+    Args:
+        y: ``[rows, columns]``, analog results in ADC levels; overwritten: with the digital values if there is no
+            total.
+        total: ``[rows, columns]`` to add the digital values to, or None.
+        variance: ``[rows, columns]`` of the read noise, or None.
+        current: ``[rows, columns]``, what IR drop counts, or None.
+        drop: ``[rows, columns]``, of which it takes away.
+        ir_drop: Its factor.
+        noise: Standard deviation of the output noise: one number, ``[rows]``, or ``[columns]`` with `by_column`.
+        gain: What levels are multiplied with, likewise.
+        bias: What is added where there is no total, likewise.
+        by_column: Which way tensors of noise, gain and bias lie.
+        rounds: Whether results are rounded to levels.
+        bound: Largest level; infinity for none.
+    """
+
+    y: Tensor
+    total: Tensor | None
+    variance: Tensor | None
+    current: Tensor | None
+    drop: Tensor | None
+    ir_drop: float
+    noise: Tensor | float
+    gain: Tensor | float
+    bias: Tensor | float
+    by_column: bool
+    rounds: bool
+    bound: float
+
+
+def is_available() -> bool:
+    """Whether the compiled converters are there and not switched off."""
+    return os.environ.get("NABN_NATIVE", "1") != "0" and _library() is not None
+
+
+def why_not() -> str:
+    """Return why the compiled converters are not used; empty if they are."""
+    if os.environ.get("NABN_NATIVE", "1") == "0":
+        return "switched off by NABN_NATIVE=0"
+    if _library() is not None:
+        return ""
+    return f"{LIBRARY.name} does not fit this system" if LIBRARY.is_file() else "no C compiler when it was installed"
+
+
+def is_parallel() -> bool:
+    """Whether it runs on more than one thread: torch brings its OpenMP library along."""
+    return _parallel() is not None
+
+
+def fits(*tensors: Tensor | float | None) -> bool:
+    """Whether `read_out` can work on these in place."""
+    return all(
+        x.dtype is torch.float32 and x.device.type == "cpu" and x.is_contiguous()
+        for x in tensors
+        if isinstance(x, Tensor)
+    )
+
+
+def read_out(job: Readout, numbers: Numbers | None) -> None:
+    """Do what `job` says; without numbers nothing is drawn."""
+    library = _library()
+    assert library is not None
+    rows, columns = job.y.shape
+    n_chunks = -(-rows * columns // CHUNK)
+    arguments = _Readout(
+        y=job.y.data_ptr(),
+        total=_place(job.total),
+        variance=_place(job.variance),
+        current=_place(job.current),
+        drop=_place(job.drop),
+        ir_drop=job.ir_drop,
+        table=None if numbers is None else numbers.table.data_ptr(),
+        rows=rows,
+        columns=columns,
+        noise=_factor(job.noise, job.by_column),
+        gain=_factor(job.gain, job.by_column),
+        bias=_factor(job.bias, job.by_column),
+        key=(0, 0) if numbers is None else numbers.key,
+        first=0 if numbers is None else numbers.first,
+        bound=job.bound,
+        rounds=job.rounds,
+        next=0,
+    )
+    _run(library.nabn_read_out, arguments, n_chunks)
+
+
+def to_levels(
+    x: Tensor, out: Tensor, *, input_range: float | None, cuts: bool, scale: float, step: float, bound: float
+) -> None:
+    """Turn inputs into levels.
+
+    Args:
+        x: ``[rows, columns]`` float32 on the CPU, values of a row side by side.
+        out: ``[rows, columns]``, likewise and contiguous; overwritten.
+        input_range: What inputs are divided by.
+        cuts: Whether they are cut off there first.
+        scale: What they are divided by then.
+        step: Between two levels; 0: nothing is rounded.
+        bound: Largest level; infinity for none.
+    """
+    library = _library()
+    assert library is not None
+    rows, columns = x.shape
+    arguments = _Conversion(
+        x=x.data_ptr(),
+        out=out.data_ptr(),
+        rows=rows,
+        columns=columns,
+        stride=x.stride(0),
+        range=input_range or 0.0,
+        factor=1.0 / scale,
+        step=step,
+        bound=bound,
+        cuts=cuts,
+        next=0,
+    )
+    _run(library.nabn_to_levels, arguments, -(-rows * columns // CHUNK))
+
+
+def _run(function: Any, arguments: ctypes.Structure, n_chunks: int) -> None:
+    n_threads = min(torch.get_num_threads(), n_chunks)
+    parallel = _parallel() if n_threads > 1 else None
+    if parallel is None:
+        function(ctypes.byref(arguments))
+    else:
+        parallel(function, ctypes.byref(arguments), n_threads, 0)
+
+
+def _place(values: Tensor | None) -> int | None:
+    return None if values is None else values.data_ptr()
+
+
+def _factor(values: Tensor | float, by_column: bool) -> _Factor:
+    if isinstance(values, Tensor):
+        return _Factor(values.data_ptr(), 0.0, by_column)
+    return _Factor(None, values, 0)
+
+
+@functools.cache
+def _library() -> ctypes.CDLL | None:
+    try:
+        library = ctypes.CDLL(str(LIBRARY))
+        library.nabn_read_out.restype = library.nabn_to_levels.restype = None
+        for size_of, structure in (
+            (library.nabn_size_of_readout, _Readout),
+            (library.nabn_size_of_conversion, _Conversion),
+        ):
+            size_of.restype = ctypes.c_int64
+            if size_of() != ctypes.sizeof(structure):
+                return None
+    except (OSError, AttributeError):
+        return None
+    return library
+
+
+@functools.cache
+def _parallel() -> Any:
+    """Return the function of torch's own OpenMP library that runs another one on several threads, or None."""
+    for path in sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*")):
+        try:
+            function = ctypes.CDLL(str(path)).GOMP_parallel
+        except (OSError, AttributeError):
+            continue
+        function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+        function.restype = None
+        return function
+    return None
