@@ -22,6 +22,9 @@ from aihwkit_nabn.simulator.linear_map import LinearMap, size_product
 from aihwkit_nabn.simulator.numbers import NumberStream
 from aihwkit_nabn.simulator.readout import Currents, Readout, read_out
 
+VALUES_AT_ONCE = 2**20
+"""Results of the second and later tile rows that are held at a time, where there are several samples: 4 MB."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TileRow:
@@ -86,11 +89,11 @@ def product_of_rows(
         seed: Gives a number to start random numbers from, if any are drawn.
         generator: Where random numbers are drawn from on a device other than the CPU.
     """
-    total: Tensor | None = None
     numbers = NumberStream(seed)
-    for row in rows:
-        result, currents = analog_results(x, row, io, linear_map)
-        total = read_out(
+
+    def results_of(part: Tensor, row: TileRow, total: Tensor | None) -> Tensor:
+        result, currents = analog_results(part, row, io, linear_map)
+        return read_out(
             result,
             readout_of(row, io),
             channel_dim=linear_map.channel_dim,
@@ -100,7 +103,15 @@ def product_of_rows(
             total=total,
             bias=bias,
         )
-    assert total is not None
+
+    total = results_of(x, rows[0], None)
+    parts = [(x, total)]
+    if linear_map.spatial_dims and x.dim() == linear_map.spatial_dims + 2:
+        samples = max(1, x.shape[0] * VALUES_AT_ONCE // max(total.numel(), 1))
+        parts = list(zip(x.split(samples), total.split(samples), strict=True))
+    for row in rows[1:]:
+        for part, sums in parts:
+            results_of(part, row, sums)
     return total
 
 

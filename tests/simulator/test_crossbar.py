@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from aihwkit_nabn.nn import convert_to_noise_aware
 from aihwkit_nabn.seeding import RandomStream
-from aihwkit_nabn.simulator import NoiseAwareRPUConfig, mvm
+from aihwkit_nabn.simulator import NoiseAwareRPUConfig, crossbar, mvm
 from aihwkit_nabn.simulator.straight_through import straight_through_product
 from aihwkit_nabn.simulator.tile_forward import unfolded_convolution
 
@@ -78,9 +78,13 @@ LAYERS = [
 ]
 
 
+@pytest.mark.parametrize("values_at_once", [2**20, 1])
 @pytest.mark.parametrize("rows", [0, 45, 36, 17])
 @pytest.mark.parametrize(("module", "shape"), LAYERS)
-def test_convolutions_equal_unfolding_into_aihwkits_tiles(module: nn.Module, shape: tuple[int, ...], rows: int) -> None:
+def test_convolutions_equal_unfolding_into_aihwkits_tiles(
+    module: nn.Module, shape: tuple[int, ...], rows: int, values_at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(crossbar, "VALUES_AT_ONCE", values_at_once)
     torch.manual_seed(rows + len(shape))
     module = copy.deepcopy(module)
     module.reset_parameters()  # type: ignore[operator]
