@@ -91,8 +91,11 @@ def _output_means(tile: Any, per_output: bool) -> Callable[[], Tensor] | None:
         io = simulator._f_io
         if io.is_perfect or io.mv_type == AnalogMVType.IDEAL:
             return lambda: _weight_means(simulator.weight, per_output)
-        by_vector = io.inp_noise > 0.0 or io.bound_management != BoundManagementType.NONE
-        return (lambda: _chunked_means(tile)) if by_vector else lambda: _one_hot_means(simulator, per_output)
+        if io.inp_noise > 0.0:
+            return lambda: _chunked_means(tile)
+        if io.bound_management != BoundManagementType.NONE:
+            return lambda: _unclipped_means(tile, per_output)
+        return lambda: _one_hot_means(simulator, per_output)
     if type(tile) is InferenceTile:
         if tile.rpu_config.forward.is_perfect and not tile.rpu_config.modifier.enable_during_test:
             return lambda: _weight_means(simulator.get_weights().to(tile.device), per_output)
@@ -138,6 +141,14 @@ def _one_hot_means(simulator: TorchSimulatorTile, per_output: bool) -> Tensor:
         if not (manages_bounds and is_clipped) or exhausted:
             return means
         reduction *= 2.0  # of the whole batch, as in aihwkit
+
+
+def _unclipped_means(tile: Any, per_output: bool) -> Tensor:
+    """As `_one_hot_means`; where an output is clipped, each input vector has a bound management of its own."""
+    simulator = tile.tile
+    weights = simulator.weight.detach()
+    means, is_clipped = _one_hot_pass(weights, simulator._f_io, 1.0, simulator.out_noise_values, per_output)
+    return _chunked_means(tile) if is_clipped else means
 
 
 def _one_hot_pass(

@@ -47,6 +47,7 @@ NOISY = {
     "rounding": IOParameters(**QUIET, inp_res=1 / 5, out_res=1 / 9, inp_sto_round=True, out_sto_round=True),
     "input noise": IOParameters(inp_noise=0.05, bound_management=BM.NONE),
     "input noise, default": IOParameters(inp_noise=0.05),
+    "output noise, default": IOParameters(),
 }
 
 
@@ -136,6 +137,7 @@ CROSSBAR_NOISY = {
         out_noise=0.1, w_noise=0.2, w_noise_type=WeightNoiseType.ADDITIVE_CONSTANT, bound_management=BM.NONE
     ),
     "input noise, default": IOParameters(inp_noise=0.05),
+    "output noise, default": IOParameters(),
 }
 
 
