@@ -47,7 +47,6 @@ NOISY = {
     "rounding": IOParameters(**QUIET, inp_res=1 / 5, out_res=1 / 9, inp_sto_round=True, out_sto_round=True),
     "input noise": IOParameters(inp_noise=0.05, bound_management=BM.NONE),
     "input noise, default": IOParameters(inp_noise=0.05),
-    "output noise, default": IOParameters(),
 }
 
 
