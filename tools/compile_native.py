@@ -1,6 +1,6 @@
-"""Compiles the converters when the package is built or installed; hatch runs this.
+"""Compiles the C sources when the package is built or installed; hatch runs this.
 
-By hand, e.g. after a change of the C file: ``python tools/compile_native.py``.
+By hand, e.g. after a change of one: ``python tools/compile_native.py``.
 """
 
 from __future__ import annotations
@@ -14,21 +14,22 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-SOURCE = Path("aihwkit_nabn/simulator/native/converters.c")
+FOLDER = Path("aihwkit_nabn/native")
+LIBRARY = FOLDER / "libnabn.so"
 # No -ffast-math: NaN and infinity must go through as they do with torch.
 FLAGS = ("-O3", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
 
 
 def compile_native(root: Path) -> str:
-    """Compile the converters beside their source, in one step, and return why not; empty if it worked."""
-    source = root / SOURCE
-    target = source.with_suffix(".so")
+    """Compile the library beside its sources, in one step, and return why not; empty if it worked."""
+    sources = sorted(map(str, (root / FOLDER).glob("*.c")))
+    target = root / LIBRARY
     compiler = os.environ.get("CC") or next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
     if sys.platform == "win32" or compiler is None:
         target.unlink(missing_ok=True)
         return "no C compiler"
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    command = [*compiler.split(), *FLAGS, "-o", str(temporary), str(source), "-lm"]
+    command = [*compiler.split(), *FLAGS, "-o", str(temporary), *sources, "-lm"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=300)
         if done.returncode:
@@ -58,9 +59,9 @@ else:
             """Compile, and put the library into the wheel, which then is one of this platform."""
             fault = compile_native(Path(self.root))
             if fault:
-                self.app.display_warning(f"the converters are not compiled, and slower for it: {fault}")
+                self.app.display_warning(f"nothing is compiled; converters and calibration are slower for it: {fault}")
                 return
-            build_data["artifacts"].append(SOURCE.with_suffix(".so").as_posix())
+            build_data["artifacts"].append(LIBRARY.as_posix())
             build_data["pure_python"] = False
             build_data["tag"] = f"py3-none-{sysconfig.get_platform().replace('-', '_').replace('.', '_')}"
 

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from aihwkit_nabn import native
 from aihwkit_nabn.errors import CalibrationError
 
 # Longest run that is summed in the input's own precision; longer ones are cut and added in float64.
 _RUN = 32_768
+# Shortest run that is worth a vector of the compiled sums.
+_COMPILED_RUN = 32
 # Where mean^2 / variance exceeds this, the sum of squares cancels too much and is taken around the mean instead.
 _CANCELLATION = 100.0
 
@@ -90,6 +93,13 @@ class Moments:
         scale, offset = scale.double(), offset.double()
         return Moments(self.count, self.mean * scale + offset, self.m2 * scale * scale)
 
+    def plus(self, gain: Tensor, other: Moments, correlation: Tensor) -> Moments:
+        """Return the moments of ``x + gain * y``, where `other` are those of y at the same places."""
+        gain = gain.double()
+        product = gain * correlation * (self.m2 * other.m2).sqrt()
+        m2 = self.m2 + gain * gain * other.m2 + 2.0 * product
+        return Moments(self.count, self.mean + gain * other.mean, m2.clamp(min=0.0))
+
     @property
     def is_finite(self) -> bool:
         """Whether nothing that went in was NaN or infinite."""
@@ -108,8 +118,12 @@ class Moments:
 def _raw_moments(x: Tensor, channel_dim: int, count: int) -> tuple[Tensor, Tensor]:
     """Return mean and sum of squared deviations from plain sums, which cancel where the mean is large."""
     rows, dim = _rows(x, channel_dim)
-    mean = _sum(rows, dim) / count
-    return mean, torch.addcmul(_sum_of_squares(rows, dim), mean, mean, value=-count)
+    if dim == 2 and rows.shape[2] >= _COMPILED_RUN and native.is_available() and native.fits(rows):
+        sums, squares = native.sum_runs(rows.flatten(0, 1)).view(2, *rows.shape[:2]).sum(1)
+    else:
+        sums, squares = _sum(rows, dim), _sum_of_squares(rows, dim)
+    mean = sums / count
+    return mean, torch.addcmul(squares, mean, mean, value=-count)
 
 
 def _negative(dim: int, rank: int) -> int:

@@ -15,7 +15,7 @@ from aihwkit_nabn.calibration.moments import Moments
 from aihwkit_nabn.calibration.report import LayerShift
 from aihwkit_nabn.calibration.session import CalibrationSession
 from aihwkit_nabn.errors import CalibrationError
-from aihwkit_nabn.nn.alignment import OutputAlignment, align
+from aihwkit_nabn.nn.alignment import InputMean, OutputAlignment, add_input, align
 
 # Positions per channel, and values in all, of a call whose reference values are kept until the chip's come, for the
 # correlation.
@@ -30,69 +30,77 @@ class Pair:
     Args:
         digital: Of the reference's output.
         analog: Of the chip's output before alignment.
-        cross: Of the two at the same positions of the same inputs, from a sample of positions.
+        joint: Of the two at the same positions of the same inputs, from a sample of positions; of the chip's input
+            mean too, where it is gathered.
+        common: Of the chip's input mean, or None where it is not gathered or the layer has none.
     """
 
     digital: Moments
     analog: Moments
-    cross: CrossMoments
+    joint: JointMoments
+    common: Moments | None = None
 
     @property
     def correlation(self) -> Tensor:
-        """``[channels]`` float64, between -1 and 1."""
-        return self.cross.correlation
+        """Of chip and reference: ``[channels]`` float64, between -1 and 1."""
+        return self.joint.correlation(ANALOG, DIGITAL)
+
+
+# What `JointMoments` of a layer are of, in this order.
+ANALOG, DIGITAL, COMMON = range(3)
 
 
 @dataclass
-class CrossMoments:
-    """Joint second moments of two signals over a sample of positions, per channel."""
+class JointMoments:
+    """Joint second moments of a few signals over a sample of positions, per channel.
+
+    Args:
+        count: Positions.
+        mean: ``[channels, signals]`` float64.
+        scatter: ``[channels, signals, signals]`` float64, sums of products of deviations from the means.
+    """
 
     count: int
-    mean_a: Tensor
-    mean_d: Tensor
-    aa: Tensor
-    dd: Tensor
-    ad: Tensor
+    mean: Tensor
+    scatter: Tensor
 
     @classmethod
-    def empty(cls, n_channels: int, device: torch.device) -> CrossMoments:
+    def empty(cls, n_channels: int, device: torch.device, n_signals: int = 2) -> JointMoments:
         """Return the moments of nothing."""
-        zeros = [torch.zeros(n_channels, dtype=torch.float64, device=device) for _ in range(5)]
-        return cls(0, *zeros)
+        mean = torch.zeros(n_channels, n_signals, dtype=torch.float64, device=device)
+        return cls(0, mean, mean.new_zeros(n_channels, n_signals, n_signals))
 
-    def add(self, a: Tensor, d: Tensor) -> None:
-        """Take in two ``[channels, positions]`` samples, few enough positions for sums in their own precision."""
-        n = a.shape[1]
+    def add(self, *signals: Tensor) -> None:
+        """Take in a ``[channels, positions]`` sample of each, few enough positions for sums in their own precision."""
+        n = signals[0].shape[1]
         if n == 0:
             return
-        a, d = (x if x.dtype is torch.float64 else x.float() for x in (a, d))
-        a_mean, d_mean = a.mean(1, keepdim=True), d.mean(1, keepdim=True)
-        a, d = a - a_mean, d - d_mean
-        aa, dd = torch.linalg.vector_norm(a, dim=1).double() ** 2, torch.linalg.vector_norm(d, dim=1).double() ** 2
-        ad = a.mul_(d).sum(1).double()
-        if self.count == 0:
-            self.count, self.mean_a, self.mean_d = n, a_mean.squeeze(1).double(), d_mean.squeeze(1).double()
-            self.aa, self.dd, self.ad = aa, dd, ad
-            return
+        x = torch.stack([s if s.dtype is torch.float64 else s.float() for s in signals], 1)
+        mean = x.mean(2, keepdim=True)
+        x.sub_(mean)
+        scatter, mean = torch.bmm(x, x.transpose(1, 2)).double(), mean.squeeze(2).double()
         total = self.count + n
-        weight = self.count * n / total
-        delta_a, delta_d = a_mean.squeeze(1) - self.mean_a, d_mean.squeeze(1) - self.mean_d
-        self.aa = torch.addcmul(self.aa + aa, delta_a, delta_a, value=weight)
-        self.dd = torch.addcmul(self.dd + dd, delta_d, delta_d, value=weight)
-        self.ad = torch.addcmul(self.ad + ad, delta_a, delta_d, value=weight)
-        self.mean_a = self.mean_a + delta_a * (n / total)
-        self.mean_d = self.mean_d + delta_d * (n / total)
+        delta = mean - self.mean
+        self.scatter = torch.baddbmm(
+            self.scatter + scatter, delta.unsqueeze(2), delta.unsqueeze(1), alpha=self.count * n / total
+        )
+        self.mean = self.mean + delta * (n / total)
         self.count = total
 
-    @property
-    def correlation(self) -> Tensor:
-        """``[channels]``; 1 where either signal does not vary."""
-        varies = (self.aa > 0) & (self.dd > 0)
-        product = torch.where(varies, self.aa * self.dd, torch.ones_like(self.aa))
-        return torch.where(varies, self.ad / product.sqrt(), torch.ones_like(self.ad)).clamp(-1.0, 1.0)
+    def correlation(self, i: int, j: int) -> Tensor:
+        """Return that of two signals, ``[channels]``; 1 where either of chip and reference does not vary.
+
+        Nothing follows an input mean that does not vary: 0 there.
+        """
+        ii, jj, ij = self.scatter[:, i, i], self.scatter[:, j, j], self.scatter[:, i, j]
+        varies = (ii > 0) & (jj > 0)
+        product = torch.where(varies, ii * jj, torch.ones_like(ii))
+        none = torch.full_like(ij, 0.0 if COMMON in (i, j) else 1.0)
+        return torch.where(varies, ij / product.sqrt(), none).clamp(-1.0, 1.0)
 
 
-PairRule = Callable[[Pair], "tuple[Tensor, Tensor]"]
+# Scale and offset, and the input gain where there is one; each [channels].
+PairRule = Callable[[Pair], "tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]"]
 
 
 @dataclass
@@ -104,39 +112,72 @@ class _LayerObserver:
     rule: PairRule
     pair: Pair
     aligned: Moments
-    wants_cross: bool
+    wants_joint: bool
+    wants_common: bool
     pending: deque[tuple[Moments, Tensor | None]] = field(default_factory=deque)
 
     def note_reference(self, output: Tensor) -> None:
         moments = Moments.of(output, self.alignment.channel_dim)
         moments.check_finite(f"layer {self.name!r} of the reference")
-        probe = _sample(output, self.alignment.channel_dim) if self.wants_cross else None
+        probe = self._channels(output[_grid(output, self.alignment.channel_dim)]) if self.wants_joint else None
         self.pending.append((moments, probe))
 
-    def __call__(self, output: Tensor) -> Tensor:
+    def __call__(self, output: Tensor, input_mean: InputMean | None) -> Tensor:
         now = Moments.of(output, self.alignment.channel_dim)
         now.check_finite(f"layer {self.name!r}")
         self.pair.analog.merge(now)
+        mean = input_mean() if input_mean is not None and self.wants_common else None
+        common = None if mean is None else self._common(mean)
         if self.pending:
             digital, probe = self.pending.popleft()
             self.pair.digital.merge(digital)
             if probe is not None:
-                analog_probe = _sample(output, self.alignment.channel_dim)
-                if analog_probe.shape == probe.shape:  # a data-dependent number of regions gives no pairs
-                    self.pair.cross.add(analog_probe, probe)
+                self._compare(probe, output, mean)
         if now.count == 0 or self.pair.digital.count == 0:
             return output
-        scale, offset = self.rule(self.pair)
-        self.aligned.merge(now.affine(scale, offset))
-        return align(output, scale, offset, self.alignment.channel_dim, overwrite=True)
+        scale, offset, *gains = self.rule(self.pair)
+        aligned = now.affine(scale, offset)
+        output = align(output, scale, offset, self.alignment.channel_dim, overwrite=True)
+        if gains and mean is not None and common is not None:
+            aligned = aligned.plus(gains[0], common, self.pair.joint.correlation(ANALOG, COMMON))
+            output = add_input(output, gains[0], mean, self.alignment.channel_dim, overwrite=True)
+        self.aligned.merge(aligned)
+        return output
+
+    def _common(self, mean: Tensor) -> Moments:
+        """Take in the input mean's moments, one per channel of the output; returns those of this call."""
+        now = Moments.of(mean, self.alignment.channel_dim)
+        now.check_finite(f"the input of layer {self.name!r}")
+        repeats = self.alignment.n_channels // mean.shape[self.alignment.channel_dim]
+        now = Moments(now.count, now.mean.repeat_interleave(repeats), now.m2.repeat_interleave(repeats))
+        if self.pair.common is None:
+            self.pair.common = Moments.empty(self.alignment.n_channels, mean.device)
+        self.pair.common.merge(now)
+        return now
+
+    def _compare(self, probe: Tensor, output: Tensor, mean: Tensor | None) -> None:
+        grid = _grid(output, self.alignment.channel_dim)
+        signals = [self._channels(output[grid]), probe]
+        if signals[0].shape != probe.shape:  # a data-dependent number of regions gives no pairs
+            return
+        if mean is not None:
+            part = self._channels(mean[grid])
+            signals.append(part.repeat_interleave(probe.shape[0] // part.shape[0], 0).to(probe.dtype))
+        elif self.wants_common:
+            signals.append(torch.zeros_like(probe))
+        self.pair.joint.add(*signals)
+
+    def _channels(self, part: Tensor) -> Tensor:
+        """``[channels, positions]`` of a part of an output."""
+        return part.movedim(self.alignment.channel_dim, 0).reshape(part.shape[self.alignment.channel_dim], -1)
 
     def end_batch(self) -> None:
         while self.pending:
             self.pair.digital.merge(self.pending.popleft()[0])
 
 
-def _sample(output: Tensor, channel_dim: int) -> Tensor:
-    """Return the values on a coarse grid of positions, ``[channels, positions]``, the same one for equal shapes."""
+def _grid(output: Tensor, channel_dim: int) -> tuple[slice, ...]:
+    """Return a coarse grid of positions, the same one for equal shapes."""
     channels = output.dim() + channel_dim
     n_channels = max(output.shape[channels], 1)
     positions = output.numel() // n_channels
@@ -151,11 +192,13 @@ def _sample(output: Tensor, channel_dim: int) -> Tensor:
         positions = math.prod(-(-length // steps[d]) for d, length in lengths.items())
     for d, step in steps.items():
         grid[d] = slice(step // 2, None, step)
-    return output[tuple(grid)].movedim(channel_dim, 0).reshape(output.shape[channels], -1)
+    return tuple(grid)
 
 
 @torch.no_grad()
-def align_with_reference(session: CalibrationSession, rule: PairRule, *, wants_cross: bool = False) -> dict[str, Pair]:
+def align_with_reference(
+    session: CalibrationSession, rule: PairRule, *, wants_joint: bool = False, wants_common: bool = False
+) -> dict[str, Pair]:
     """Run reference and chip over the batches, once each, and align every analog layer's output with the reference's.
 
     Batch by batch the reference goes first; then the chip, each layer's output corrected by what `rule` makes of the
@@ -164,8 +207,9 @@ def align_with_reference(session: CalibrationSession, rule: PairRule, *, wants_c
 
     Args:
         session: The calibration at hand.
-        rule: Called with a `Pair`, returns scale and offset, each ``[channels]``.
-        wants_cross: Also gather the correlation between chip and reference.
+        rule: Called with a `Pair`, returns scale and offset, and perhaps an input gain, each ``[channels]``.
+        wants_joint: Also gather the correlation between chip and reference.
+        wants_common: Also gather the moments of the layers' input means, and theirs with both.
 
     Returns:
         The pairs by layer name; the alignments are set and the shifts noted in the session.
@@ -174,7 +218,9 @@ def align_with_reference(session: CalibrationSession, rule: PairRule, *, wants_c
         CalibrationError: no analog layer ran, or a layer of the reference never did while the chip's did.
     """
     reference_layers = session.reference_layers()
-    observers = {name: _observer(name, session, rule, wants_cross) for name in reference_layers}
+    observers = {
+        name: _observer(name, session, rule, wants_joint or wants_common, wants_common) for name in reference_layers
+    }
 
     def note(name: str, output: Any) -> None:
         observers[name].note_reference(output)
@@ -198,9 +244,7 @@ def align_with_reference(session: CalibrationSession, rule: PairRule, *, wants_c
             continue  # a branch that eval mode does not take
         if pair.digital.count == 0:
             raise CalibrationError(f"layer {name!r} ran on the chip but not in the reference; is it the same network?")
-        scale, offset = rule(pair)
-        dtype = session.dtypes[name]
-        session.alignments[name].set(scale.to(dtype), offset.to(dtype))
+        session.alignments[name].set(*(vector.to(session.dtypes[name]) for vector in rule(pair)))
         session.layers.append(
             LayerShift.between(name, "analog layer", pair.analog, pair.digital, observer.aligned, pair.digital)
         )
@@ -210,9 +254,11 @@ def align_with_reference(session: CalibrationSession, rule: PairRule, *, wants_c
     return pairs
 
 
-def _observer(name: str, session: CalibrationSession, rule: PairRule, wants_cross: bool) -> _LayerObserver:
+def _observer(
+    name: str, session: CalibrationSession, rule: PairRule, wants_joint: bool, wants_common: bool
+) -> _LayerObserver:
     alignment = session.alignments[name]
-    device = session.devices[name]
-    n = alignment.n_channels
-    pair = Pair(Moments.empty(n, device), Moments.empty(n, device), CrossMoments.empty(n, device))
-    return _LayerObserver(name, alignment, rule, pair, Moments.empty(n, device), wants_cross)
+    device, n = session.devices[name], alignment.n_channels
+    joint = JointMoments.empty(n, device, 3 if wants_common else 2)
+    pair = Pair(Moments.empty(n, device), Moments.empty(n, device), joint)
+    return _LayerObserver(name, alignment, rule, pair, Moments.empty(n, device), wants_joint, wants_common)

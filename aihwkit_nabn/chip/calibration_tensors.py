@@ -17,6 +17,8 @@ from aihwkit_nabn.nn.layers import named_analog_layers
 def calibration_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Return copies of alignments, calibrated statistics and input ranges: ``LAYER.scale``, ``.offset``, ``.mean``, ...
 
+    An alignment with an input gain has ``LAYER.input_gain`` too.
+
     Raises:
         CalibrationError: the calibration is folded, or follows the inputs (methods ``batch``, ``online``).
     """
@@ -25,6 +27,8 @@ def calibration_tensors(model: nn.Module) -> dict[str, Tensor]:
     for name, alignment in alignments(model).items():
         if alignment.scale is not None and alignment.offset is not None:
             found[f"{name}.scale"], found[f"{name}.offset"] = alignment.scale, alignment.offset
+            if alignment.input_gain is not None:
+                found[f"{name}.input_gain"] = alignment.input_gain
     for name, bn in batchnorms(model).items():
         if bn.live is not None:
             raise CalibrationError(f"BatchNorm {name!r} follows its inputs; call freeze_calibration(model) first")
@@ -48,7 +52,11 @@ def load_calibration_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) ->
     if any(value is not None and value.shape != (1,) for value in ranges.values()):
         raise CalibrationError("a stored input range must be one number")
     widths = {name: layer.n_channels for name, layer in layers.items()}
+    gains = {name: left.pop(f"{name}.input_gain", None) for name in layers}
     of_layers = _pairs(left, widths, ("scale", "offset"))
+    for name, gain in gains.items():
+        if gain is not None and (name not in of_layers or gain.shape != (widths[name],)):
+            raise CalibrationError(f"the stored input gain of layer {name!r} has no scale beside it or another length")
     of_norms = _pairs(left, {name: norm.num_features for name, norm in norms.items()}, ("mean", "var"))
     if left:
         raise CalibrationError(f"the stored calibration is of another network: no layer for {next(iter(left))!r}")
@@ -58,7 +66,9 @@ def load_calibration_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) ->
             set_input_range(analog[name], value.item())
     for name, (scale, offset) in of_layers.items():
         device = next(analog[name].analog_tiles()).device
-        layers[name].set(scale.clone().to(device), offset.clone().to(device))
+        gain = gains[name]
+        moved = (scale.clone().to(device), offset.clone().to(device), None if gain is None else gain.clone().to(device))
+        layers[name].set(*moved)
     for name, (mean, var) in of_norms.items():
         norms[name].set_calibrated(mean, var)
 

@@ -50,7 +50,7 @@ from aihwkit.simulator.rpu_base import cuda
 detail = "constructs and computes" + ("" if cuda.is_compiled() else "; CPU only")
 """,
     "converters": """
-from aihwkit_nabn.simulator import native
+from aihwkit_nabn import native
 reason = native.why_not()
 if reason:
     raise RuntimeError(reason)

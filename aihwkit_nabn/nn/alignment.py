@@ -1,4 +1,4 @@
-"""The per-channel scale and offset that the digital periphery applies to an analog layer's output."""
+"""The per-channel correction that the digital periphery applies to an analog layer's output."""
 
 from __future__ import annotations
 
@@ -11,9 +11,15 @@ from torch.nn import functional as F
 
 from aihwkit_nabn.errors import NabnError
 
+#: Gives the mean of the inputs that each output was computed from: ``[..., 1 or groups, *spatial]``.
+InputMean = Callable[[], Tensor]
+
 
 class OutputAlignment(nn.Module):
-    """``y = scale * x + offset`` per channel; the identity until it is set.
+    """``y = scale * x + offset`` per channel, plus ``input_gain * m`` where it has one; the identity until it is set.
+
+    m is the mean of the layer's inputs behind each output, one number for all channels (of a group): what a quantised
+    network adds up for its zero points.
 
     Args:
         n_channels: Length of scale and offset.
@@ -22,60 +28,73 @@ class OutputAlignment(nn.Module):
     Attributes:
         scale: ``[n_channels]`` or None.
         offset: ``[n_channels]`` or None.
+        input_gain: ``[n_channels]`` or None.
         enabled: Whether `forward` applies them.
-        observer: While a calibration runs, called with the raw output; what it returns goes on in its place.
+        observer: While a calibration runs, called with the raw output and the input mean; what it returns goes on in
+            its place.
     """
 
     scale: Tensor | None
     offset: Tensor | None
+    input_gain: Tensor | None
 
     def __init__(self, n_channels: int, channel_dim: int) -> None:
         super().__init__()
         self.n_channels = n_channels
         self.channel_dim = channel_dim
         self.enabled = True
-        self.observer: Callable[[Tensor], Tensor] | None = None
+        self.observer: Callable[[Tensor, InputMean | None], Tensor] | None = None
         self.register_buffer("scale", None)
         self.register_buffer("offset", None)
+        self.register_buffer("input_gain", None)
 
     @property
     def is_set(self) -> bool:
-        """Whether a scale and an offset are there."""
-        return self.scale is not None
+        """Whether it changes anything."""
+        return self.scale is not None or self.input_gain is not None
 
-    def set(self, scale: Tensor, offset: Tensor) -> None:
-        """Take over a scale and an offset, each ``[n_channels]``.
+    def set(self, scale: Tensor, offset: Tensor, input_gain: Tensor | None = None) -> None:
+        """Take over a scale, an offset and perhaps a gain of the input mean, each ``[n_channels]``.
 
         Raises:
             NabnError: a shape is wrong or a value is not finite.
         """
-        for field, value in (("scale", scale), ("offset", offset)):
+        for field, value in (("scale", scale), ("offset", offset), ("input_gain", input_gain)):
+            if value is None:
+                continue
             if value.shape != (self.n_channels,):
                 raise NabnError(f"alignment {field} must have shape ({self.n_channels},), got {tuple(value.shape)}")
             if not bool(torch.isfinite(value).all()):
                 raise NabnError(f"alignment {field} must be finite")
         self.scale = scale
         self.offset = offset
+        self.input_gain = input_gain
 
     def reset(self) -> None:
         """Back to the identity."""
         self.scale = None
         self.offset = None
+        self.input_gain = None
 
-    def forward(self, x: Tensor, *, overwrite: bool = False) -> Tensor:
+    def forward(self, x: Tensor, input_mean: InputMean | None = None, *, overwrite: bool = False) -> Tensor:
         """Return `x` aligned; ``[..., n_channels, *spatial]`` in and out; `overwrite` as in `align`."""
         if self.observer is not None:
-            return self.observer(x)
-        if not self.enabled or self.scale is None or self.offset is None:
+            return self.observer(x, input_mean)
+        if not self.enabled:
             return x
-        return align(x, self.scale, self.offset, self.channel_dim, overwrite=overwrite)
+        out = x
+        if self.scale is not None and self.offset is not None:
+            out = align(x, self.scale, self.offset, self.channel_dim, overwrite=overwrite)
+        if self.input_gain is not None and input_mean is not None:
+            out = add_input(out, self.input_gain, input_mean(), self.channel_dim, overwrite=overwrite or out is not x)
+        return out
 
     def extra_repr(self) -> str:
         """Say whether it is set."""
         return f"{self.n_channels}, channel_dim={self.channel_dim}, set={self.is_set}"
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
-        adopt_optional_buffers(self, ("scale", "offset"), state_dict, prefix)
+        adopt_optional_buffers(self, ("scale", "offset", "input_gain"), state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
@@ -96,6 +115,20 @@ def align(x: Tensor, scale: Tensor, offset: Tensor, channel_dim: int, *, overwri
         return x
     view = (-1,) + (1,) * (-channel_dim - 1)
     return torch.addcmul(offset.view(view), x, scale.view(view))
+
+
+def add_input(y: Tensor, gain: Tensor, mean: Tensor, channel_dim: int, *, overwrite: bool = False) -> Tensor:
+    """Return ``y + gain * mean``, `gain` ``[channels]`` laid along `channel_dim` (negative); `overwrite` as in `align`.
+
+    `mean` is as wide as `y` but for its channels: one, or one per group.
+    """
+    groups = mean.shape[channel_dim]
+    if groups > 1:
+        mean = mean.repeat_interleave(gain.shape[0] // groups, channel_dim)
+    gain = gain.to(y.dtype).view((-1,) + (1,) * (-channel_dim - 1))
+    if overwrite and not torch.is_grad_enabled():
+        return y.addcmul_(gain, mean)
+    return torch.addcmul(y, gain, mean)
 
 
 def adopt_optional_buffers(module: nn.Module, names: tuple[str, ...], state: dict[str, Any], prefix: str) -> None:

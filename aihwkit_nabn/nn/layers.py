@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Generator
 from typing import Any
 
@@ -20,6 +21,9 @@ from aihwkit_nabn.nn.carry_over import carry_over
 from aihwkit_nabn.seeding import RandomStream
 from aihwkit_nabn.simulator.mvm import LinearMap, analog_product, effective_weight, is_perfect, tiles_of
 
+# A mean of inputs is worth its digital work where this many outputs share it: it costs one output's.
+_SHARING = 8
+
 _DATA_TYPES = {torch.float32: RPUDataType.FLOAT, torch.float64: RPUDataType.DOUBLE}
 
 
@@ -36,7 +40,7 @@ class NoiseAwareLayer(AnalogLayerBase, nn.Module):
 
     Attributes:
         analog_module: aihwkit's `TileModuleArray`, one tile or several, with the digital bias.
-        alignment: Per-channel scale and offset of the output.
+        alignment: Per-channel correction of the output.
         read_noise: Where the noise of each analog product is drawn from; programming a chip restarts it.
         exact: Whether products are computed exactly with the weights on the tiles, whatever the settings.
 
@@ -107,7 +111,13 @@ class NoiseAwareLayer(AnalogLayerBase, nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the layer's output for `x`, in the layout of torch's own layer."""
         product = analog_product(x, self.analog_module, self.linear_map, self.read_noise, exact=self.exact)
-        out: Tensor = self.alignment(product, overwrite=True)
+        return self._aligned(product, x, self.linear_map)
+
+    def _aligned(self, product: Tensor, x: Tensor, linear_map: LinearMap) -> Tensor:
+        """Return the product of `x` as the alignment makes it."""
+        shared = self.alignment.n_channels // linear_map.groups >= _SHARING
+        input_mean = functools.partial(linear_map.input_mean, x) if shared else None
+        out: Tensor = self.alignment(product, input_mean, overwrite=True)
         return out
 
     def extra_repr(self) -> str:
@@ -119,10 +129,12 @@ class NoiseAwareLayer(AnalogLayerBase, nn.Module):
     def _digital(self, empty: Any) -> nn.Module:
         """Fill a digital layer with what this one computes now: weights, drift factor, bias and alignment."""
         matrix, bias = effective_weight(self.analog_module).detach(), self.bias
-        scale, offset = self.alignment.scale, self.alignment.offset
+        scale, offset, gain = self.alignment.scale, self.alignment.offset, self.alignment.input_gain
         if self.alignment.enabled and scale is not None and offset is not None:
             matrix = matrix * scale.view(-1, 1).to(matrix)
             bias = offset if bias is None else bias * scale + offset
+        if self.alignment.enabled and gain is not None:
+            matrix = matrix + gain.view(-1, 1).to(matrix) / matrix.shape[1]
         empty.weight = nn.Parameter(self.linear_map.to_weight(matrix).clone())
         empty.bias = None if bias is None else nn.Parameter(bias.detach().clone())
         digital: nn.Module = empty.train(self.training)

@@ -65,8 +65,7 @@ class _NoiseAwareConvTranspose(NoiseAwareLayer):
             extra = self._output_padding(x, output_size)
             linear_map = dataclasses.replace(linear_map, output_padding=extra)
         product = analog_product(x, self.analog_module, linear_map, self.read_noise, exact=self.exact)
-        out: Tensor = self.alignment(product, overwrite=True)
-        return out
+        return self._aligned(product, x, linear_map)
 
     def _output_padding(self, x: Tensor, output_size: Sequence[int]) -> tuple[int, ...]:
         m, n = self.linear_map, self.SPATIAL_DIMS

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from aihwkit_nabn.simulator import native
+from aihwkit_nabn import native
 from aihwkit_nabn.simulator.blocks import as_rows, row_blocks
 from aihwkit_nabn.simulator.converters import Converter
 

@@ -70,6 +70,23 @@ class LinearMap:
         convolution = _CONV[self.spatial_dims]
         return convolution(x, kernel, bias, self.stride, padding, self.dilation, self.groups)  # type: ignore[arg-type]
 
+    def input_mean(self, x: Tensor) -> Tensor:
+        """Return the mean of the inputs that each output is computed from, padding counted in.
+
+        It is the product with a matrix whose values are all the same, but added over the channels first.
+
+        Args:
+            x: ``[..., in]``, or ``[..., channels, *spatial]``.
+
+        Returns:
+            ``[..., 1]``, or ``[..., groups, *output size]``: outputs of a group have the same inputs.
+        """
+        if self.spatial_dims == 0:
+            return x.mean(-1, keepdim=True)
+        grouped = x.unflatten(self.channel_dim, (self.groups, -1)).mean(self.channel_dim)
+        n = size_product(self.kernel_size)
+        return self.apply(grouped, grouped.new_full((self.groups, n), 1.0 / n), None)
+
     def unfold(self, x: Tensor) -> tuple[Tensor, tuple[int, ...]]:
         """Lay out the inputs of every output position as vectors.
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from aihwkit_nabn.simulator import native
+from aihwkit_nabn import native
 from aihwkit_nabn.simulator.blocks import as_rows, row_blocks, scratch_like
 from aihwkit_nabn.simulator.converters import Converter
 from aihwkit_nabn.simulator.numbers import NumberStream

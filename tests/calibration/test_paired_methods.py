@@ -16,7 +16,7 @@ from torch import nn
 
 import aihwkit_nabn as nabn
 from aihwkit_nabn.calibration import CALIBRATION_METHODS, Moments
-from aihwkit_nabn.calibration.pairs import CrossMoments, Pair
+from aihwkit_nabn.calibration.pairs import ANALOG, DIGITAL, JointMoments, Pair
 from aihwkit_nabn.errors import CalibrationError
 from aihwkit_nabn.nn import named_analog_layers
 
@@ -44,10 +44,10 @@ def outputs_of(modules, model, batch):
 def make_pair(digital, analog, channel_dim):
     """A pair from concatenated outputs, the correlation over all positions with numpy."""
     d, a = (torch.cat([rows(x, channel_dim) for x in outputs]) for outputs in (digital, analog))
-    cross = CrossMoments.empty(d.shape[1], d.device)
+    joint = JointMoments.empty(d.shape[1], d.device)
     if len(a) == len(d) and len(a):
-        cross.add(a.t(), d.t())
-    return Pair(Moments.of(d, -1), Moments.of(a, -1), cross)
+        joint.add(a.t(), d.t())
+    return Pair(Moments.of(d, -1), Moments.of(a, -1), joint)
 
 
 def by_hand(chip, net, batches, rule):
@@ -326,15 +326,15 @@ def test_distill_needs_gradients_through_the_forward_pass(chip, net, images, bit
 def test_cross_moments_merge_as_numpys_over_everything():
     rng = np.random.default_rng(0)
     parts = [rng.normal(5, 1, (n, 2, 3)) for n in (7, 1, 12)]
-    cross = CrossMoments.empty(3, torch.device("cpu"))
+    joint = JointMoments.empty(3, torch.device("cpu"))
     for part in parts:
         part[:, 1] = part[:, 1] * 0.5 + part[:, 0]
-        cross.add(torch.tensor(part[:, 0].T), torch.tensor(part[:, 1].T))
-        cross.add(torch.empty(3, 0), torch.empty(3, 0))
+        joint.add(torch.tensor(part[:, 0].T), torch.tensor(part[:, 1].T))
+        joint.add(torch.empty(3, 0), torch.empty(3, 0))
     a, d = np.concatenate(parts).transpose(1, 0, 2)
     expected = [np.corrcoef(a[:, c], d[:, c])[0, 1] for c in range(3)]
-    np.testing.assert_allclose(cross.correlation.numpy(), expected, rtol=1e-10)
-    assert torch.equal(CrossMoments.empty(2, torch.device("cpu")).correlation, torch.ones(2).double())
+    np.testing.assert_allclose(joint.correlation(ANALOG, DIGITAL).numpy(), expected, rtol=1e-10)
+    assert torch.equal(JointMoments.empty(2, torch.device("cpu")).correlation(ANALOG, DIGITAL), torch.ones(2).double())
 
 
 def test_distill_can_match_predictions_too(chip, net, images):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
-from aihwkit_nabn.simulator.native import CHUNK
+from aihwkit_nabn.native import CHUNK
 from aihwkit_nabn.simulator.numbers import NumberStream, _Words
 
 

@@ -24,9 +24,10 @@ from rich.table import Table
 from torch import nn
 
 import aihwkit_nabn as nabn
+from aihwkit_nabn import native
 from aihwkit_nabn.chip.input_ranges import ranged_layers, set_input_range
 from aihwkit_nabn.errors import NabnError
-from aihwkit_nabn.simulator import NoiseAwareRPUConfig, native
+from aihwkit_nabn.simulator import NoiseAwareRPUConfig
 
 DETECTORS = {
     "RetinaNet R50": "mmdet::retinanet/retinanet_r50_fpn_1x_coco.py",

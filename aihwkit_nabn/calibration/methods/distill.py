@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from aihwkit_nabn.calibration.batches import SampleStore
 from aihwkit_nabn.calibration.matching import BlockObjective
 from aihwkit_nabn.calibration.method import CalibrationMethod, register_calibration_method
+from aihwkit_nabn.calibration.methods.common_mode import CommonMode
 from aihwkit_nabn.calibration.methods.paired import Paired
-from aihwkit_nabn.calibration.pairs import Pair, align_with_reference
+from aihwkit_nabn.calibration.pairs import Pair
 from aihwkit_nabn.calibration.session import CalibrationSession
 from aihwkit_nabn.errors import CalibrationError, check_count, check_number
 from aihwkit_nabn.seeding import derive_seed
@@ -40,6 +41,7 @@ class Distill(CalibrationMethod):
         prediction_weight: Weight of the Kullback-Leibler divergence between the predictions, for models that return
             logits ``[batch, classes, ...]``.
         held_out: Share of the samples that decides, in [0, 0.5].
+        common_mode: Whether it starts from ``common_mode`` instead, whose input gains then stay.
         shrink: As in ``paired``.
         seed: Order of the samples.
 
@@ -56,6 +58,7 @@ class Distill(CalibrationMethod):
         lr: float = 0.02,
         prediction_weight: float = 0.0,
         held_out: float = 0.125,
+        common_mode: bool = False,
         shrink: float | None = None,
         seed: int = 0,
     ) -> None:
@@ -64,13 +67,14 @@ class Distill(CalibrationMethod):
         self.lr = check_number("lr", lr, exclusive_minimum=0.0)
         self.prediction_weight = check_number("prediction_weight", prediction_weight, minimum=0.0)
         self.held_out = check_number("held_out", held_out, minimum=0.0, maximum=0.5)
-        self.start = Paired() if shrink is None else Paired(shrink=shrink)
+        start = CommonMode if common_mode else Paired
+        self.start = start() if shrink is None else start(shrink=shrink)
         self.seed = check_count("seed", seed)
 
     def calibrate(self, session: CalibrationSession) -> None:
         """Align, then tune."""
         session.keep_batches = True
-        pairs = align_with_reference(session, self.start.rule, wants_cross=self.start.shrink > 0)
+        pairs = self.start.align(session)
         store = SampleStore(session.kept)
         tuned = _TunedAlignments(session, pairs)
         size = self.batch_size or max(1, min(_BATCH, _STEP_VALUES // max(store.values_per_sample, 1)))
@@ -157,7 +161,7 @@ class _TunedAlignments:
     def finish(self, state: dict[str, tuple[Tensor, Tensor]]) -> None:
         for name, alignment in self.alignments.items():
             (scale, offset), (a, b) = self.start[name], state[name]
-            alignment.set(scale * (1 + a), offset + b * self.unit[name])
+            alignment.set(scale * (1 + a), offset + b * self.unit[name], alignment.input_gain)
 
 
 @contextmanager

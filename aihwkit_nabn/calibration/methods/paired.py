@@ -53,6 +53,10 @@ class Paired(CalibrationMethod):
             scale = scale * pair.correlation.clamp(min=0.0) ** self.shrink
         return scale, pair.digital.mean - scale * pair.analog.mean
 
+    def align(self, session: CalibrationSession) -> dict[str, Pair]:
+        """One pass of the reference and one of the chip; returns the layers' moments."""
+        return align_with_reference(session, self.rule, wants_joint=self.shrink > 0)
+
     def calibrate(self, session: CalibrationSession) -> None:
-        """One pass of the reference and one of the chip."""
-        align_with_reference(session, self.rule, wants_cross=self.shrink > 0)
+        """Align every analog layer."""
+        self.align(session)

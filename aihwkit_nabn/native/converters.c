@@ -5,19 +5,13 @@
    ctypes. */
 
 #include <math.h>
-#include <stdatomic.h>
-#include <stdint.h>
 #include <string.h>
+
+#include "native.h"
 
 /* Numbers of one generator, a multiple of 4; simulator/numbers.py has the same. */
 #define CHUNK 65536
 #define BUFFER 1024
-
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-#define ON_EVERY_PROCESSOR __attribute__((target_clones("avx512f", "avx2", "default")))
-#else
-#define ON_EVERY_PROCESSOR
-#endif
 
 /* One value for all outputs, one per row, or one per column. */
 typedef struct {
@@ -232,6 +226,6 @@ void nabn_to_levels(conversion *job)
     }
 }
 
-int64_t nabn_size_of_readout(void) { return sizeof(readout); }
+int64_t nabn_read_out_size(void) { return sizeof(readout); }
 
-int64_t nabn_size_of_conversion(void) { return sizeof(conversion); }
+int64_t nabn_to_levels_size(void) { return sizeof(conversion); }

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import math
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import aihwkit_nabn as nabn
-from aihwkit_nabn.simulator import native, parse_preset
+from aihwkit_nabn import native
+from aihwkit_nabn.simulator import parse_preset
 from aihwkit_nabn.simulator.converters import Converter
 from aihwkit_nabn.simulator.levels import to_levels
 from aihwkit_nabn.simulator.numbers import NumberStream
@@ -167,26 +166,3 @@ def test_a_network_is_the_same_with_and_without(monkeypatch: pytest.MonkeyPatch)
         with torch.no_grad():
             found.append(chip(x))
     assert torch.allclose(found[0], found[1], atol=0.02 * float(found[1].abs().max()))
-
-
-def test_a_file_that_is_no_library_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    broken = tmp_path / "converters.so"
-    broken.write_bytes(b"no library")
-    monkeypatch.setattr(native, "LIBRARY", broken)
-    monkeypatch.delenv("NABN_NATIVE", raising=False)
-    native._library.cache_clear()
-    try:
-        assert not native.is_available() and "does not fit" in native.why_not()
-        broken.unlink()
-        native._library.cache_clear()
-        assert "no C compiler" in native.why_not()
-        monkeypatch.setenv("NABN_NATIVE", "0")
-        assert "NABN_NATIVE" in native.why_not()
-    finally:
-        native._library.cache_clear()
-
-
-@needs_library
-def test_both_sides_agree_on_the_layout() -> None:
-    library = native._library()
-    assert library is not None and library.nabn_size_of_readout() == ctypes.sizeof(native._Readout)

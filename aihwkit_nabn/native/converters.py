@@ -1,28 +1,21 @@
-"""The compiled converters: one pass over a tile row's inputs, and one over its results, on all threads of torch's pool.
+"""The converters: one pass over a tile row's inputs, and one over its results.
 
-They are built when the package is installed, where there is a C compiler, and do number by number what
-`aihwkit_nabn.simulator.levels` and `readout` do with torch, which takes over everywhere else: on other devices and
-number types, with stochastic rounding or asymmetric converters, without a compiler, and with
-``NABN_NATIVE=0``.
+They do number by number what `aihwkit_nabn.simulator.levels` and `readout` do with torch, which takes over on other
+devices and number types, with stochastic rounding or asymmetric converters, and where nothing is compiled.
 """
 
 from __future__ import annotations
 
 import ctypes
-import functools
-import os
-import sys
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from aihwkit_nabn.native.library import declare, run
+
 #: Numbers that one generator gives; ``CHUNK`` in converters.c.
 CHUNK = 2**16
-
-LIBRARY = Path(__file__).parent / ("converters.dll" if sys.platform == "win32" else "converters.so")
 
 
 class _Factor(ctypes.Structure):
@@ -65,6 +58,10 @@ class _Conversion(ctypes.Structure):
         ("cuts", ctypes.c_int32),
         ("next", ctypes.c_longlong),
     ]
+
+
+declare("nabn_read_out", _Readout)
+declare("nabn_to_levels", _Conversion)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,25 +113,6 @@ class Readout:
     bound: float
 
 
-def is_available() -> bool:
-    """Whether the compiled converters are there and not switched off."""
-    return os.environ.get("NABN_NATIVE", "1") != "0" and _library() is not None
-
-
-def why_not() -> str:
-    """Return why the compiled converters are not used; empty if they are."""
-    if os.environ.get("NABN_NATIVE", "1") == "0":
-        return "switched off by NABN_NATIVE=0"
-    if _library() is not None:
-        return ""
-    return f"{LIBRARY.name} does not fit this system" if LIBRARY.is_file() else "no C compiler when it was installed"
-
-
-def is_parallel() -> bool:
-    """Whether it runs on more than one thread: torch brings its OpenMP library along."""
-    return _parallel() is not None
-
-
 def fits(*tensors: Tensor | float | None) -> bool:
     """Whether `read_out` can work on these in place."""
     return all(
@@ -146,8 +124,6 @@ def fits(*tensors: Tensor | float | None) -> bool:
 
 def read_out(job: Readout, numbers: Numbers | None) -> None:
     """Do what `job` says; without numbers nothing is drawn."""
-    library = _library()
-    assert library is not None
     rows, columns = job.y.shape
     n_chunks = -(-rows * columns // CHUNK)
     arguments = _Readout(
@@ -169,7 +145,7 @@ def read_out(job: Readout, numbers: Numbers | None) -> None:
         rounds=job.rounds,
         next=0,
     )
-    _run(library.nabn_read_out, arguments, n_chunks)
+    run("nabn_read_out", arguments, n_chunks)
 
 
 def to_levels(
@@ -186,8 +162,6 @@ def to_levels(
         step: Between two levels; 0: nothing is rounded.
         bound: Largest level; infinity for none.
     """
-    library = _library()
-    assert library is not None
     rows, columns = x.shape
     arguments = _Conversion(
         x=x.data_ptr(),
@@ -202,16 +176,7 @@ def to_levels(
         cuts=cuts,
         next=0,
     )
-    _run(library.nabn_to_levels, arguments, -(-rows * columns // CHUNK))
-
-
-def _run(function: Any, arguments: ctypes.Structure, n_chunks: int) -> None:
-    n_threads = min(torch.get_num_threads(), n_chunks)
-    parallel = _parallel() if n_threads > 1 else None
-    if parallel is None:
-        function(ctypes.byref(arguments))
-    else:
-        parallel(function, ctypes.byref(arguments), n_threads, 0)
+    run("nabn_to_levels", arguments, -(-rows * columns // CHUNK))
 
 
 def _place(values: Tensor | None) -> int | None:
@@ -222,34 +187,3 @@ def _factor(values: Tensor | float, by_column: bool) -> _Factor:
     if isinstance(values, Tensor):
         return _Factor(values.data_ptr(), 0.0, by_column)
     return _Factor(None, values, 0)
-
-
-@functools.cache
-def _library() -> ctypes.CDLL | None:
-    try:
-        library = ctypes.CDLL(str(LIBRARY))
-        library.nabn_read_out.restype = library.nabn_to_levels.restype = None
-        for size_of, structure in (
-            (library.nabn_size_of_readout, _Readout),
-            (library.nabn_size_of_conversion, _Conversion),
-        ):
-            size_of.restype = ctypes.c_int64
-            if size_of() != ctypes.sizeof(structure):
-                return None
-    except (OSError, AttributeError):
-        return None
-    return library
-
-
-@functools.cache
-def _parallel() -> Any:
-    """Return the function of torch's own OpenMP library that runs another one on several threads, or None."""
-    for path in sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*")):
-        try:
-            function = ctypes.CDLL(str(path)).GOMP_parallel
-        except (OSError, AttributeError):
-            continue
-        function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
-        function.restype = None
-        return function
-    return None

@@ -1,0 +1,21 @@
+"""What is computed in C where a compiler was there at installation, and the same with torch where none was.
+
+``NABN_NATIVE=0`` switches it off. `tools/compile_native.py` compiles it.
+"""
+
+from aihwkit_nabn.native.converters import CHUNK, Numbers, Readout, fits, read_out, to_levels
+from aihwkit_nabn.native.library import is_available, is_parallel, why_not
+from aihwkit_nabn.native.moments import sum_runs
+
+__all__ = [
+    "CHUNK",
+    "Numbers",
+    "Readout",
+    "fits",
+    "is_available",
+    "is_parallel",
+    "read_out",
+    "sum_runs",
+    "to_levels",
+    "why_not",
+]
