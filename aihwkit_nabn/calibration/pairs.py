@@ -21,6 +21,8 @@ from aihwkit_nabn.nn.alignment import InputMean, OutputAlignment, add_input, ali
 # correlation.
 _PROBE = 1024
 _PROBE_VALUES = 2**16
+# Variance over squared mean that rounding can make of values that are all the same.
+_ROUNDING = 1e-13
 
 
 @dataclass
@@ -87,16 +89,20 @@ class JointMoments:
         self.mean = self.mean + delta * (n / total)
         self.count = total
 
+    def varies(self, i: int) -> Tensor:
+        """Whether a signal changes by more than its rounding, ``[channels]``."""
+        return self.scatter[:, i, i] > _ROUNDING * self.count * self.mean[:, i].square()
+
     def correlation(self, i: int, j: int) -> Tensor:
         """Return that of two signals, ``[channels]``; 1 where either of chip and reference does not vary.
 
         Nothing follows an input mean that does not vary: 0 there.
         """
-        ii, jj, ij = self.scatter[:, i, i], self.scatter[:, j, j], self.scatter[:, i, j]
-        varies = (ii > 0) & (jj > 0)
-        product = torch.where(varies, ii * jj, torch.ones_like(ii))
-        none = torch.full_like(ij, 0.0 if COMMON in (i, j) else 1.0)
-        return torch.where(varies, ij / product.sqrt(), none).clamp(-1.0, 1.0)
+        product = self.scatter[:, i, i] * self.scatter[:, j, j]
+        varies = self.varies(i) & self.varies(j) & (product > 0)
+        found = self.scatter[:, i, j] / torch.where(varies, product, torch.ones_like(product)).sqrt()
+        none = torch.full_like(found, 0.0 if COMMON in (i, j) else 1.0)
+        return torch.where(varies, found, none).clamp(-1.0, 1.0)
 
 
 # Scale and offset, and the input gain where there is one; each [channels].

@@ -21,8 +21,8 @@ from aihwkit_nabn.nn.carry_over import carry_over
 from aihwkit_nabn.seeding import RandomStream
 from aihwkit_nabn.simulator.mvm import LinearMap, analog_product, effective_weight, is_perfect, tiles_of
 
-# A mean of inputs is worth its digital work where this many outputs share it: it costs one output's.
-_SHARING = 8
+# Largest digital work for the inputs' mean, in parts of the layer's own multiplications.
+_MEAN_WORK = 0.25
 
 _DATA_TYPES = {torch.float32: RPUDataType.FLOAT, torch.float64: RPUDataType.DOUBLE}
 
@@ -66,6 +66,7 @@ class NoiseAwareLayer(AnalogLayerBase, nn.Module):
         if not is_perfect(self.analog_module):
             self._check_unfolding()
         self.alignment = OutputAlignment(matrix.shape[0], linear_map.channel_dim)
+        self._takes_input_mean = linear_map.input_mean_work(*matrix.shape) <= _MEAN_WORK
         self.read_noise = RandomStream(0)
         self.exact = False
         if bias is not None:
@@ -115,8 +116,7 @@ class NoiseAwareLayer(AnalogLayerBase, nn.Module):
 
     def _aligned(self, product: Tensor, x: Tensor, linear_map: LinearMap) -> Tensor:
         """Return the product of `x` as the alignment makes it."""
-        shared = self.alignment.n_channels // linear_map.groups >= _SHARING
-        input_mean = functools.partial(linear_map.input_mean, x) if shared else None
+        input_mean = functools.partial(linear_map.input_mean, x) if self._takes_input_mean else None
         out: Tensor = self.alignment(product, input_mean, overwrite=True)
         return out
 

@@ -19,11 +19,13 @@ _KNOWN = {
     "batch": ("#56B4E9", "v"),
     "online": ("#009E73", "P"),
     "paired": ("#D55E00", "X"),
+    "common_mode": ("#AA3377", "*"),
     "distill": ("#882255", "<"),
     # Rows of a comparison with hardware-aware training.
     "drift_compensation": ("#000000", "|"),
     "hwa": ("#117733", ">"),
     "hwa+paired": ("#332288", "H"),
+    "hwa+common_mode": ("#4477AA", "h"),
     "hwa+distill": ("#AA4499", "d"),
     "hwa_x0.25": ("#999933", "p"),
     "hwa_x2": ("#44AA99", "h"),

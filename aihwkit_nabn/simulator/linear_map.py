@@ -87,6 +87,14 @@ class LinearMap:
         n = size_product(self.kernel_size)
         return self.apply(grouped, grouped.new_full((self.groups, n), 1.0 / n), None)
 
+    def input_mean_work(self, n_outputs: int, n_inputs: int) -> float:
+        """Return the additions of `input_mean` in parts of the multiplications by a matrix ``[n_outputs, n_inputs]``.
+
+        Strides and padding left aside: a group's channels are added up, then what the kernel covers.
+        """
+        kernel = size_product(self.kernel_size)
+        return (n_inputs // kernel + kernel) / (n_outputs // self.groups * n_inputs)
+
     def unfold(self, x: Tensor) -> tuple[Tensor, tuple[int, ...]]:
         """Lay out the inputs of every output position as vectors.
 

@@ -38,6 +38,35 @@ def test_is_a_scale_and_an_offset_per_channel(shape, channel_dim, dtype):
     assert alignment(x) is x
 
 
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize(("shape", "channel_dim"), [((5, 6), -1), ((2, 6, 4), -2), ((6, 4, 5), -3), ((3, 6, 4, 5), -3)])
+def test_an_input_gain_goes_with_the_mean_of_each_group(shape, channel_dim, groups):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(shape, generator=generator)
+    scale, offset, gain = torch.randn(3, 6, generator=generator)
+    narrow = list(shape)
+    narrow[channel_dim] = groups
+    mean = torch.randn(narrow, generator=generator)
+    alignment = OutputAlignment(6, channel_dim)
+    alignment.set(scale, offset, gain)
+    wide = mean.movedim(channel_dim, -1).repeat_interleave(6 // groups, -1)
+    last = x.movedim(channel_dim, -1)
+    expected = (last * scale + offset + wide * gain).movedim(-1, channel_dim)
+    for overwrite in (False, True):
+        for gradients in (False, True):
+            with torch.set_grad_enabled(gradients):
+                own = x.clone()
+                torch.testing.assert_close(alignment(own, lambda: mean, overwrite=overwrite), expected)
+                assert overwrite or torch.equal(own, x)
+    alignment.scale = alignment.offset = None  # folded
+    folded = (last + wide * gain).movedim(-1, channel_dim)
+    torch.testing.assert_close(alignment(x, lambda: mean), folded)
+    torch.testing.assert_close(alignment(x.clone(), lambda: mean, overwrite=True), folded)
+    assert alignment(x) is x and alignment.is_set
+    alignment.enabled = False
+    assert alignment(x, lambda: mean) is x
+
+
 def test_channels_last_inputs():
     x = torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last)
     alignment = OutputAlignment(3, -3)
@@ -77,5 +106,9 @@ def test_state_dict_round_trip():
     alignment.set(torch.rand(3), torch.rand(3))
     fresh.load_state_dict(alignment.state_dict())
     assert torch.equal(fresh.scale, alignment.scale) and torch.equal(fresh.offset, alignment.offset)
+    assert fresh.input_gain is None
+    alignment.set(torch.rand(3), torch.rand(3), torch.rand(3))
+    fresh.load_state_dict(alignment.state_dict())
+    assert torch.equal(fresh.input_gain, alignment.input_gain)
     fresh.load_state_dict(OutputAlignment(3, -1).state_dict())
     assert not fresh.is_set

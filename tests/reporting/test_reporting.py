@@ -19,7 +19,7 @@ from aihwkit_nabn.reporting.folder import plot_names
 from aihwkit_nabn.reporting.plot import _axis
 from aihwkit_nabn.reporting.style import line_styles
 
-NAMES = ["none", "population", "ema", "prior", "batch", "online", "paired", "distill"]
+NAMES = ["none", "population", "ema", "prior", "batch", "online", "paired", "common_mode", "distill"]
 
 
 def _result(

@@ -9,55 +9,54 @@ from aihwkit_nabn.calibration.method import register_calibration_method
 from aihwkit_nabn.calibration.methods.paired import Paired, matching_scale
 from aihwkit_nabn.calibration.pairs import ANALOG, COMMON, DIGITAL, Pair, align_with_reference
 from aihwkit_nabn.calibration.session import CalibrationSession
-from aihwkit_nabn.errors import check_number
 
-# Held back in the least squares as if so many values had been seen where the input mean says nothing.
+# The common part is held back as if so many values, and a thousandth of those seen, had said that there is none.
 _STRENGTH = 8.0
 _RIDGE = 1e-3
+# Least share of the chip's variance that is taken to be left without the common part.
+_LEAST_LEFT = 0.01
 
 
 @register_calibration_method("common_mode")
 class CommonMode(Paired):
-    """``y = s (x - mu_a) + g (m - mu_m) + mu_d``: as ``paired``, and a part g that follows the layer's input mean m.
+    """``y = s (x - c (m - mu_m) - mu_a) + mu_d``: as ``paired``, without the part c m that follows the inputs' mean m.
 
-    After a ReLU all inputs are positive and rise and fall together, so the largest part of a weight error's effect
-    goes with their mean: a row whose weights came out too large on average adds that average times the inputs' sum.
-    No scale or offset takes this out, but the sum, which a quantised network adds up for its zero points anyway, does.
-    s and g are the best linear estimate of the reference's output from the chip's and m, times ``R ** (shrink - 1)``
-    with R the multiple correlation: at 1 least squares, at 0 the reference's spread.
+    Behind a ReLU a layer's inputs are positive and rise and fall together, so the largest part of what wrong weights do
+    goes with their mean: a row whose weights are too large on average adds that average times the inputs' sum. No scale
+    or offset takes this out. The sum does, which a quantised network adds up for its zero points anyway.
 
-    A layer whose inputs serve fewer than eight outputs (depthwise convolutions, a single output), one of aihwkit's own
-    layers, or a deformable convolution, whose sum would cost as much as it does, is aligned as with ``paired``.
+    c is read from the regression of the chip's output on the reference's and m, in which noise drawn anew for every
+    output does no harm; s is that of ``paired`` for what is left.
+
+    Layers where adding up the inputs would take more than a quarter of the layer's own work (depthwise convolutions,
+    linear layers of up to four outputs), deformable convolutions and aihwkit's own layers are aligned as with
+    ``paired``.
 
     Args:
-        shrink: As above.
+        shrink: As in ``paired``.
 
     Source: ours.
     """
 
-    summary = "paired, and what follows the mean of each layer's inputs taken out"
-
-    def __init__(self, shrink: float = 0.5) -> None:
-        super().__init__(check_number("shrink", shrink, minimum=0.0, maximum=1.0))
+    summary = "paired, with what follows the mean of a layer's inputs taken out first"
 
     def rule(self, pair: Pair) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
         """Return scale, offset and input gain, each ``[channels]``; no gain where the layer has no input mean."""
-        scale, offset = super().rule(pair)
         common, joint = pair.common, pair.joint
         if common is None or joint.count == 0:
-            return scale, offset
-        with_mean, target_with_mean = joint.correlation(ANALOG, COMMON), joint.correlation(DIGITAL, COMMON)
-        ridge = 1.0 + _RIDGE + _STRENGTH / joint.count
-        determinant = ridge - with_mean.square()
-        own = (ridge * pair.correlation - with_mean * target_with_mean) / determinant
-        shared = (target_with_mean - with_mean * pair.correlation) / determinant
-        explained = (own * pair.correlation + shared * target_with_mean).clamp(max=1.0)
-        usable = (own > 0) & (explained > 0) & (common.var > 0) & (pair.analog.var > 0)
-        factor = explained.clamp(min=1e-12).sqrt() ** (self.shrink - 1.0)
-        tiny = torch.finfo(torch.float64).tiny
-        gain = shared * factor * (pair.digital.var / common.var.clamp(min=tiny)).sqrt()
-        gain = torch.where(usable, gain, torch.zeros_like(gain))
-        scale = torch.where(usable, own * factor * matching_scale(pair), scale)
+            return super().rule(pair)
+        with_mean, reference_with_mean = joint.correlation(ANALOG, COMMON), joint.correlation(DIGITAL, COMMON)
+        # In standard deviations of the chip's output and of the mean.
+        share = (with_mean - pair.correlation * reference_with_mean) / (
+            1.0 + _RIDGE + _STRENGTH / joint.count - reference_with_mean.square()
+        )
+        all_vary = joint.varies(ANALOG) & joint.varies(DIGITAL) & joint.varies(COMMON)
+        share = torch.where(all_vary, share, torch.zeros_like(share))
+        left = (1.0 - share * (2.0 * with_mean - share)).clamp(min=_LEAST_LEFT).sqrt()
+        correlation = ((pair.correlation - share * reference_with_mean) / left).clamp(0.0, 1.0)
+        scale = matching_scale(pair) / left * correlation**self.shrink
+        unit = (pair.analog.var / torch.where(common.var > 0, common.var, torch.ones_like(common.var))).sqrt()
+        gain = -scale * share * unit
         return scale, pair.digital.mean - scale * pair.analog.mean - gain * common.mean, gain
 
     def align(self, session: CalibrationSession) -> dict[str, Pair]:

@@ -29,6 +29,8 @@ METHODS = {
     "online": "Batch normalization follows the images that come in with a running average.",
     "paired": "Every analog layer's output is scaled and shifted so that its mean and spread match the digital "
     "network's on the same images.",
+    "common_mode": "As paired; the part of the output that rises and falls with the sum of the layer's inputs is "
+    "corrected, too.",
     "distill": "Starts from paired, then tunes the scales and offsets by gradient descent so that the chip's inner "
     "signals and answers match the digital network's; no labels are used.",
 }
