@@ -15,7 +15,7 @@ from aihwkit_nabn.calibration.moments import Moments
 from aihwkit_nabn.calibration.report import LayerShift
 from aihwkit_nabn.calibration.session import CalibrationSession
 from aihwkit_nabn.errors import CalibrationError
-from aihwkit_nabn.nn.alignment import InputMean, OutputAlignment, add_input, align
+from aihwkit_nabn.nn.alignment import InputMean, OutputAlignment, align
 
 # Positions per channel, and values in all, of a call whose reference values are kept until the chip's come, for the
 # correlation.
@@ -143,12 +143,11 @@ class _LayerObserver:
             return output
         scale, offset, *gains = self.rule(self.pair)
         aligned = now.affine(scale, offset)
-        output = align(output, scale, offset, self.alignment.channel_dim, overwrite=True)
-        if gains and mean is not None and common is not None:
+        if gains and common is not None:
             aligned = aligned.plus(gains[0], common, self.pair.joint.correlation(ANALOG, COMMON))
-            output = add_input(output, gains[0], mean, self.alignment.channel_dim, overwrite=True)
         self.aligned.merge(aligned)
-        return output
+        channel_dim = self.alignment.channel_dim
+        return align(output, scale, offset, *gains, mean=mean, channel_dim=channel_dim, overwrite=True)
 
     def _common(self, mean: Tensor) -> Moments:
         """Take in the input mean's moments, one per channel of the output; returns those of this call."""

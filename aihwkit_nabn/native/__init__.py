@@ -3,6 +3,7 @@
 ``NABN_NATIVE=0`` switches it off. `tools/compile_native.py` compiles it.
 """
 
+from aihwkit_nabn.native.alignment import align_in_place
 from aihwkit_nabn.native.converters import CHUNK, Numbers, Readout, fits, read_out, to_levels
 from aihwkit_nabn.native.library import is_available, is_parallel, why_not
 from aihwkit_nabn.native.moments import sum_runs
@@ -11,6 +12,7 @@ __all__ = [
     "CHUNK",
     "Numbers",
     "Readout",
+    "align_in_place",
     "fits",
     "is_available",
     "is_parallel",

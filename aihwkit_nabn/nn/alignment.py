@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aihwkit_nabn import native
 from aihwkit_nabn.errors import NabnError
 
 #: Gives the mean of the inputs that each output was computed from: ``[..., 1 or groups, *spatial]``.
@@ -82,12 +83,13 @@ class OutputAlignment(nn.Module):
             return self.observer(x, input_mean)
         if not self.enabled:
             return x
-        out = x
+        mean = None if self.input_gain is None or input_mean is None else input_mean()
         if self.scale is not None and self.offset is not None:
-            out = align(x, self.scale, self.offset, self.channel_dim, overwrite=overwrite)
-        if self.input_gain is not None and input_mean is not None:
-            out = add_input(out, self.input_gain, input_mean(), self.channel_dim, overwrite=overwrite or out is not x)
-        return out
+            vectors = (self.scale, self.offset, self.input_gain)
+            return align(x, *vectors, mean=mean, channel_dim=self.channel_dim, overwrite=overwrite)
+        if self.input_gain is not None and mean is not None:
+            return _add_mean(x, self.input_gain, mean, self.channel_dim, overwrite)
+        return x
 
     def extra_repr(self) -> str:
         """Say whether it is set."""
@@ -98,30 +100,47 @@ class OutputAlignment(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
-def align(x: Tensor, scale: Tensor, offset: Tensor, channel_dim: int, *, overwrite: bool = False) -> Tensor:
-    """Return ``scale * x + offset`` with ``[channels]`` vectors laid along `channel_dim` (negative).
+def align(
+    x: Tensor,
+    scale: Tensor,
+    offset: Tensor,
+    gain: Tensor | None = None,
+    *,
+    mean: Tensor | None = None,
+    channel_dim: int,
+    overwrite: bool = False,
+) -> Tensor:
+    """Return ``scale * x + offset + gain * mean`` with ``[channels]`` vectors laid along `channel_dim` (negative).
 
-    `overwrite` says that nobody needs `x` any more. Where it can, the result then takes its place: new memory for a
-    large map costs more than the arithmetic.
+    `mean` has one channel or one per group. `overwrite` says that nobody needs `x` any more. Where it can, the result
+    then takes its place: new memory for a large map costs more than the arithmetic.
     """
     scale, offset = scale.to(x.dtype), offset.to(x.dtype)
-    if x.dim() == 1 - channel_dim and x.numel():
-        # Channels in dimension 1: normalising with mean 0 and variance 1 is torch's fastest fused scale-and-shift.
-        zero, one = torch.zeros_like(scale), torch.ones_like(scale)
-        if not overwrite or torch.is_grad_enabled() or not x.is_contiguous() or x.device.type != "cpu":
-            return F.batch_norm(x, zero, one, scale, offset, False, 0.0, 1e-30)
-        unused = (x.new_empty(0), x.new_empty(0))
-        torch.native_batch_norm(x, scale, offset, zero, one, False, 0.0, 1e-30, out=(x, *unused))
+    if gain is None or mean is None:
+        gain = mean = None
+    else:
+        gain = gain.to(x.dtype)
+    # Channels in dimension 1: torch's fastest scale-and-shift is to normalise with mean 0 and variance 1.
+    is_map = x.dim() == 1 - channel_dim and x.numel() > 0
+    may_overwrite = overwrite and not torch.is_grad_enabled() and x.is_contiguous() and x.device.type == "cpu"
+    if is_map and may_overwrite and native.is_available() and native.fits(x, scale, offset, gain, mean):
+        native.align_in_place(x, scale, offset, gain, mean)
         return x
-    view = (-1,) + (1,) * (-channel_dim - 1)
-    return torch.addcmul(offset.view(view), x, scale.view(view))
+    if is_map:
+        zero, one = torch.zeros_like(scale), torch.ones_like(scale)
+        if may_overwrite:
+            unused = (x.new_empty(0), x.new_empty(0))
+            torch.native_batch_norm(x, scale, offset, zero, one, False, 0.0, 1e-30, out=(x, *unused))
+            out = x
+        else:
+            out = F.batch_norm(x, zero, one, scale, offset, False, 0.0, 1e-30)
+    else:
+        view = (-1,) + (1,) * (-channel_dim - 1)
+        out = torch.addcmul(offset.view(view), x, scale.view(view))
+    return out if gain is None or mean is None else _add_mean(out, gain, mean, channel_dim, True)
 
 
-def add_input(y: Tensor, gain: Tensor, mean: Tensor, channel_dim: int, *, overwrite: bool = False) -> Tensor:
-    """Return ``y + gain * mean``, `gain` ``[channels]`` laid along `channel_dim` (negative); `overwrite` as in `align`.
-
-    `mean` is as wide as `y` but for its channels: one, or one per group.
-    """
+def _add_mean(y: Tensor, gain: Tensor, mean: Tensor, channel_dim: int, overwrite: bool) -> Tensor:
     groups = mean.shape[channel_dim]
     if groups > 1:
         mean = mean.repeat_interleave(gain.shape[0] // groups, channel_dim)

@@ -74,7 +74,7 @@ def test_better_than_paired_where_there_is_a_common_part():
 
 
 def test_signals_that_say_nothing():
-    """A mean, a chip or a reference that does not vary, one value alone, and outputs that go against the reference's."""
+    """A mean, a chip or a reference that does not vary, one value alone, and outputs against the reference's."""
     analog, digital, common = signals(n=200)
     common[:, 0], analog[:, 1], digital[:, 2] = 2.0, 0.3, 0.7
     scale, offset, gain = CommonMode().rule(pair_of(analog, digital, common))

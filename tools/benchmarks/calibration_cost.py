@@ -1,13 +1,15 @@
 """What calibration costs, as a ratio to the forward passes it cannot do without, in one run.
 
-``paired`` needs one pass of the reference and one of the chip over the images: its time is divided by that of those.
-Methods without a reference are divided by one pass of the chip.
+``paired`` and ``common_mode`` need one pass of the reference and one of the chip over the images: their time is divided
+by that of those. Methods without a reference are divided by one pass of the chip. A second table has a pass of the
+calibrated chip over one of the uncalibrated.
 
 Run: ``python tools/benchmarks/calibration_cost.py``
 """
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable
 from typing import Annotated
@@ -23,7 +25,9 @@ import aihwkit_nabn as nabn
 from aihwkit_nabn.data.resnet_cifar import CifarResNet
 
 PRESET = nabn.presets.GaussianWeightNoisePreset(sigma=0.06)
-METHODS = ("population", "ema", "prior", "paired")
+METHODS = ("population", "ema", "prior", "paired", "common_mode")
+COMPARING = ("paired", "common_mode")
+INFERENCE = ("paired", "paired, folded", "common_mode", "common_mode, folded")
 CASES: dict[str, tuple[Callable[[], nn.Module], int, int, tuple[int, ...]]] = {
     "ResNet-20, 32x32, batch 64": (CifarResNet, 256, 64, (3, 32, 32)),
     "ResNet-20, 32x32, batch 256": (CifarResNet, 256, 256, (3, 32, 32)),
@@ -48,6 +52,15 @@ def _calibration(analog: nn.Module, model: nn.Module, batches: list[Tensor], met
     return run
 
 
+def _calibrated(plain: nn.Module, model: nn.Module, batches: list[Tensor], name: str) -> nn.Module:
+    method, _, folded = name.partition(", ")
+    chip = copy.deepcopy(plain)
+    nabn.calibrate(chip, batches, method, reference=model)
+    if folded:
+        nabn.fold_calibration(chip)
+    return chip
+
+
 def best_times(jobs: dict[str, Callable[[], None]], repeats: int) -> dict[str, float]:
     """Return each job's shortest time; the jobs take turns, so that a slow moment of the machine hits all alike."""
     times: dict[str, list[float]] = {name: [] for name in jobs}
@@ -68,10 +81,15 @@ def main(
     """Print a table of ratios."""
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
-    table = Table(title=f"time of calibration / of the passes it needs; {threads} threads, torch {torch.__version__}")
-    for column in ("network", "reference pass [s]", "chip pass [s]", *METHODS):
-        is_name = column == "network"
-        table.add_column(column, justify="left" if is_name else "right", no_wrap=is_name)
+    costs = Table(title=f"time of calibration / of the passes it needs; {threads} threads, torch {torch.__version__}")
+    inference = Table(title="a pass of the calibrated chip / of the uncalibrated one")
+    for table, columns in (
+        (costs, ("network", "reference pass [s]", "chip pass [s]", *METHODS)),
+        (inference, ("network", *INFERENCE)),
+    ):
+        for column in columns:
+            is_name = column == "network"
+            table.add_column(column, justify="left" if is_name else "right", no_wrap=is_name)
     for title, (build, n_images, batch_size, shape) in CASES.items():
         model = build().eval()
         # Two copies: the uncalibrated chip's pass is the yardstick, so no calibration may be left on it.
@@ -82,11 +100,15 @@ def main(
         jobs = {"reference": _pass(model, batches), "chip": _pass(plain, batches)}
         jobs.update({method: _calibration(analog, model, batches, method) for method in METHODS})
         times = best_times(jobs, repeats)
-        ratios = [
-            times[method] / (times["chip"] + (times["reference"] if method == "paired" else 0.0)) for method in METHODS
-        ]
-        table.add_row(title, f"{times['reference']:.3f}", f"{times['chip']:.3f}", *(f"{ratio:.2f}" for ratio in ratios))
-    Console().print(table)
+        needed = {method: times["chip"] + (times["reference"] if method in COMPARING else 0.0) for method in METHODS}
+        ratios = [f"{times[method] / needed[method]:.2f}" for method in METHODS]
+        costs.add_row(title, f"{times['reference']:.3f}", f"{times['chip']:.3f}", *ratios)
+        jobs = {"plain": _pass(plain, batches)}
+        jobs.update({name: _pass(_calibrated(plain, model, batches, name), batches) for name in INFERENCE})
+        times = best_times(jobs, repeats)
+        inference.add_row(title, *(f"{times[name] / times['plain']:.2f}" for name in INFERENCE))
+    for table in (costs, inference):
+        Console().print(table)
 
 
 if __name__ == "__main__":
