@@ -16,7 +16,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = Path("aihwkit_nabn/native")
 LIBRARY = FOLDER / "libnabn.so"
-# No -ffast-math: NaN and infinity must go through as they do with torch. No fused multiply-add: equal on all processors.
+# No -ffast-math: NaN and infinity must go through as with torch. No fused multiply-add: the same on every processor.
 FLAGS = ("-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
 
 

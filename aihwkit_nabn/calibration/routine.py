@@ -24,7 +24,7 @@ from aihwkit_nabn.nn.attention import split_attention
 def calibrate(
     model: nn.Module,
     batches: Iterable[Any] | None = None,
-    method: str | CalibrationMethod = "paired",
+    method: str | CalibrationMethod = "common_mode",
     *,
     reference: nn.Module | None = None,
     max_samples: int | None = None,
@@ -45,7 +45,7 @@ def calibrate(
         model: A programmed analog model.
         batches: Any iterable of batches: a DataLoader, a list, a generator. Methods ``batch`` and ``online`` need none.
         method: Name of a registered method, or an instance.
-        reference: The digital model, for the methods that compare with it (``paired``, ``distill``).
+        reference: The digital model, for the methods that compare with it (``paired``, ``common_mode``, ``distill``).
         max_samples: Stop after this many samples; None takes all.
         forward_fn: ``forward_fn(model, batch)`` runs a model on a batch. Default: ``model(batch)`` for a tensor,
             ``model(batch[0])`` for a tuple.

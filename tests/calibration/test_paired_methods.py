@@ -128,7 +128,7 @@ def test_paired_brings_every_layers_moments_to_the_references(chip, net, images)
     layers = named_analog_layers(chip)
     reference = dict(outputs_of({name: net.get_submodule(name) for name in layers}, net, batch))
     before = dict(outputs_of(layers, chip, batch))
-    report = nabn.calibrate(chip, [batch], reference=net, shrink=0.0)
+    report = nabn.calibrate(chip, [batch], "paired", reference=net, shrink=0.0)
     after = dict(outputs_of(layers, chip, batch))
     assert [layer.name for layer in report.layers] == list(layers)
     for shift in report.layers:
@@ -190,7 +190,7 @@ def test_a_layer_that_runs_on_several_inputs_has_one_alignment(images):
     nabn.program_chip(chip, seed=0)
     batches = [images(3, 1), images(2, 2)]
     expected = by_hand(chip, net, batches, Paired(shrink=0.0).rule)
-    report = nabn.calibrate(chip, batches, reference=net, shrink=0.0)
+    report = nabn.calibrate(chip, batches, "paired", reference=net, shrink=0.0)
     assert [layer.name for layer in report.layers] == ["stem", "shared"]
     assert not chip.auxiliary.alignment.is_set
     compare(chip, expected)

@@ -18,7 +18,16 @@ from aihwkit_nabn.errors import ConversionError, NabnError, UnknownNameError
 from aihwkit_nabn.evaluation import EvaluationResult, MethodSpec, Record, Scenario, evaluate, measuring, runner
 from tests.tensors import state_of
 
-ALL = ["population", "ema", "prior", "batch", "online", "paired", MethodSpec("distill", options={"steps": 2})]
+ALL = [
+    "population",
+    "ema",
+    "prior",
+    "batch",
+    "online",
+    "paired",
+    "common_mode",
+    MethodSpec("distill", options={"steps": 2}),
+]
 
 
 def _config(sigma: float = 0.1, read_noise: float = 0.0) -> Any:
@@ -69,7 +78,7 @@ def _values(result: EvaluationResult, method: str) -> list[float]:
 def test_every_method_on_every_chip_of_every_scenario(net, scenarios, eval_fn, batches) -> None:
     seen: list[Record] = []
     result = _run(net, scenarios, eval_fn, batches, methods=ALL, seed=5, on_record=seen.append)
-    names = ["none", "population", "ema", "prior", "batch", "online", "paired", "distill"]
+    names = ["none", "population", "ema", "prior", "batch", "online", "paired", "common_mode", "distill"]
     assert [(r.scenario, r.chip_seed, r.method_name) for r in result.records] == [
         (scenario, chip, name) for scenario in ("quiet", "noisy") for chip in (5, 6) for name in names
     ]
