@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -57,6 +58,9 @@ class Moments:
         count = x.numel() // max(n_channels, 1)
         if count == 0:
             return cls.empty(n_channels, x.device)
+        rows, dim = _rows(x, channel_dim)
+        if dim == 2 and rows.shape[2] >= _COMPILED_RUN and native.is_available() and native.fits(rows):
+            return cls(count, *native.channel_moments(rows, _CANCELLATION))
         mean, m2 = _raw_moments(x, channel_dim, count)
         cancels = count * mean * mean > _CANCELLATION * m2
         if bool(cancels.any()):
@@ -103,7 +107,7 @@ class Moments:
     @property
     def is_finite(self) -> bool:
         """Whether nothing that went in was NaN or infinite."""
-        return bool(torch.isfinite(self.m2.sum() + self.mean.sum()))  # one look for all channels
+        return math.isfinite((self.m2.sum() + self.mean.sum()).item())  # one look for all channels
 
     def check_finite(self, what: str) -> None:
         """Raise if anything that went in was NaN or infinite.
@@ -118,12 +122,8 @@ class Moments:
 def _raw_moments(x: Tensor, channel_dim: int, count: int) -> tuple[Tensor, Tensor]:
     """Return mean and sum of squared deviations from plain sums, which cancel where the mean is large."""
     rows, dim = _rows(x, channel_dim)
-    if dim == 2 and rows.shape[2] >= _COMPILED_RUN and native.is_available() and native.fits(rows):
-        sums, squares = native.sum_runs(rows.flatten(0, 1)).view(2, *rows.shape[:2]).sum(1)
-    else:
-        sums, squares = _sum(rows, dim), _sum_of_squares(rows, dim)
-    mean = sums / count
-    return mean, torch.addcmul(squares, mean, mean, value=-count)
+    mean = _sum(rows, dim) / count
+    return mean, torch.addcmul(_sum_of_squares(rows, dim), mean, mean, value=-count)
 
 
 def _negative(dim: int, rank: int) -> int:

@@ -33,7 +33,7 @@ def command(
     chips: Annotated[int, typer.Option(min=1, help="Chips per noise setting.")] = 5,
     methods: Annotated[
         str, typer.Option(help="Calibration methods, separated by commas; all for every one.")
-    ] = "none,population,paired",
+    ] = "none,population,common_mode",
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Images per batch; default: 32, or what the config says.")
     ] = None,

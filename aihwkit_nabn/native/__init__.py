@@ -6,18 +6,18 @@
 from aihwkit_nabn.native.alignment import align_in_place
 from aihwkit_nabn.native.converters import CHUNK, Numbers, Readout, fits, read_out, to_levels
 from aihwkit_nabn.native.library import is_available, is_parallel, why_not
-from aihwkit_nabn.native.moments import sum_runs
+from aihwkit_nabn.native.moments import channel_moments
 
 __all__ = [
     "CHUNK",
     "Numbers",
     "Readout",
     "align_in_place",
+    "channel_moments",
     "fits",
     "is_available",
     "is_parallel",
     "read_out",
-    "sum_runs",
     "to_levels",
     "why_not",
 ]

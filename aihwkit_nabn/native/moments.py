@@ -1,4 +1,4 @@
-"""Sum and sum of squares of each run of values, in one pass; `aihwkit_nabn.calibration.moments` has it with torch."""
+"""Mean and spread of each channel in one pass; `aihwkit_nabn.calibration.moments` has it with torch."""
 
 from __future__ import annotations
 
@@ -9,36 +9,44 @@ from torch import Tensor
 
 from aihwkit_nabn.native.library import declare, run
 
-# Values that a thread takes at once; ``SHARE`` in moments.c.
+# Values that are worth a thread of their own.
 _SHARE = 2**16
 
 
-class _Runs(ctypes.Structure):
+class _Moments(ctypes.Structure):
     _fields_ = [
         ("x", ctypes.c_void_p),
-        ("sums", ctypes.c_void_p),
-        ("squares", ctypes.c_void_p),
-        ("runs", ctypes.c_int64),
+        ("mean", ctypes.c_void_p),
+        ("m2", ctypes.c_void_p),
+        ("batch", ctypes.c_int64),
+        ("channels", ctypes.c_int64),
         ("length", ctypes.c_int64),
+        ("cancellation", ctypes.c_double),
         ("next", ctypes.c_longlong),
     ]
 
 
-declare("nabn_sum_runs", _Runs)
+declare("nabn_moments", _Moments)
 
 
-def sum_runs(x: Tensor) -> Tensor:
-    """Return the sums over the last dimension of `x` and of its squares.
+def channel_moments(x: Tensor, cancellation: float) -> tuple[Tensor, Tensor]:
+    """Return mean and sum of squared deviations from it, each ``[channels]`` float64.
 
     Args:
-        x: ``[runs, length]`` float32 on the CPU, contiguous; neither is zero.
-
-    Returns:
-        ``[2, runs]`` float64.
+        x: ``[batch, channels, length]`` float32 on the CPU, contiguous and not empty.
+        cancellation: Where mean^2 / variance exceeds this, a second pass takes the squares around the mean.
     """
-    runs, length = x.shape
-    out = torch.empty(2, runs, dtype=torch.float64)
-    sums, squares = out.data_ptr(), out.data_ptr() + runs * out.element_size()
-    arguments = _Runs(x=x.data_ptr(), sums=sums, squares=squares, runs=runs, length=length, next=0)
-    run("nabn_sum_runs", arguments, -(-runs * length // _SHARE))
-    return out
+    batch, channels, length = x.shape
+    mean, m2 = torch.empty(2, channels, dtype=torch.float64)
+    arguments = _Moments(
+        x=x.data_ptr(),
+        mean=mean.data_ptr(),
+        m2=m2.data_ptr(),
+        batch=batch,
+        channels=channels,
+        length=length,
+        cancellation=cancellation,
+        next=0,
+    )
+    run("nabn_moments", arguments, min(channels, -(-x.numel() // _SHARE)))
+    return mean, m2

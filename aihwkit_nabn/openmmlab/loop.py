@@ -67,7 +67,7 @@ class AnalogTestLoop(TestLoop):
         evaluator: Any,
         rpu_config: Any,
         t_inference: Any = 0.0,
-        methods: Any = ("none", "population", "paired"),
+        methods: Any = ("none", "population", "common_mode"),
         chips: int = 5,
         seed: int = 0,
         calibration_seed: int | None = None,

@@ -51,7 +51,7 @@ class TestRun:
     checkpoint: str
     noises: Sequence[str]
     times: Sequence[str | float] = ("1d",)
-    methods: Sequence[str | dict[str, Any]] = ("none", "population", "paired")
+    methods: Sequence[str | dict[str, Any]] = ("none", "population", "common_mode")
     chips: int = 5
     seed: int = 0
     calibration_seed: int | None = None

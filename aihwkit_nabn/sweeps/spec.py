@@ -152,7 +152,7 @@ def parse_spec(content: object) -> SweepSpec:
     for source in imports:
         import_extension(source)
     noise = check_list("noise", _spread_strengths(given["noise"]), _check_noise)
-    methods = check_list("methods", given.get("methods", [UNCALIBRATED, "population", "paired"]), read_method)
+    methods = check_list("methods", given.get("methods", [UNCALIBRATED, "population", "common_mode"]), read_method)
     jpeg = check_list("jpeg", given.get("jpeg", [None]), _check_jpeg)
     _check_labels("methods", [entry.label for entry in methods])
     if any(entry.clean_reference for entry in methods) and not any(jpeg):

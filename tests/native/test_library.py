@@ -33,9 +33,9 @@ def test_a_library_of_another_version_is_not_used(monkeypatch: pytest.MonkeyPatc
     """One that takes its arguments to be laid out otherwise, and one without a function that we call."""
 
     class Longer(ctypes.Structure):
-        _fields_ = [*library._ARGUMENTS["nabn_sum_runs"]._fields_, ("more", ctypes.c_int64)]
+        _fields_ = [*library._ARGUMENTS["nabn_moments"]._fields_, ("more", ctypes.c_int64)]
 
-    for name in ("nabn_sum_runs", "nabn_of_tomorrow"):
+    for name in ("nabn_moments", "nabn_of_tomorrow"):
         monkeypatch.setitem(library._ARGUMENTS, name, Longer)
         library._library.cache_clear()
         try:

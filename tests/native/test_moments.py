@@ -1,4 +1,4 @@
-"""The compiled sums against float64 numpy and against torch's."""
+"""The compiled moments against float64 numpy and against torch's."""
 
 from __future__ import annotations
 
@@ -11,45 +11,37 @@ import torch
 from aihwkit_nabn import native
 from aihwkit_nabn.calibration import Moments
 
-pytestmark = pytest.mark.skipif(not native.is_available(), reason=f"no compiled sums: {native.why_not()}")
+pytestmark = pytest.mark.skipif(not native.is_available(), reason=f"no compiled moments: {native.why_not()}")
 
 SHAPES = [
-    (1, 1),
-    (3, 15),
-    (5, 16),
-    (7, 63),
-    (2, 64),
-    (9, 65),
-    (4, 2047),
-    (3, 2048),
-    (2, 2049),
-    (2, 300_001),
-    (5000, 49),
+    *((1, 1, 1), (2, 3, 7), (1, 5, 8), (3, 7, 31), (2, 1, 32), (1, 9, 33), (2, 4, 2047), (3, 1, 2048), (1, 2, 2049)),
+    *((1, 2, 300_001), (50, 100, 49)),
 ]
 
 
 @pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("offset", [0.0, 0.5, 30.0, -1e4])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_equal_float64(shape: tuple[int, int], threads: int) -> None:
-    """Single precision adds up no more than 32 values one after the other."""
-    x = 3.0 * torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape))) + 0.5
+def test_equal_float64(shape: tuple[int, int, int], offset: float, threads: int) -> None:
+    """Single precision adds up no more than 64 values one after the other."""
+    x = 3.0 * torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape))) + offset
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(threads)
-        sums, squares = native.sum_runs(x)
+        mean, m2 = (v.numpy() for v in native.channel_moments(x, 100.0))
     finally:
         torch.set_num_threads(before)
-    exact = x.double().numpy()
-    np.testing.assert_allclose(sums.numpy(), exact.sum(1), rtol=0, atol=3e-6 * np.abs(exact).sum(1).max())
-    np.testing.assert_allclose(squares.numpy(), (exact**2).sum(1), rtol=3e-6)
+    exact = np.moveaxis(x.double().numpy(), 1, 0).reshape(shape[1], -1)
+    np.testing.assert_allclose(mean, exact.mean(1), rtol=0, atol=3e-6 * np.abs(exact).mean())
+    np.testing.assert_allclose(m2, exact.var(1) * exact.shape[1], rtol=2e-4, atol=1e-6 * exact.shape[1])
 
 
 def test_threads_do_not_matter() -> None:
-    x, before, found = torch.randn(300, 3136), torch.get_num_threads(), []
+    x, before, found = torch.randn(3, 100, 3136) + 4.0, torch.get_num_threads(), []
     try:
         for threads in (1, 2, 4):
             torch.set_num_threads(threads)
-            found.append(native.sum_runs(x))
+            found.append(torch.stack(native.channel_moments(x, 100.0)))
     finally:
         torch.set_num_threads(before)
     assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
