@@ -88,7 +88,7 @@ class OutputAlignment(nn.Module):
             vectors = (self.scale, self.offset, self.input_gain)
             return align(x, *vectors, mean=mean, channel_dim=self.channel_dim, overwrite=overwrite)
         if self.input_gain is not None and mean is not None:
-            return _add_mean(x, self.input_gain, mean, self.channel_dim, overwrite)
+            return _add_mean(x, self.input_gain, mean.to(x.dtype), self.channel_dim, overwrite)
         return x
 
     def extra_repr(self) -> str:
@@ -119,7 +119,7 @@ def align(
     if gain is None or mean is None:
         gain = mean = None
     else:
-        gain = gain.to(x.dtype)
+        gain, mean = gain.to(x.dtype), mean.to(x.dtype)
     # Channels in dimension 1: torch's fastest scale-and-shift is to normalise with mean 0 and variance 1.
     is_map = x.dim() == 1 - channel_dim and x.numel() > 0
     may_overwrite = overwrite and not torch.is_grad_enabled() and x.is_contiguous() and x.device.type == "cpu"
