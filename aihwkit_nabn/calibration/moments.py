@@ -87,8 +87,9 @@ class Moments:
             return self
         total = self.count + other.count
         delta = other.mean.to(self.mean.device) - self.mean
-        self.mean = self.mean + delta * (other.count / total)
-        self.m2 = self.m2 + other.m2.to(self.m2.device) + delta * delta * (self.count * other.count / total)
+        self.mean = self.mean.add(delta, alpha=other.count / total)
+        m2 = self.m2 + other.m2.to(self.m2.device)
+        self.m2 = m2.addcmul_(delta, delta, value=self.count * other.count / total)
         self.count = total
         return self
 
@@ -107,7 +108,7 @@ class Moments:
     @property
     def is_finite(self) -> bool:
         """Whether nothing that went in was NaN or infinite."""
-        return math.isfinite((self.m2.sum() + self.mean.sum()).item())  # one look for all channels
+        return math.isfinite(self.m2.sum().item())  # what is not finite is not at a finite distance from the mean
 
     def check_finite(self, what: str) -> None:
         """Raise if anything that went in was NaN or infinite.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import deque
 from collections.abc import Callable
@@ -44,8 +45,17 @@ class Pair:
 
     @property
     def correlation(self) -> Tensor:
-        """Of chip and reference: ``[channels]`` float64, between -1 and 1."""
-        return self.joint.correlation(ANALOG, DIGITAL)
+        """Of chip and reference: ``[channels]`` float64, between -1 and 1; 1 where either does not vary."""
+        found = self.joint.correlations()
+        constant = found[ANALOG, ANALOG] * found[DIGITAL, DIGITAL] == 0
+        return found[ANALOG, DIGITAL].masked_fill(constant, 1.0)
+
+    def aligned(self, scale: Tensor, offset: Tensor, gain: Tensor | None = None) -> Moments:
+        """Return the moments of ``scale * x + offset + gain * m``, x the chip's output and m its input mean."""
+        aligned = self.analog.affine(scale, offset)
+        if gain is not None and self.common is not None:
+            aligned = aligned.plus(gain, self.common, self.joint.correlations()[ANALOG, COMMON])
+        return aligned
 
 
 # What `JointMoments` of a layer are of, in this order.
@@ -58,51 +68,48 @@ class JointMoments:
 
     Args:
         count: Positions.
-        mean: ``[channels, signals]`` float64.
-        scatter: ``[channels, signals, signals]`` float64, sums of products of deviations from the means.
+        mean: ``[signals, channels]`` float64.
+        scatter: ``[signals, signals, channels]`` float64, sums of products of deviations from the means.
     """
 
     count: int
     mean: Tensor
     scatter: Tensor
+    _correlations: Tensor | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def empty(cls, n_channels: int, device: torch.device, n_signals: int = 2) -> JointMoments:
         """Return the moments of nothing."""
-        mean = torch.zeros(n_channels, n_signals, dtype=torch.float64, device=device)
-        return cls(0, mean, mean.new_zeros(n_channels, n_signals, n_signals))
+        mean = torch.zeros(n_signals, n_channels, dtype=torch.float64, device=device)
+        return cls(0, mean, mean.new_zeros(n_signals, n_signals, n_channels))
 
     def add(self, *signals: Tensor) -> None:
         """Take in a ``[channels, positions]`` sample of each, few enough positions for sums in their own precision."""
         n = signals[0].shape[1]
         if n == 0:
             return
-        x = torch.stack([s if s.dtype is torch.float64 else s.float() for s in signals], 1)
+        x = torch.stack([s if s.dtype is torch.float64 else s.float() for s in signals])
         mean = x.mean(2, keepdim=True)
         x.sub_(mean)
-        scatter, mean = torch.bmm(x, x.transpose(1, 2)).double(), mean.squeeze(2).double()
+        scatter = (x.unsqueeze(0) * x.unsqueeze(1)).sum(3).double()
         total = self.count + n
-        delta = mean - self.mean
-        self.scatter = torch.baddbmm(
-            self.scatter + scatter, delta.unsqueeze(2), delta.unsqueeze(1), alpha=self.count * n / total
+        delta = mean.squeeze(2).double() - self.mean
+        self.scatter = scatter.add_(self.scatter).addcmul_(
+            delta.unsqueeze(0), delta.unsqueeze(1), value=self.count * n / total
         )
-        self.mean = self.mean + delta * (n / total)
+        self.mean = self.mean.add(delta, alpha=n / total)
         self.count = total
+        self._correlations = None
 
-    def varies(self, i: int) -> Tensor:
-        """Whether a signal changes by more than its rounding, ``[channels]``."""
-        return self.scatter[:, i, i] > _ROUNDING * self.count * self.mean[:, i].square()
-
-    def correlation(self, i: int, j: int) -> Tensor:
-        """Return that of two signals, ``[channels]``; 1 where either of chip and reference does not vary.
-
-        Nothing follows an input mean that does not vary: 0 there.
-        """
-        product = self.scatter[:, i, i] * self.scatter[:, j, j]
-        varies = self.varies(i) & self.varies(j) & (product > 0)
-        found = self.scatter[:, i, j] / torch.where(varies, product, torch.ones_like(product)).sqrt()
-        none = torch.full_like(found, 0.0 if COMMON in (i, j) else 1.0)
-        return torch.where(varies, found, none).clamp(-1.0, 1.0)
+    def correlations(self) -> Tensor:
+        """Return ``[signals, signals, channels]``; 0 with a signal that changes by no more than its rounding."""
+        if self._correlations is None:
+            squares = self.scatter.diagonal().T
+            constant = squares <= self.mean.square().mul_(_ROUNDING * self.count)
+            inverse = squares.rsqrt().masked_fill_(constant, 0.0)
+            found = (self.scatter * inverse.unsqueeze(0)).mul_(inverse.unsqueeze(1))
+            self._correlations = found.clamp_(-1.0, 1.0)
+        return self._correlations
 
 
 # Scale and offset, and the input gain where there is one; each [channels].
@@ -117,7 +124,6 @@ class _LayerObserver:
     alignment: OutputAlignment
     rule: PairRule
     pair: Pair
-    aligned: Moments
     wants_joint: bool
     wants_common: bool
     pending: deque[tuple[Moments, Tensor | None]] = field(default_factory=deque)
@@ -125,7 +131,7 @@ class _LayerObserver:
     def note_reference(self, output: Tensor) -> None:
         moments = Moments.of(output, self.alignment.channel_dim)
         moments.check_finite(f"layer {self.name!r} of the reference")
-        probe = self._channels(output[_grid(output, self.alignment.channel_dim)]) if self.wants_joint else None
+        probe = self._channels(output[_grid(output.shape, self.alignment.channel_dim)]) if self.wants_joint else None
         self.pending.append((moments, probe))
 
     def __call__(self, output: Tensor, input_mean: InputMean | None) -> Tensor:
@@ -133,7 +139,8 @@ class _LayerObserver:
         now.check_finite(f"layer {self.name!r}")
         self.pair.analog.merge(now)
         mean = input_mean() if input_mean is not None and self.wants_common else None
-        common = None if mean is None else self._common(mean)
+        if mean is not None:
+            self._add_common(mean)
         if self.pending:
             digital, probe = self.pending.popleft()
             self.pair.digital.merge(digital)
@@ -142,15 +149,11 @@ class _LayerObserver:
         if now.count == 0 or self.pair.digital.count == 0:
             return output
         scale, offset, *gains = self.rule(self.pair)
-        aligned = now.affine(scale, offset)
-        if gains and common is not None:
-            aligned = aligned.plus(gains[0], common, self.pair.joint.correlation(ANALOG, COMMON))
-        self.aligned.merge(aligned)
         channel_dim = self.alignment.channel_dim
         return align(output, scale, offset, *gains, mean=mean, channel_dim=channel_dim, overwrite=True)
 
-    def _common(self, mean: Tensor) -> Moments:
-        """Take in the input mean's moments, one per channel of the output; returns those of this call."""
+    def _add_common(self, mean: Tensor) -> None:
+        """Take in the input mean's moments, one per channel of the output."""
         now = Moments.of(mean, self.alignment.channel_dim)
         now.check_finite(f"the input of layer {self.name!r}")
         repeats = self.alignment.n_channels // mean.shape[self.alignment.channel_dim]
@@ -158,10 +161,9 @@ class _LayerObserver:
         if self.pair.common is None:
             self.pair.common = Moments.empty(self.alignment.n_channels, mean.device)
         self.pair.common.merge(now)
-        return now
 
     def _compare(self, probe: Tensor, output: Tensor, mean: Tensor | None) -> None:
-        grid = _grid(output, self.alignment.channel_dim)
+        grid = _grid(output.shape, self.alignment.channel_dim)
         signals = [self._channels(output[grid]), probe]
         if signals[0].shape != probe.shape:  # a data-dependent number of regions gives no pairs
             return
@@ -181,15 +183,16 @@ class _LayerObserver:
             self.pair.digital.merge(self.pending.popleft()[0])
 
 
-def _grid(output: Tensor, channel_dim: int) -> tuple[slice, ...]:
-    """Return a coarse grid of positions, the same one for equal shapes."""
-    channels = output.dim() + channel_dim
-    n_channels = max(output.shape[channels], 1)
-    positions = output.numel() // n_channels
+@functools.lru_cache(1024)
+def _grid(shape: torch.Size, channel_dim: int) -> tuple[slice, ...]:
+    """Return a coarse grid of positions of an output."""
+    channels = len(shape) + channel_dim
+    n_channels = max(shape[channels], 1)
+    positions = shape.numel() // n_channels
     wanted = min(_PROBE, max(_PROBE_VALUES // n_channels, 128))
-    grid = [slice(None)] * output.dim()
+    grid = [slice(None)] * len(shape)
     # Neighbouring positions say nearly the same, so the grid is thinned along the longest dimensions first.
-    lengths = {d: output.shape[d] for d in range(output.dim()) if d != channels}
+    lengths = {d: length for d, length in enumerate(shape) if d != channels}
     steps = dict.fromkeys(lengths, 1)
     while positions > wanted:
         longest = max(lengths, key=lambda d: lengths[d] / steps[d])
@@ -249,9 +252,10 @@ def align_with_reference(
             continue  # a branch that eval mode does not take
         if pair.digital.count == 0:
             raise CalibrationError(f"layer {name!r} ran on the chip but not in the reference; is it the same network?")
-        session.alignments[name].set(*(vector.to(session.dtypes[name]) for vector in rule(pair)))
+        vectors = rule(pair)
+        session.alignments[name].set(*(vector.to(session.dtypes[name]) for vector in vectors))
         session.layers.append(
-            LayerShift.between(name, "analog layer", pair.analog, pair.digital, observer.aligned, pair.digital)
+            LayerShift.between(name, "analog layer", pair.analog, pair.digital, pair.aligned(*vectors), pair.digital)
         )
         pairs[name] = pair
     if not pairs:
@@ -266,4 +270,4 @@ def _observer(
     device, n = session.devices[name], alignment.n_channels
     joint = JointMoments.empty(n, device, 3 if wants_common else 2)
     pair = Pair(Moments.empty(n, device), Moments.empty(n, device), joint)
-    return _LayerObserver(name, alignment, rule, pair, Moments.empty(n, device), wants_joint, wants_common)
+    return _LayerObserver(name, alignment, rule, pair, wants_joint, wants_common)

@@ -333,8 +333,10 @@ def test_cross_moments_merge_as_numpys_over_everything():
         joint.add(torch.empty(3, 0), torch.empty(3, 0))
     a, d = np.concatenate(parts).transpose(1, 0, 2)
     expected = [np.corrcoef(a[:, c], d[:, c])[0, 1] for c in range(3)]
-    np.testing.assert_allclose(joint.correlation(ANALOG, DIGITAL).numpy(), expected, rtol=1e-10)
-    assert torch.equal(JointMoments.empty(2, torch.device("cpu")).correlation(ANALOG, DIGITAL), torch.ones(2).double())
+    np.testing.assert_allclose(joint.correlations()[ANALOG, DIGITAL].numpy(), expected, rtol=1e-10)
+    nothing = JointMoments.empty(2, torch.device("cpu"))
+    assert torch.equal(nothing.correlations(), torch.zeros(2, 2, 2).double())
+    assert torch.equal(Pair(Moments.empty(2), Moments.empty(2), nothing).correlation, torch.ones(2).double())
 
 
 def test_distill_can_match_predictions_too(chip, net, images):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from aihwkit_nabn.calibration.method import register_calibration_method
@@ -45,19 +44,20 @@ class CommonMode(Paired):
         common, joint = pair.common, pair.joint
         if common is None or joint.count == 0:
             return super().rule(pair)
-        with_mean, reference_with_mean = joint.correlation(ANALOG, COMMON), joint.correlation(DIGITAL, COMMON)
-        # In standard deviations of the chip's output and of the mean.
-        share = (with_mean - pair.correlation * reference_with_mean) / (
-            1.0 + _RIDGE + _STRENGTH / joint.count - reference_with_mean.square()
-        )
-        all_vary = joint.varies(ANALOG) & joint.varies(DIGITAL) & joint.varies(COMMON)
-        share = torch.where(all_vary, share, torch.zeros_like(share))
-        left = (1.0 - share * (2.0 * with_mean - share)).clamp(min=_LEAST_LEFT).sqrt()
-        correlation = ((pair.correlation - share * reference_with_mean) / left).clamp(0.0, 1.0)
-        scale = matching_scale(pair) / left * correlation**self.shrink
-        unit = (pair.analog.var / torch.where(common.var > 0, common.var, torch.ones_like(common.var))).sqrt()
-        gain = -scale * share * unit
-        return scale, pair.digital.mean - scale * pair.analog.mean - gain * common.mean, gain
+        found = joint.correlations()
+        with_reference, with_mean = found[ANALOG, DIGITAL], found[ANALOG, COMMON]
+        reference_with_mean = found[DIGITAL, COMMON]
+        # In standard deviations of the chip's output and of the mean. A reference that does not vary says nothing.
+        held_back = 1.0 + _RIDGE + _STRENGTH / joint.count
+        share = with_mean.addcmul(with_reference, reference_with_mean, value=-1.0)
+        share = share.div_(held_back - reference_with_mean.square()).mul_(found[DIGITAL, DIGITAL])
+        left = share.square().addcmul_(share, with_mean, value=-2.0).add_(1.0).clamp_(min=_LEAST_LEFT).sqrt_()
+        correlation = pair.correlation.addcmul(share, reference_with_mean, value=-1.0).div_(left).clamp_(0.0, 1.0)
+        scale = (matching_scale(pair) / left).mul_(correlation.pow_(self.shrink))
+        unit = (pair.analog.var / common.var).nan_to_num_(0.0, posinf=0.0).sqrt_()
+        gain = unit.mul_(scale).mul_(share).neg_()
+        offset = pair.digital.mean.addcmul(scale, pair.analog.mean, value=-1.0)
+        return scale, offset.addcmul_(gain, common.mean, value=-1.0), gain
 
     def align(self, session: CalibrationSession) -> dict[str, Pair]:
         """One pass of the reference and one of the chip; returns the layers' moments."""

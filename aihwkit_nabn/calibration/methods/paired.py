@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from aihwkit_nabn.calibration.method import CalibrationMethod, register_calibration_method
@@ -16,10 +15,9 @@ def matching_scale(pair: Pair, strength: float = 2.0) -> Tensor:
 
     A channel that does not vary on the chip keeps scale 1: there is nothing to read its scale from.
     """
-    ratio = pair.digital.var / pair.analog.var.clamp(min=torch.finfo(torch.float64).tiny)
-    ratio = torch.where(pair.analog.var > 0, ratio, torch.ones_like(ratio))
+    ratio = (pair.digital.var / pair.analog.var).nan_to_num_(1.0, posinf=1.0)
     n = min(pair.digital.count, pair.analog.count)
-    return ((n * ratio + strength) / (n + strength)).clamp(max=_LARGEST**2).sqrt()
+    return ratio.mul_(n / (n + strength)).add_(strength / (n + strength)).clamp_(max=_LARGEST**2).sqrt_()
 
 
 _LARGEST = 10.0
@@ -51,7 +49,7 @@ class Paired(CalibrationMethod):
         scale = matching_scale(pair)
         if self.shrink:
             scale = scale * pair.correlation.clamp(min=0.0) ** self.shrink
-        return scale, pair.digital.mean - scale * pair.analog.mean
+        return scale, pair.digital.mean.addcmul(scale, pair.analog.mean, value=-1.0)
 
     def align(self, session: CalibrationSession) -> dict[str, Pair]:
         """One pass of the reference and one of the chip; returns the layers' moments."""
