@@ -109,13 +109,14 @@ def choose_methods(names: list[str]) -> list[MethodSpec]:
     """Return the methods, those that need calibration images once with plain and once with augmented ones."""
     specs = []
     for spec in method_specs(names or ["all"]):
+        label = spec.label or spec.method
         if spec.method == UNCALIBRATED:
-            specs.append(MethodSpec(UNCALIBRATED, label="uncalibrated"))
+            specs.append(replace(spec, label="uncalibrated"))
         elif CALIBRATION_METHODS.get(spec.method).needs_batches:
             for images in (PLAIN, AUGMENTED):
-                specs.append(MethodSpec(spec.method, batches=images, label=f"{spec.method}, {images}"))
+                specs.append(replace(spec, batches=images, label=f"{label}, {images}"))
         else:
-            specs.append(MethodSpec(spec.method, label=spec.method))
+            specs.append(replace(spec, label=label))
     return specs
 
 

@@ -102,7 +102,7 @@ def openmmlab_bench(
     *,
     noises: Sequence[str],
     times: Sequence[str],
-    methods: Sequence[str],
+    methods: Sequence[str | dict[str, Any]],
     limit: int | None,
     max_samples: int,
     batch_size: int | None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aihwkit_nabn.errors import NabnError, UnknownNameError
 
@@ -49,31 +49,67 @@ def method_specs(names: Sequence[str]) -> list[MethodSpec]:
     at test time (``"plain"``).
 
     Args:
-        names: Registered names; ``"none"`` is the chip as programmed, ``"all"`` every registered method.
+        names: Registered names, options behind a colon: ``"distill:steps=20"``; an entry such as ``"lr=0.01"`` is one
+            more option of the method before it, as a list separated by commas has it. ``"none"`` is the chip as
+            programmed, ``"all"`` every registered method.
 
     Raises:
-        NabnError: there are no names.
+        NabnError: there are no names, or an option is malformed, unknown or has a value that is not allowed.
         UnknownNameError: a name is not registered.
     """
     from aihwkit_nabn.calibration import CALIBRATION_METHODS
+    from aihwkit_nabn.calibration.method import build_method
     from aihwkit_nabn.evaluation import MethodSpec
     from aihwkit_nabn.evaluation.scenario import UNCALIBRATED
+    from aihwkit_nabn.simulator.preset_text import parse_value
 
     if not names:
         raise NabnError(f"methods must name at least one of {UNCALIBRATED}, {', '.join(CALIBRATION_METHODS.names())}")
     # Those that work on statistics first, then those that compare with the digital model.
     everything = sorted(CALIBRATION_METHODS.names(), key=lambda name: CALIBRATION_METHODS.get(name).needs_reference)
-    wanted = [each for given in names for each in (everything if given == ALL else [given])]
     specs = [MethodSpec(UNCALIBRATED)]
-    for name in dict.fromkeys(wanted):
-        if name == UNCALIBRATED:
-            continue
-        if name not in CALIBRATION_METHODS:
-            raise UnknownNameError("calibration method", name, [UNCALIBRATED, ALL, *CALIBRATION_METHODS.names()])
-        method = CALIBRATION_METHODS.get(name)
-        batches = (AUGMENTED if method.replaces_statistics else PLAIN) if method.needs_batches else None
-        specs.append(MethodSpec(name, batches=batches))
+    for given, texts in _with_options(names):
+        if given in (ALL, UNCALIBRATED) and texts:
+            raise NabnError(f"method {given!r} takes no options, got {next(iter(texts))!r}")
+        for name in everything if given == ALL else [given]:
+            if name != UNCALIBRATED and name not in CALIBRATION_METHODS:
+                raise UnknownNameError("calibration method", name, [UNCALIBRATED, ALL, *CALIBRATION_METHODS.names()])
+            label = f"{name} ({', '.join('='.join(item) for item in texts.items())})" if texts else None
+            if name == UNCALIBRATED or any((spec.method, spec.label) == (name, label) for spec in specs):
+                continue
+            options = {option: parse_value(option, text) for option, text in texts.items()}
+            method = build_method(name, **options)  # refuses unknown options and values
+            batches = (AUGMENTED if method.replaces_statistics else PLAIN) if method.needs_batches else None
+            specs.append(MethodSpec(name, batches=batches, label=label, options=options))
     return specs
+
+
+def _with_options(names: Sequence[str]) -> list[tuple[str, dict[str, str]]]:
+    """Return each method's name with its options, still as text."""
+    methods: list[tuple[str, dict[str, str]]] = []
+    may_go_on = False
+    for item in names:
+        name, colon, option = (part.strip() for part in item.partition(":"))
+        if may_go_on and not colon and "=" in item:
+            option = item
+        else:
+            methods.append((name, {}))
+            may_go_on = bool(colon)
+        if may_go_on:
+            key, equals, value = (part.strip() for part in option.partition("="))
+            if not (key and equals and value):
+                raise NabnError(f"malformed option {option!r} of method {methods[-1][0]!r}: expected NAME:OPTION=VALUE")
+            if key in methods[-1][1]:
+                raise NabnError(f"option {key!r} of method {methods[-1][0]!r} is given twice")
+            methods[-1][1][key] = value
+    return methods
+
+
+def loop_methods(specs: Sequence[MethodSpec]) -> list[str | dict[str, Any]]:
+    """Return the methods as `AnalogTestLoop` takes them."""
+    return [
+        {"method": spec.method, "label": spec.label, **spec.options} if spec.options else spec.method for spec in specs
+    ]
 
 
 def parse_scenarios(noises: Sequence[str], times: Sequence[str]) -> list[Scenario]:

@@ -79,6 +79,7 @@ def openmmlab_arguments(
     work_dir: Path,
 ) -> dict[str, Any]:
     """Return model, measurement and calibration images of a config, from the loop that `nabn test` runs."""
+    from aihwkit_nabn.commands._evaluation import loop_methods
     from aihwkit_nabn.commands._openmmlab import measured_by_config
     from aihwkit_nabn.openmmlab.run import TestRun
 
@@ -86,7 +87,7 @@ def openmmlab_arguments(
         checkpoint=checkpoint,
         noises=noises,
         times=times,
-        methods=[spec.method for spec in study.methods],
+        methods=loop_methods(study.methods),
         chips=study.chips,
         seed=study.seed,
         max_samples=study.max_samples,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -127,7 +128,7 @@ def command(
     methods: Annotated[
         str | None,
         typer.Option(
-            help="Calibration methods, separated by commas; all for every one; default: "
+            help="Calibration methods, by commas, with options if need be: paired,distill:steps=20; or all; default: "
             f"{DIGITS_METHODS} (digits) or {OTHERS_METHODS}."
         ),
     ] = None,
@@ -161,6 +162,7 @@ def command(
     from aihwkit_nabn.commands._evaluation import (
         check_out,
         folder_name,
+        loop_methods,
         method_specs,
         numbers,
         show_result,
@@ -217,7 +219,7 @@ def command(
                 recipe,
                 noises=noise,
                 times=times,
-                methods=[spec.method for spec in specs],
+                methods=loop_methods(specs),
                 limit=limit,
                 max_samples=max_samples,
                 batch_size=batch_size,
@@ -256,7 +258,5 @@ def command(
 
 def _with_fewer_steps(specs: list[MethodSpec], digits: bool) -> list[MethodSpec]:
     """Take the steps of ``distill`` that are enough for the small network."""
-    from aihwkit_nabn.evaluation import MethodSpec
-
     options = FASTER if digits else {}
-    return [MethodSpec(spec.method, batches=spec.batches, options=options.get(spec.method, {})) for spec in specs]
+    return [replace(spec, options={**options.get(spec.method, {}), **spec.options}) for spec in specs]

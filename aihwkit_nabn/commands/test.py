@@ -32,7 +32,8 @@ def command(
     time: Annotated[list[str], typer.Option(help="Time after programming: 1s, 1h, 1d, 1y; can be repeated.")] = ["1d"],  # noqa: B006
     chips: Annotated[int, typer.Option(min=1, help="Chips per noise setting.")] = 5,
     methods: Annotated[
-        str, typer.Option(help="Calibration methods, separated by commas; all for every one.")
+        str,
+        typer.Option(help="Calibration methods, by commas, with options if need be: paired,distill:steps=20; or all."),
     ] = "none,population,common_mode",
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Images per batch; default: 32, or what the config says.")
@@ -70,6 +71,7 @@ def command(
     from aihwkit_nabn.commands._evaluation import (
         check_out,
         folder_name,
+        loop_methods,
         method_specs,
         parse_scenarios,
         show_result,
@@ -101,7 +103,7 @@ def command(
             checkpoint=weights,
             noises=noise,
             times=time,
-            methods=[spec.method for spec in specs],
+            methods=loop_methods(specs),
             chips=chips,
             seed=seed,
             max_samples=max_samples,

@@ -11,6 +11,7 @@ import aihwkit_nabn as nabn
 from aihwkit_nabn.calibration import CALIBRATION_METHODS
 from aihwkit_nabn.commands._evaluation import (
     check_out,
+    loop_methods,
     method_specs,
     parse_scenarios,
     split_names,
@@ -44,6 +45,52 @@ def test_method_errors() -> None:
         method_specs(["piared"])
     with pytest.raises(NabnError, match="methods must name"):
         method_specs([])
+
+
+def test_methods_take_options() -> None:
+    text = "none, paired,paired: shrink=0 ,distill:steps=3,common_mode=true,lr=1e-2,batch"
+    found = [(spec.method, spec.label, spec.options) for spec in method_specs(split_names(text))]
+    assert found == [
+        ("none", None, {}),
+        ("paired", None, {}),
+        ("paired", "paired (shrink=0)", {"shrink": 0}),
+        (
+            "distill",
+            "distill (steps=3, common_mode=true, lr=1e-2)",
+            {"steps": 3, "common_mode": True, "lr": 0.01},
+        ),
+        ("batch", None, {}),
+    ]
+
+
+def test_methods_with_options_for_the_test_loop() -> None:
+    assert loop_methods(method_specs(["paired", "distill:steps=3"])) == [
+        "none",
+        "paired",
+        {"method": "distill", "label": "distill (steps=3)", "steps": 3},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("paired:", "malformed option '' of method 'paired'"),
+        ("paired:shrink", "malformed option 'shrink' of method 'paired'"),
+        ("distill:steps=3,lr=", "malformed option 'lr=' of method 'distill'"),
+        ("distill:steps=3,steps=4", "option 'steps' of method 'distill' is given twice"),
+        ("paired:shrnk=0", "no option 'shrnk', did you mean 'shrink'"),
+        ("paired:shrink=2", "shrink must be"),
+        ("paired:shrink=a", "shrink must be"),
+        ("distill:steps=0", "steps must be"),
+        ("shrink=0", "calibration method 'shrink=0'"),
+        ("paired,shrink=0", "calibration method 'shrink=0'"),
+        ("none:shrink=0", "'none' takes no options"),
+        ("all:shrink=0", "'all' takes no options"),
+    ],
+)
+def test_errors_of_method_options(text: str, message: str) -> None:
+    with pytest.raises(NabnError, match=message):
+        method_specs(split_names(text))
 
 
 def test_one_setting_is_a_curve_over_time() -> None:
