@@ -24,6 +24,9 @@ _PROBE = 1024
 _PROBE_VALUES = 2**16
 # Variance over squared mean that rounding can make of values that are all the same.
 _ROUNDING = 1e-13
+# Variance of an input mean over the inputs' mean square that rounding can make of inputs that cancel, as a layer
+# normalization's do: read as a signal it would get a gain of millions.
+_CANCELLED = 1e-10
 
 
 @dataclass
@@ -70,11 +73,13 @@ class JointMoments:
         count: Positions.
         mean: ``[signals, channels]`` float64.
         scatter: ``[signals, signals, channels]`` float64, sums of products of deviations from the means.
+        input_square: Largest mean square seen of the inputs whose mean is the last signal, or None.
     """
 
     count: int
     mean: Tensor
     scatter: Tensor
+    input_square: Tensor | None = None
     _correlations: Tensor | None = field(default=None, repr=False, compare=False)
 
     @classmethod
@@ -106,6 +111,8 @@ class JointMoments:
         if self._correlations is None:
             squares = self.scatter.diagonal().T
             constant = squares <= self.mean.square().mul_(_ROUNDING * self.count)
+            if self.input_square is not None:
+                constant[COMMON] |= squares[COMMON] <= self.input_square * (_CANCELLED * self.count)
             inverse = squares.rsqrt().masked_fill_(constant, 0.0)
             found = (self.scatter * inverse.unsqueeze(0)).mul_(inverse.unsqueeze(1))
             self._correlations = found.clamp_(-1.0, 1.0)
@@ -139,8 +146,9 @@ class _LayerObserver:
         now.check_finite(f"layer {self.name!r}")
         self.pair.analog.merge(now)
         mean = input_mean() if input_mean is not None and self.wants_common else None
-        if mean is not None:
+        if mean is not None and input_mean is not None:
             self._add_common(mean)
+            self._note_inputs(input_mean.inputs)
         if self.pending:
             digital, probe = self.pending.popleft()
             self.pair.digital.merge(digital)
@@ -161,6 +169,13 @@ class _LayerObserver:
         if self.pair.common is None:
             self.pair.common = Moments.empty(self.alignment.n_channels, mean.device)
         self.pair.common.merge(now)
+
+    def _note_inputs(self, inputs: Tensor) -> None:
+        """Take note of how large the inputs are, from one sample: an order of magnitude is enough."""
+        joint = self.pair.joint
+        if inputs.numel():
+            square = inputs[:1].float().square().mean()
+            joint.input_square = square if joint.input_square is None else torch.maximum(joint.input_square, square)
 
     def _compare(self, probe: Tensor, output: Tensor, mean: Tensor | None) -> None:
         grid = _grid(output.shape, self.alignment.channel_dim)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Generator
 from typing import Any
 
@@ -16,7 +15,7 @@ from aihwkit.simulator.tiles.module import TileModule
 from torch import Tensor, nn
 
 from aihwkit_nabn.errors import ConversionError
-from aihwkit_nabn.nn.alignment import OutputAlignment
+from aihwkit_nabn.nn.alignment import InputMean, OutputAlignment
 from aihwkit_nabn.nn.carry_over import carry_over
 from aihwkit_nabn.seeding import RandomStream
 from aihwkit_nabn.simulator.mvm import LinearMap, analog_product, effective_weight, is_perfect, tiles_of
@@ -116,7 +115,7 @@ class NoiseAwareLayer(AnalogLayerBase, nn.Module):
 
     def _aligned(self, product: Tensor, x: Tensor, linear_map: LinearMap) -> Tensor:
         """Return the product of `x` as the alignment makes it."""
-        input_mean = functools.partial(linear_map.input_mean, x) if self._takes_input_mean else None
+        input_mean = InputMean(x, linear_map.input_mean) if self._takes_input_mean else None
         out: Tensor = self.alignment(product, input_mean, overwrite=True)
         return out
 
