@@ -22,6 +22,7 @@ from aihwkit_nabn.nn.batchnorm import (
     NoiseAwareBatchNorm2d,
     NoiseAwareBatchNorm3d,
 )
+from aihwkit_nabn.nn.inference_mode import outside_inference_mode
 from aihwkit_nabn.nn.layers import NoiseAwareConv1d, NoiseAwareConv2d, NoiseAwareConv3d, NoiseAwareLinear
 from aihwkit_nabn.nn.matrices import kept_reason, matrix_parameters
 from aihwkit_nabn.nn.reparametrization import copy_model, refresh_weights
@@ -72,6 +73,7 @@ def register_analog_form(digital: type[nn.Module], analog: type[nn.Module]) -> N
     probe.take_as_stock(digital)
 
 
+@outside_inference_mode()
 def convert_to_noise_aware(
     model: nn.Module,
     rpu_config: RPUConfigBase,
