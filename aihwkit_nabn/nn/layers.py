@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from aihwkit_nabn.errors import ConversionError
 from aihwkit_nabn.nn.alignment import InputMean, OutputAlignment
 from aihwkit_nabn.nn.carry_over import carry_over
+from aihwkit_nabn.nn.reparametrization import is_trainable
 from aihwkit_nabn.seeding import RandomStream
 from aihwkit_nabn.simulator.mvm import LinearMap, analog_product, effective_weight, is_perfect, tiles_of
 
@@ -71,12 +72,22 @@ class NoiseAwareLayer(AnalogLayerBase, nn.Module):
         if bias is not None:
             self.analog_module.bias.data = self.analog_module.bias.data.to(weight.dtype)
         self.analog_module.set_weights(matrix, None if bias is None else bias.detach())
+        self._freeze_as(module)
         carry_over(module, self)
         self.to(weight.device)
         self.train(module.training)
 
     def _tiles(self) -> list[TileModule]:
         return tiles_of(self.analog_module)
+
+    def _freeze_as(self, module: Any) -> None:
+        """What takes no gradient in the digital layer takes none here."""
+        if not is_trainable(module):
+            for tile in self._tiles():
+                if isinstance(tile.tile, nn.Module):
+                    tile.tile.weight.requires_grad_(False)
+        if self.bias is not None:
+            self.bias.requires_grad_(module.bias.requires_grad)
 
     def _check_unfolding(self) -> None:
         tile = self._tiles()[0]

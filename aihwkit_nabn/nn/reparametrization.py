@@ -22,6 +22,14 @@ def copy_model(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, computed)
 
 
+def is_trainable(module: nn.Module) -> bool:
+    """Whether a layer's weight, or what it is computed from, takes a gradient."""
+    weight: Any = module.weight
+    return (
+        weight.requires_grad if isinstance(weight, nn.Parameter) else any(p.requires_grad for p in module.parameters())
+    )
+
+
 @torch.no_grad()
 def refresh_weights(module: nn.Module) -> None:
     """Compute anew what hooks compute: since the last forward pass other parameters may have been loaded."""

@@ -424,6 +424,16 @@ def test_a_deep_copy_works_and_is_independent(chip, images, net):
     assert torch.equal(twin(x), chip(x))
 
 
+def test_what_is_frozen_stays_frozen(net):
+    net.grouped.requires_grad_(False)
+    net.head.weight.requires_grad_(False)
+    analog = convert(net)
+    for name, layer in named_analog_layers(analog).items():
+        digital = net.get_submodule(name)
+        assert all(tile.tile.weight.requires_grad == digital.weight.requires_grad for tile in layer.analog_tiles())
+        assert layer.bias is None or layer.bias.requires_grad == digital.bias.requires_grad
+
+
 def test_gradients_reach_the_weights_on_the_tiles(net, images):
     analog = convert(net)
     for model in (net, analog):

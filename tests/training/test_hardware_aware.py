@@ -75,6 +75,22 @@ def test_trains_as_aihwkit_does_with_its_own_layers(preset: str, noise: Training
         assert after["3.weight"].abs().max() <= 2.7 * after["3.weight"].std()
 
 
+@pytest.mark.parametrize("preset", ["gaussian:sigma=0.1", "pcm"])
+def test_frozen_layers_stay_as_they_are(preset: str) -> None:
+    model = small_net()
+    model[0].requires_grad_(False)
+    model[6].bias.requires_grad_(False)
+    trained = train_hardware_aware(
+        model, small_batches(), noise=TrainingNoise(std=0.1), rpu_config=parse_preset(preset), clip_sigma=0.5, epochs=1
+    ).model
+    before, after = state_of(model), state_of(trained)
+    for name in ("0.weight", "0.bias", "6.bias"):
+        torch.testing.assert_close(after[name], before[name], rtol=1e-6, atol=0.0)
+    assert not torch.allclose(after["3.weight"], before["3.weight"], atol=1e-3)
+    with pytest.raises(NabnError, match="nothing to train"):
+        train_hardware_aware(model.requires_grad_(False), small_batches(), noise=TrainingNoise(std=0.1))
+
+
 @pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
 @pytest.mark.parametrize(
     "computed",
