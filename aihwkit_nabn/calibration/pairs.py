@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import warnings
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from aihwkit_nabn.calibration.report import LayerShift
 from aihwkit_nabn.calibration.session import CalibrationSession
 from aihwkit_nabn.errors import CalibrationError
 from aihwkit_nabn.nn.alignment import InputMean, OutputAlignment, align
+from aihwkit_nabn.nn.layers import NoiseAwareLayer, named_analog_layers
 
 # Positions per channel, and values in all, of a call whose reference values are kept until the chip's come, for the
 # correlation.
@@ -245,6 +247,8 @@ def align_with_reference(
         name: _observer(name, session, rule, wants_joint or wants_common, wants_common) for name in reference_layers
     }
 
+    reads = _weight_reads(session)
+
     def note(name: str, output: Any) -> None:
         observers[name].note_reference(output)
 
@@ -260,6 +264,8 @@ def align_with_reference(
     finally:
         for alignment in session.alignments.values():
             alignment.observer = None
+    read = [name for name, count in _weight_reads(session).items() if count > reads[name]]
+    _warn_of_bypassed([name for name in read if observers[name].pair.analog.count == 0])
     pairs = {}
     for name, observer in observers.items():
         pair = observer.pair
@@ -276,6 +282,22 @@ def align_with_reference(
     if not pairs:
         raise CalibrationError("no analog layer ran on the calibration set")
     return pairs
+
+
+def _weight_reads(session: CalibrationSession) -> dict[str, int]:
+    layers: dict[str, Any] = named_analog_layers(session.model)
+    return {name: layer.weight_reads for name, layer in layers.items() if isinstance(layer, NoiseAwareLayer)}
+
+
+def _warn_of_bypassed(names: list[str]) -> None:
+    """Tell of layers that the network does not call, while it reads their weights: no branch that eval mode skips."""
+    if names:
+        warnings.warn(
+            f"the network reads the weights of {len(names)} analog layers ({', '.join(names[:3])}"
+            f"{', ...' if len(names) > 3 else ''}) instead of calling them: programming noise acts there, converters, "
+            "read noise and calibration do not",
+            stacklevel=2,
+        )
 
 
 def _observer(

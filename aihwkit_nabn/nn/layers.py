@@ -43,6 +43,7 @@ class NoiseAwareLayer(AnalogLayerBase, nn.Module):
         alignment: Per-channel correction of the output.
         read_noise: Where the noise of each analog product is drawn from; programming a chip restarts it.
         exact: Whether products are computed exactly with the weights on the tiles, whatever the settings.
+        weight_reads: How often `weight` has been read.
 
     Raises:
         ConversionError: dtype or tile cannot hold this layer.
@@ -69,6 +70,7 @@ class NoiseAwareLayer(AnalogLayerBase, nn.Module):
         self._takes_input_mean = linear_map.input_mean_work(*matrix.shape) <= _MEAN_WORK
         self.read_noise = RandomStream(0)
         self.exact = False
+        self.weight_reads = 0
         if bias is not None:
             self.analog_module.bias.data = self.analog_module.bias.data.to(weight.dtype)
         self.analog_module.set_weights(matrix, None if bias is None else bias.detach())
@@ -101,6 +103,7 @@ class NoiseAwareLayer(AnalogLayerBase, nn.Module):
     @property
     def weight(self) -> Tensor:
         """The weights the tiles hold now, in the digital layer's shape, scales and drift factor included; detached."""
+        self.weight_reads += 1
         return self.linear_map.to_weight(effective_weight(self.analog_module).detach())
 
     def matrix_shape_of(self, weight: Tensor) -> tuple[int, ...]:
