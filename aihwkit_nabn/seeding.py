@@ -57,7 +57,7 @@ def isolated_rng(seed: int) -> Iterator[None]:
 
 def seed_generators(seed: int) -> None:
     """Seed the CPU generators of torch, numpy and Python; for use inside an `isolated_rng` block."""
-    torch.random.default_generator.manual_seed(seed)
+    torch.random.default_generator.manual_seed(seed % 2**64)  # torch takes no larger ones
     np.random.seed(seed % 2**32)
     random.seed(seed)
 

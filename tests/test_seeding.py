@@ -56,6 +56,14 @@ def test_isolated_block_draws_from_its_seed_and_leaves_the_generators_alone():
         assert draws() == first and draws() == second
 
 
+def test_seeds_beyond_what_torch_takes():
+    found = []
+    for seed in (2**63 - 1, 2**64 - 1, 2**64 + 5, 10**30):
+        with isolated_rng(seed):
+            found.append(tuple(draws()))
+    assert len(set(found)) == len(found)
+
+
 def test_isolated_block_restores_after_an_error():
     torch.manual_seed(1)
     state = torch.get_rng_state()

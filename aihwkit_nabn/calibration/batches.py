@@ -29,8 +29,18 @@ def default_forward(model: nn.Module, batch: Any) -> Any:
     return model(images.to(like.device))
 
 
-def limited(batches: Iterable[Any], max_samples: int | None) -> Iterator[tuple[Any, int]]:
+def limited(
+    batches: Iterable[Any], max_samples: int | None, forward_fn: ForwardFn | None = None
+) -> Iterator[tuple[Any, int]]:
     """Yield each batch with its number of samples, cutting the last one so that `max_samples` are not exceeded.
+
+    For `default_forward` a list is what a tuple is, the parts of a batch side by side (a DataLoader makes lists of
+    them), and comes out as one.
+
+    Args:
+        batches: The calibration set.
+        max_samples: How many samples at most; None: all.
+        forward_fn: What runs the batches.
 
     Raises:
         CalibrationError: a batch holds NaN or infinite values, or the loader itself fails.
@@ -47,6 +57,8 @@ def limited(batches: Iterable[Any], max_samples: int | None) -> Iterator[tuple[A
             raise
         except Exception as error:
             raise CalibrationError(f"the calibration loader failed after {index} batches: {error}") from error
+        if forward_fn is default_forward and type(batch) is list:
+            batch = tuple(batch)
         size = batch_size(batch)
         if max_samples is not None and seen + size > max_samples:
             batch = _first(batch, max_samples - seen, size)
@@ -61,8 +73,8 @@ def batch_size(batch: Any) -> int:
     """Return the number of samples in a batch.
 
     That is the length of its first tensor; of a list of images ``[C, H, W]``, records or other objects, the length of
-    the list. A tuple holds the parts of a batch side by side (images, labels), and so does a list that begins with a
-    batched tensor; inside one, a list or tuple has an entry per sample.
+    the list. A tuple holds the parts of a batch side by side (images, labels), and so does a list of tensors that are
+    not all of three dimensions; inside one, a list or tuple has an entry per sample.
     """
     size = _size(batch, inside=False)
     return 1 if size is None else size
@@ -83,7 +95,9 @@ def _lists_samples(batch: Sequence[Any], inside: bool) -> bool:
     """Whether each entry is one sample, rather than one part of all samples."""
     first = batch[0]
     if isinstance(first, Tensor):
-        return first.dim() <= 3 if inside else isinstance(batch, list) and first.dim() == 3
+        if inside:
+            return first.dim() <= 3
+        return isinstance(batch, list) and all(isinstance(part, Tensor) and part.dim() == 3 for part in batch)
     if isinstance(first, Mapping):
         return inside or isinstance(batch, list)
     return inside or isinstance(batch, list) or not isinstance(first, (list, tuple))

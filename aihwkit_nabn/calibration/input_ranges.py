@@ -74,7 +74,7 @@ def calibrate_input_ranges(
         exact_products(model),
         _observing(layers, inputs),
     ):
-        for batch, size in limited(own, max_samples):
+        for batch, size in limited(own, max_samples, run):
             if size == 0:
                 continue
             n_samples += size

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import warnings
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from aihwkit_nabn.calibration.report import LayerShift
 from aihwkit_nabn.calibration.session import CalibrationSession
 from aihwkit_nabn.errors import CalibrationError
 from aihwkit_nabn.nn.alignment import InputMean, OutputAlignment, align
+from aihwkit_nabn.nn.layers import NoiseAwareLayer, named_analog_layers
 
 # Positions per channel, and values in all, of a call whose reference values are kept until the chip's come, for the
 # correlation.
@@ -24,6 +26,9 @@ _PROBE = 1024
 _PROBE_VALUES = 2**16
 # Variance over squared mean that rounding can make of values that are all the same.
 _ROUNDING = 1e-13
+# Variance of an input mean over the inputs' mean square that rounding can make of inputs that cancel, as a layer
+# normalization's do: read as a signal it would get a gain of millions.
+_CANCELLED = 1e-10
 
 
 @dataclass
@@ -70,11 +75,13 @@ class JointMoments:
         count: Positions.
         mean: ``[signals, channels]`` float64.
         scatter: ``[signals, signals, channels]`` float64, sums of products of deviations from the means.
+        input_square: Largest mean square seen of the inputs whose mean is the last signal, or None.
     """
 
     count: int
     mean: Tensor
     scatter: Tensor
+    input_square: Tensor | None = None
     _correlations: Tensor | None = field(default=None, repr=False, compare=False)
 
     @classmethod
@@ -106,6 +113,8 @@ class JointMoments:
         if self._correlations is None:
             squares = self.scatter.diagonal().T
             constant = squares <= self.mean.square().mul_(_ROUNDING * self.count)
+            if self.input_square is not None:
+                constant[COMMON] |= squares[COMMON] <= self.input_square * (_CANCELLED * self.count)
             inverse = squares.rsqrt().masked_fill_(constant, 0.0)
             found = (self.scatter * inverse.unsqueeze(0)).mul_(inverse.unsqueeze(1))
             self._correlations = found.clamp_(-1.0, 1.0)
@@ -139,8 +148,9 @@ class _LayerObserver:
         now.check_finite(f"layer {self.name!r}")
         self.pair.analog.merge(now)
         mean = input_mean() if input_mean is not None and self.wants_common else None
-        if mean is not None:
+        if mean is not None and input_mean is not None:
             self._add_common(mean)
+            self._note_inputs(input_mean.inputs)
         if self.pending:
             digital, probe = self.pending.popleft()
             self.pair.digital.merge(digital)
@@ -161,6 +171,13 @@ class _LayerObserver:
         if self.pair.common is None:
             self.pair.common = Moments.empty(self.alignment.n_channels, mean.device)
         self.pair.common.merge(now)
+
+    def _note_inputs(self, inputs: Tensor) -> None:
+        """Take note of how large the inputs are, from one sample: an order of magnitude is enough."""
+        joint = self.pair.joint
+        if inputs.numel():
+            square = inputs[:1].float().square().mean()
+            joint.input_square = square if joint.input_square is None else torch.maximum(joint.input_square, square)
 
     def _compare(self, probe: Tensor, output: Tensor, mean: Tensor | None) -> None:
         grid = _grid(output.shape, self.alignment.channel_dim)
@@ -230,6 +247,8 @@ def align_with_reference(
         name: _observer(name, session, rule, wants_joint or wants_common, wants_common) for name in reference_layers
     }
 
+    reads = _weight_reads(session)
+
     def note(name: str, output: Any) -> None:
         observers[name].note_reference(output)
 
@@ -245,6 +264,8 @@ def align_with_reference(
     finally:
         for alignment in session.alignments.values():
             alignment.observer = None
+    read = [name for name, count in _weight_reads(session).items() if count > reads[name]]
+    _warn_of_bypassed([name for name in read if observers[name].pair.analog.count == 0])
     pairs = {}
     for name, observer in observers.items():
         pair = observer.pair
@@ -261,6 +282,22 @@ def align_with_reference(
     if not pairs:
         raise CalibrationError("no analog layer ran on the calibration set")
     return pairs
+
+
+def _weight_reads(session: CalibrationSession) -> dict[str, int]:
+    layers: dict[str, Any] = named_analog_layers(session.model)
+    return {name: layer.weight_reads for name, layer in layers.items() if isinstance(layer, NoiseAwareLayer)}
+
+
+def _warn_of_bypassed(names: list[str]) -> None:
+    """Tell of layers that the network does not call, while it reads their weights: no branch that eval mode skips."""
+    if names:
+        warnings.warn(
+            f"the network reads the weights of {len(names)} analog layers ({', '.join(names[:3])}"
+            f"{', ...' if len(names) > 3 else ''}) instead of calling them: programming noise acts there, converters, "
+            "read noise and calibration do not",
+            stacklevel=2,
+        )
 
 
 def _observer(

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from aihwkit_nabn.calibration.moments import Moments
-from aihwkit_nabn.chip.calibration_state import CalibrationSnapshot, freeze_calibration
+from aihwkit_nabn.chip.calibration_state import CalibrationSnapshot, freeze_calibration, unfold_all
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +86,8 @@ class CalibrationReport:
     _before: CalibrationSnapshot = field(repr=False)
 
     def undo(self) -> None:
-        """Bring the model's calibration back to what it was before, bit for bit."""
+        """Bring the model's calibration back to what it was before, bit for bit, also where it was folded meanwhile."""
+        unfold_all(self._model)
         self._before.restore()
 
     def freeze(self) -> None:

@@ -19,8 +19,10 @@ from aihwkit_nabn.chip.calibration_state import CalibrationSnapshot, alignments,
 from aihwkit_nabn.chip.programming import check_programmed
 from aihwkit_nabn.errors import CalibrationError, check_count
 from aihwkit_nabn.nn.attention import split_attention
+from aihwkit_nabn.nn.inference_mode import outside_inference_mode
 
 
+@outside_inference_mode()
 def calibrate(
     model: nn.Module,
     batches: Iterable[Any] | None = None,

@@ -76,7 +76,7 @@ class CalibrationSession:
         """
         if self._batches is None:
             raise CalibrationError("this method needs calibration batches, got None")
-        for batch, size in limited(self._batches, self._max_samples):
+        for batch, size in limited(self._batches, self._max_samples, self._forward_fn):
             if size == 0:
                 continue
             self.n_samples += size

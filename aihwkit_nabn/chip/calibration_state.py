@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from aihwkit_nabn.errors import CalibrationError
 from aihwkit_nabn.nn.alignment import OutputAlignment
 from aihwkit_nabn.nn.batchnorm import NoiseAwareBatchNorm
+from aihwkit_nabn.nn.inference_mode import outside_inference_mode
 from aihwkit_nabn.nn.layers import NoiseAwareLayer, named_analog_layers
 
 
@@ -82,6 +83,7 @@ class CalibrationSnapshot:
             entries.append((module, {k: v.clone() if isinstance(v, Tensor) else v for k, v in state.items()}))
         return cls(entries)
 
+    @outside_inference_mode()
     def restore(self) -> None:
         """Put everything back as it was."""
         for module, state in self.entries:
@@ -145,6 +147,7 @@ class FoldHandle:
         self.before.restore()
 
 
+@outside_inference_mode()
 def fold_calibration(model: nn.Module) -> FoldHandle:
     """Move the calibration to where it costs nothing: alignments into the tiles' digital output scale and bias.
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from aihwkit_nabn.chip.calibration_state import alignments, batchnorms, check_not_folded, clear_calibration
 from aihwkit_nabn.chip.input_ranges import input_ranges, ranged_layers, set_input_range
 from aihwkit_nabn.errors import CalibrationError
+from aihwkit_nabn.nn.inference_mode import outside_inference_mode
 from aihwkit_nabn.nn.layers import named_analog_layers
 
 
@@ -39,6 +40,7 @@ def calibration_tensors(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().clone() for name, tensor in found.items()}
 
 
+@outside_inference_mode()
 def load_calibration_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Replace the model's calibration by what `calibration_tensors` returned for the same network.
 

@@ -20,6 +20,7 @@ from aihwkit_nabn.errors import ChipFileError, NabnError, NotProgrammedError
 from aihwkit_nabn.nn import convert_to_noise_aware
 from aihwkit_nabn.nn.alignment import OutputAlignment
 from aihwkit_nabn.nn.batchnorm import NoiseAwareBatchNorm
+from aihwkit_nabn.nn.inference_mode import outside_inference_mode
 from aihwkit_nabn.nn.layers import NoiseAwareLayer, named_analog_layers
 from aihwkit_nabn.simulator.config_json import config_from_json, config_to_json
 from aihwkit_nabn.simulator.variation import begin_variation, rewind_variation, samples_processed
@@ -90,6 +91,7 @@ def save_chip(model: nn.Module, path: str | Path) -> Path:
     return path
 
 
+@outside_inference_mode()
 def load_chip(model: nn.Module, path: str | Path) -> nn.Module:
     """Return the chip of a file that `save_chip` wrote: the same outputs, the same drift to come.
 

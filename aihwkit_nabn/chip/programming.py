@@ -16,6 +16,7 @@ from aihwkit_nabn.chip.shared import share_programming
 from aihwkit_nabn.chip.times import parse_time
 from aihwkit_nabn.chip.written import WrittenWeights
 from aihwkit_nabn.errors import ConversionError, NabnError, NotProgrammedError
+from aihwkit_nabn.nn.inference_mode import outside_inference_mode
 from aihwkit_nabn.nn.layers import NoiseAwareLayer, named_analog_layers
 from aihwkit_nabn.seeding import RandomStream, check_seed, derive_seed, isolated_rng, seed_generators
 from aihwkit_nabn.simulator.compensation import match_readout_dtype
@@ -36,6 +37,7 @@ class ChipState:
     t_inference: float
 
 
+@outside_inference_mode()
 def program_chip(model: nn.Module, seed: int, t_inference: float | str = 0.0) -> nn.Module:
     """Program the chip of this `seed` onto the model's tiles and let it drift to `t_inference`, in place.
 
@@ -63,7 +65,7 @@ def program_chip(model: nn.Module, seed: int, t_inference: float | str = 0.0) ->
     tiles_of = _tiles_of(layers)
     _check_time(tiles_of, seconds)
     _check_weights(tiles_of)
-    warn_of_initial_ranges(model)
+    warn_of_initial_ranges(model, stacklevel=4)  # the caller, behind the decorator
     clear_calibration(model)
     rewind_variation(model)
     model.__dict__.pop("chip_state", None)  # there is none until all tiles are written
@@ -85,6 +87,7 @@ def program_chip(model: nn.Module, seed: int, t_inference: float | str = 0.0) ->
     return model
 
 
+@outside_inference_mode()
 def drift_chip(model: nn.Module, t_inference: float | str) -> nn.Module:
     """Let the chip that is on the model drift to another time, in place; the devices stay the same ones.
 

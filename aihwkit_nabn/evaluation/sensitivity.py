@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -20,6 +19,7 @@ from aihwkit_nabn.evaluation.settings import describe
 from aihwkit_nabn.nn import convert_to_noise_aware
 from aihwkit_nabn.nn.attention import split_attention
 from aihwkit_nabn.nn.layers import named_analog_layers
+from aihwkit_nabn.nn.reparametrization import copy_model
 from aihwkit_nabn.seeding import derive_seed, isolated_rng
 
 
@@ -117,7 +117,7 @@ class _Study:
             places += [(name, BUT) for name in layers] if reverse and len(layers) > 1 else []
             self.total = len(self.plan.scenarios) * len(self.plan.chip_seeds) * len(places) * len(self.plan.methods)
             # Copies: the reference's own modules stay out of the chip's model.
-            with split_attention(copy.deepcopy(model)) as split:
+            with split_attention(copy_model(model)) as split:
                 twins = match_reference(analog, split)
             for chip_seed in self.plan.chip_seeds:
                 program_chip(analog, chip_seed, float(scenario.t_inference))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,8 +13,22 @@ from torch.nn import functional as F
 from aihwkit_nabn import native
 from aihwkit_nabn.errors import NabnError
 
-#: Gives the mean of the inputs that each output was computed from: ``[..., 1 or groups, *spatial]``.
-InputMean = Callable[[], Tensor]
+
+@dataclass(frozen=True)
+class InputMean:
+    """Gives the mean of the inputs that each output was computed from: ``[..., 1 or groups, *spatial]``.
+
+    Args:
+        inputs: Of the layer.
+        mean: What makes the mean of them.
+    """
+
+    inputs: Tensor
+    mean: Callable[[Tensor], Tensor]
+
+    def __call__(self) -> Tensor:
+        """Return the mean."""
+        return self.mean(self.inputs)
 
 
 class OutputAlignment(nn.Module):

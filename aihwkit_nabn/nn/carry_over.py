@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
+from aihwkit_nabn.nn.reparametrization import is_weight_hook
+
 _HOOKS = (
     "_forward_hooks",
     "_forward_pre_hooks",
@@ -19,10 +21,12 @@ def carry_over(source: nn.Module, target: nn.Module) -> None:
     Attributes that `target` has already are left alone.
     """
     for name, value in source.__dict__.items():
-        if not name.startswith("_") and name != "training" and not hasattr(target, name):
+        if name.startswith("_") or name == "training" or hasattr(type(target), name):  # properties are not evaluated
+            continue
+        if not hasattr(target, name):
             setattr(target, name, value)
     for name in _HOOKS:
         for key, hook in getattr(source, name).items():
             # Hooks that re-parametrise the weight have done their work: the weight has been copied.
-            if not type(hook).__module__.startswith("torch.nn.utils"):
+            if not is_weight_hook(hook):
                 getattr(target, name)[key] = hook

@@ -22,8 +22,10 @@ from aihwkit_nabn.nn.batchnorm import (
     NoiseAwareBatchNorm2d,
     NoiseAwareBatchNorm3d,
 )
+from aihwkit_nabn.nn.inference_mode import outside_inference_mode
 from aihwkit_nabn.nn.layers import NoiseAwareConv1d, NoiseAwareConv2d, NoiseAwareConv3d, NoiseAwareLinear
 from aihwkit_nabn.nn.matrices import kept_reason, matrix_parameters
+from aihwkit_nabn.nn.reparametrization import copy_model, refresh_weights
 from aihwkit_nabn.nn.report import ConversionReport, LayerEntry
 from aihwkit_nabn.nn.transposed import (
     NoiseAwareConvTranspose1d,
@@ -71,6 +73,7 @@ def register_analog_form(digital: type[nn.Module], analog: type[nn.Module]) -> N
     probe.take_as_stock(digital)
 
 
+@outside_inference_mode()
 def convert_to_noise_aware(
     model: nn.Module,
     rpu_config: RPUConfigBase,
@@ -111,7 +114,8 @@ def convert_to_noise_aware(
     lazy = next((name for name, buffer in model.named_buffers() if is_lazy(buffer)), None)
     if lazy is not None:  # torch cannot copy these
         raise ConversionError(f"buffer {lazy!r} belongs to a {_LAZY}")
-    copied = copy.deepcopy(model)
+    copied = copy_model(model)
+    copied.eval()  # weights that are computed (spectral_norm) are others in training
     work = _Conversion(rpu_config, _excluded(copied, patterns), specific_rpu_config_fun)
     analog: Any = work.replace(copied)
     if not work.report.converted:
@@ -194,6 +198,7 @@ class _Conversion:
         config = copy.deepcopy(self.rpu_config)
         if self.specific is not None:
             config = self.specific(name, module, config)
+        refresh_weights(module)
         try:
             analog = form.from_digital(module, config)  # type: ignore[attr-defined]
         except ConversionError as error:

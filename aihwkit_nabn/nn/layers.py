@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Generator
 from typing import Any
 
@@ -16,8 +15,9 @@ from aihwkit.simulator.tiles.module import TileModule
 from torch import Tensor, nn
 
 from aihwkit_nabn.errors import ConversionError
-from aihwkit_nabn.nn.alignment import OutputAlignment
+from aihwkit_nabn.nn.alignment import InputMean, OutputAlignment
 from aihwkit_nabn.nn.carry_over import carry_over
+from aihwkit_nabn.nn.reparametrization import is_trainable
 from aihwkit_nabn.seeding import RandomStream
 from aihwkit_nabn.simulator.mvm import LinearMap, analog_product, effective_weight, is_perfect, tiles_of
 
@@ -43,6 +43,7 @@ class NoiseAwareLayer(AnalogLayerBase, nn.Module):
         alignment: Per-channel correction of the output.
         read_noise: Where the noise of each analog product is drawn from; programming a chip restarts it.
         exact: Whether products are computed exactly with the weights on the tiles, whatever the settings.
+        weight_reads: How often `weight` has been read.
 
     Raises:
         ConversionError: dtype or tile cannot hold this layer.
@@ -69,15 +70,26 @@ class NoiseAwareLayer(AnalogLayerBase, nn.Module):
         self._takes_input_mean = linear_map.input_mean_work(*matrix.shape) <= _MEAN_WORK
         self.read_noise = RandomStream(0)
         self.exact = False
+        self.weight_reads = 0
         if bias is not None:
             self.analog_module.bias.data = self.analog_module.bias.data.to(weight.dtype)
         self.analog_module.set_weights(matrix, None if bias is None else bias.detach())
+        self._freeze_as(module)
         carry_over(module, self)
         self.to(weight.device)
         self.train(module.training)
 
     def _tiles(self) -> list[TileModule]:
         return tiles_of(self.analog_module)
+
+    def _freeze_as(self, module: Any) -> None:
+        """What takes no gradient in the digital layer takes none here."""
+        if not is_trainable(module):
+            for tile in self._tiles():
+                if isinstance(tile.tile, nn.Module):
+                    tile.tile.weight.requires_grad_(False)
+        if self.bias is not None:
+            self.bias.requires_grad_(module.bias.requires_grad)
 
     def _check_unfolding(self) -> None:
         tile = self._tiles()[0]
@@ -91,6 +103,7 @@ class NoiseAwareLayer(AnalogLayerBase, nn.Module):
     @property
     def weight(self) -> Tensor:
         """The weights the tiles hold now, in the digital layer's shape, scales and drift factor included; detached."""
+        self.weight_reads += 1
         return self.linear_map.to_weight(effective_weight(self.analog_module).detach())
 
     def matrix_shape_of(self, weight: Tensor) -> tuple[int, ...]:
@@ -116,7 +129,7 @@ class NoiseAwareLayer(AnalogLayerBase, nn.Module):
 
     def _aligned(self, product: Tensor, x: Tensor, linear_map: LinearMap) -> Tensor:
         """Return the product of `x` as the alignment makes it."""
-        input_mean = functools.partial(linear_map.input_mean, x) if self._takes_input_mean else None
+        input_mean = InputMean(x, linear_map.input_mean) if self._takes_input_mean else None
         out: Tensor = self.alignment(product, input_mean, overwrite=True)
         return out
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import nn
 
 from aihwkit_nabn.nn.layers import NoiseAwareLayer, named_analog_layers
+from aihwkit_nabn.nn.reparametrization import copy_model, make_weights_plain
 
 
 def digital_twin(model: nn.Module, analog: nn.Module) -> nn.Module:
@@ -17,8 +16,10 @@ def digital_twin(model: nn.Module, analog: nn.Module) -> nn.Module:
         model: The digital model that was converted; not changed.
         analog: Its conversion, in eval mode, so that no weight noise is drawn.
     """
-    twin = copy.deepcopy(model)
+    twin = copy_model(model)
     layers = named_analog_layers(analog)
+    for name in layers:  # the trained weights are what they are, not what other parameters make of them
+        make_weights_plain(twin.get_submodule(name))
     own_parameters, own_buffers = dict(twin.named_parameters()), dict(twin.named_buffers())
     with torch.no_grad():
         for name, layer in layers.items():

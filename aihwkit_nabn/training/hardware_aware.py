@@ -66,7 +66,8 @@ def train_hardware_aware(
     A copy goes on aihwkit's tiles; each batch sees weights with new noise, and gradients go to the weights without it;
     after every step of aihwkit's ``AnalogOptimizer`` the weights are clipped, and where the configuration scales them
     to the tile's range, remapped. Input ranges of converters are learned. The learning rate falls along a cosine. What
-    aihwkit cannot hold stays digital, is trained along, and is named in the report.
+    aihwkit cannot hold stays digital, is trained along, and is named in the report. What requires no gradient stays
+    as it is.
 
     The result is a digital network of the same class. Give it to `aihwkit_nabn.evaluate` like the original: the same
     seeds program the same devices. Input ranges are set there from images, as for any model.
@@ -207,6 +208,8 @@ def _check(model: object, batches: object, noise: object, functions: dict[str, o
     analog = next((name for name, module in model.named_modules() if isinstance(module, AnalogLayerBase)), None)
     if analog is not None:
         raise NabnError(f"model must be digital, but its module {analog!r} is analog already; give the original")
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise NabnError("model has no parameter that requires a gradient: there is nothing to train")
     if isinstance(batches, (str, Tensor)) or not (callable(batches) or isinstance(batches, Iterable)):
         raise NabnError(
             f"batches must be an iterable of labelled batches or a function of the epoch, got {type(batches).__name__}"

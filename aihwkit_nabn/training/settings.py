@@ -12,6 +12,7 @@ from aihwkit.simulator.parameters.inference import WeightClipParameter, WeightRe
 from torch import nn
 
 from aihwkit_nabn.errors import NabnError
+from aihwkit_nabn.nn.reparametrization import is_trainable
 from aihwkit_nabn.training.noise import TrainingNoise
 
 INPUT_RANGE_BATCHES = 50  # of the recipe: ranges follow the data so long, then they are learned
@@ -59,12 +60,17 @@ def training_config(rpu_config: RPUConfigBase | None, noise: TrainingNoise, clip
 
 
 def spare_degenerate(name: str, module: nn.Module, config: Any) -> Any:
-    """Switch off, per layer, what would divide by zero or by no standard deviation: aihwkit's per-layer function."""
+    """Switch off, per layer, what would divide by zero or by no standard deviation, or change a frozen layer's weights.
+
+    aihwkit's per-layer function.
+    """
     weight = getattr(module, "weight", None)
     if weight is not None and bool((weight.detach().flatten(1).abs().amax(1) == 0).any()):
         config.remap.type = WeightRemapType.NONE  # a column of zeros
     if weight is not None and weight.numel() < 2:
         config.clip.type = WeightClipType.NONE
+    if weight is not None and not is_trainable(module):
+        config.remap.type, config.clip.type = WeightRemapType.NONE, WeightClipType.NONE
     return config
 
 

@@ -27,6 +27,7 @@ BATCHES = {
     "tuple of images and labels": lambda n: (images(n, 3, 4, 5), torch.arange(n)),
     "list of images and labels, as a DataLoader gives it": lambda n: [images(n, 3, 4, 5), torch.arange(n)],
     "sequences and labels": lambda n: (images(n, 4, 5), torch.arange(n)),
+    "list of sequences and labels": lambda n: [images(n, 4, 5), torch.arange(n)],
     "named tuple": lambda n: Pair(images(n, 3, 4, 5), torch.arange(n)),
     "dictionary": lambda n: {"image": images(n, 3, 4, 5), "label": torch.arange(n), "split": "val", "scale": 2.0},
     "nested dictionary": lambda n: {"meta": {"name": "a"}, "x": {"image": images(n, 3, 4, 5)}},
@@ -60,7 +61,7 @@ def test_samples_are_counted_and_cut_exactly(kind, n):
             assert cut.keys() == batch.keys() and cut.get("split") == batch.get("split")
         elif isinstance(batch, torch.Tensor):
             assert torch.equal(cut, expected[:limit])
-        elif kind.startswith(("tuple of", "named", "list of images", "sequences")):
+        elif kind.startswith(("tuple of", "named", "list of images", "list of sequences", "sequences")):
             assert len(cut) == 2 and torch.equal(cut[1], torch.arange(limit))
         elif kind.startswith(("tuples", "lists")):
             assert len(cut) == 2 and len(cut[0]) == len(cut[1]) == limit
@@ -85,6 +86,17 @@ def test_dataloaders():
     data = TensorDataset(images(7, 3, 2, 2), torch.arange(7))
     assert [size for _, size in limited(DataLoader(data, batch_size=2), 5)] == [2, 2, 1]
     assert sum(size for _, size in limited(DataLoader(data, batch_size=3), None)) == 7
+
+
+@pytest.mark.parametrize("more", [(), (torch.arange(7),), (images(7, 3, 20),)])
+def test_lists_of_sequences_as_a_dataloader_gives_them(more):
+    """For the default forward, which runs the first part alone."""
+    loader = DataLoader(TensorDataset(images(7, 3, 20), *more), batch_size=3)
+    for max_samples, sizes in ((None, [3, 3, 1]), (4, [3, 1]), (2, [2])):
+        found = list(limited(loader, max_samples, default_forward))
+        assert [size for _, size in found] == [len(batch[0]) for batch, _ in found] == sizes
+        store = SampleStore([batch for batch, _ in found])
+        assert store.by_sample and store.n == sum(sizes)
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])

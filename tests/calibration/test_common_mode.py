@@ -145,6 +145,23 @@ def test_a_constant_on_every_weight_of_a_row_is_taken_out(positive, images, rela
     assert errors["common_mode"] < 0.1 and errors["common_mode"] < 0.25 * errors["paired"], errors
 
 
+@pytest.mark.parametrize("size", [1e-4, 1.0, 1e4])
+def test_inputs_that_cancel_have_no_mean_to_follow(size, relative):
+    """What rounding leaves of a layer normalization's mean is no signal."""
+    torch.manual_seed(0)
+    norm = nn.LayerNorm(32)
+    norm.weight.data.fill_(size)
+    net = nn.Sequential(norm, nn.Linear(32, 40), nn.ReLU(), nn.Linear(40, 8)).eval()
+    chip = nabn.convert_to_noise_aware(net, nabn.presets.GaussianWeightNoisePreset(sigma=0.1))
+    nabn.program_chip(chip, seed=0)
+    nabn.calibrate(chip, [torch.randn(6, 5, 32) for _ in range(2)], "common_mode", reference=net)
+    assert not chip[1].alignment.input_gain.any() and chip[3].alignment.input_gain.all()
+    x = torch.randn(6, 5, 32)
+    calibrated = chip(x)
+    nabn.fold_calibration(chip)
+    assert relative(chip(x), calibrated) < 1e-5
+
+
 def test_which_layers_take_part(positive, images):
     chip = nabn.convert_to_noise_aware(positive, nabn.presets.GaussianWeightNoisePreset(sigma=0.1))
     nabn.program_chip(chip, seed=0)

@@ -12,6 +12,7 @@ import aihwkit_nabn as nabn
 from aihwkit_nabn.calibration import CALIBRATION_METHODS, CalibrationMethod, CalibrationReport
 from aihwkit_nabn.errors import CalibrationError, NabnError, NotProgrammedError
 from aihwkit_nabn.nn import NoiseAwareBatchNorm, named_analog_layers
+from tests.tensors import tensors_of
 
 READS_BATCHES: dict[str, bool] = {}
 QUICK = {"distill": {"steps": 3}}
@@ -59,6 +60,18 @@ def test_calibrates_and_undoes_bit_for_bit(name, chip, run, batches, images, bit
     assert not same(bits(chip), before)
     report.undo()
     assert same(bits(chip), before) and torch.equal(chip(x), uncalibrated)
+
+
+def test_undo_takes_out_a_fold(name, chip, run, batches, images):
+    before, uncalibrated = tensors_of(chip), chip(images(6, 50))
+    report = run(name, chip, batches)
+    report.freeze()
+    nabn.fold_calibration(chip)
+    report.undo()
+    after = tensors_of(chip)
+    assert before.keys() == after.keys() and all(torch.equal(value, after[key]) for key, value in before.items())
+    assert torch.equal(chip(images(6, 50)), uncalibrated)
+    run(name, chip, batches)  # refused where a fold is left
 
 
 @pytest.mark.parametrize("first", ["paired", "population", "online"])

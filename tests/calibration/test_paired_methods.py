@@ -13,6 +13,7 @@ from aihwkit.nn.conversion import convert_to_analog
 from aihwkit.simulator.configs import TorchInferenceRPUConfig
 from aihwkit.simulator.parameters import IOParameters
 from torch import nn
+from torch.nn import functional as F
 
 import aihwkit_nabn as nabn
 from aihwkit_nabn.calibration import CALIBRATION_METHODS, Moments
@@ -271,6 +272,27 @@ REFERENCES = {
     "other wiring": (lambda net: other(net, row=Bypassed(net.row)), "ran on the chip but not in the reference"),
     "fails": (lambda net: other(net, norm=nn.BatchNorm2d(3).eval()), "the reference failed on calibration batch 0"),
 }
+
+
+class ReadsWeights(nn.Module):
+    """As torchvision's Swin transformers: the network's own code takes the weights of `read` and does not call it."""
+
+    def __init__(self):
+        super().__init__()
+        self.called, self.read, self.unused = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x):
+        assert self.called.weight.dtype == x.dtype
+        return F.linear(self.called(x), self.read.weight, self.read.bias)
+
+
+def test_layers_whose_weights_are_read_are_told():
+    net = ReadsWeights().eval()
+    chip = nabn.convert_to_noise_aware(net, nabn.presets.GaussianWeightNoisePreset(sigma=0.1))
+    nabn.program_chip(chip, seed=0)
+    with pytest.warns(UserWarning, match=r"reads the weights of 1 analog layers \(read\) instead of calling them"):
+        report = nabn.calibrate(chip, [torch.randn(8, 4)], reference=net)
+    assert [layer.name for layer in report.layers] == ["called"]
 
 
 class Bypassed(nn.Conv1d):

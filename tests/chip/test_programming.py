@@ -267,6 +267,14 @@ def test_an_interruption_is_not_taken_for_training(net, monkeypatch):
         assert equal(bits(nabn.program_chip(analog, seed=1)), expected)
 
 
+@pytest.mark.parametrize("seed", [2**63, 2**64, 10**30])
+def test_seeds_may_be_of_any_size(analog, seed):
+    drifted = bits(nabn.program_chip(analog, seed, "1d"))
+    nabn.set_read_noise_seed(analog, seed)
+    assert chip_state(analog).seed == seed
+    assert equal(bits(nabn.drift_chip(nabn.program_chip(analog, seed), "1d")), drifted)
+
+
 @pytest.mark.parametrize("seed", [-1, 1.5, 2.0, True, None, "3", math.nan])
 def test_impossible_seeds(chip, seed):
     before = bits(chip)

@@ -8,6 +8,7 @@ import torch
 from aihwkit.simulator.configs import FloatingPointRPUConfig
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils import prune
 
 import aihwkit_nabn as nabn
 from aihwkit_nabn.errors import ConversionError
@@ -288,13 +289,36 @@ def test_attributes_that_frameworks_put_on_layers_are_kept():
     assert "tiles=1" in repr(analog)
 
 
-def test_weight_normalisation_is_taken_as_applied(relative):
+COMPUTED = {
+    "weight_norm": nn.utils.parametrizations.weight_norm,
+    "spectral_norm": nn.utils.parametrizations.spectral_norm,
+    "weight_norm by hook": nn.utils.weight_norm,
+    "spectral_norm by hook": nn.utils.spectral_norm,
+    "pruned": lambda layer: prune.l1_unstructured(layer, "weight", 0.4),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+@pytest.mark.parametrize("since", ["training", "forward", "loading"])
+@pytest.mark.parametrize("kind", COMPUTED)
+def test_computed_weights_are_taken_as_applied(kind, since, relative):
+    """Also where torch has not applied them since they were made, trained or loaded."""
     torch.manual_seed(0)
-    model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(5, 4))).eval()
+    model, other = (nn.Sequential(COMPUTED[kind](nn.Linear(5, 4)), nn.Linear(4, 2)) for _ in range(2))
+    x = torch.randn(3, 5)
+    if since != "training":
+        with torch.no_grad():
+            model.eval()(x)
+    if since == "loading":
+        model.load_state_dict(other.state_dict())
+    before = state_of(model)
     analog = convert(model)
     assert isinstance(analog[0], NoiseAwareLayer)
-    x = torch.randn(3, 5)
-    assert relative(analog(x), model(x)) < 1e-5
+    assert state_of(model).keys() == before.keys()
+    assert all(torch.equal(value, before[name]) for name, value in state_of(model).items())
+    assert relative(analog(x), model.eval()(x)) < 1e-6
+    assert not analog[0]._forward_pre_hooks
+    assert relative(convert(model, exclude="0")(x), model(x)) < 1e-6
 
 
 @pytest.mark.parametrize("exclude", ["head", ("head", "norm1d"), ("stem.*", "row"), "*.0", ["n*"]])
@@ -398,6 +422,16 @@ def test_a_deep_copy_works_and_is_independent(chip, images, net):
     assert torch.equal(chip(x), expected) and not torch.equal(twin(x), expected)
     nabn.program_chip(chip, seed=8)
     assert torch.equal(twin(x), chip(x))
+
+
+def test_what_is_frozen_stays_frozen(net):
+    net.grouped.requires_grad_(False)
+    net.head.weight.requires_grad_(False)
+    analog = convert(net)
+    for name, layer in named_analog_layers(analog).items():
+        digital = net.get_submodule(name)
+        assert all(tile.tile.weight.requires_grad == digital.weight.requires_grad for tile in layer.analog_tiles())
+        assert layer.bias is None or layer.bias.requires_grad == digital.bias.requires_grad
 
 
 def test_gradients_reach_the_weights_on_the_tiles(net, images):

@@ -8,6 +8,7 @@ from aihwkit.nn.conversion import convert_to_analog
 from aihwkit.optim import AnalogOptimizer
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import prune
 
 import aihwkit_nabn as nabn
 from aihwkit_nabn.errors import NabnError
@@ -72,6 +73,47 @@ def test_trains_as_aihwkit_does_with_its_own_layers(preset: str, noise: Training
     # Clipped after the last step: at 2.5 standard deviations of what was there before it.
     if preset != "pcm":
         assert after["3.weight"].abs().max() <= 2.7 * after["3.weight"].std()
+
+
+@pytest.mark.parametrize("preset", ["gaussian:sigma=0.1", "pcm"])
+def test_frozen_layers_stay_as_they_are(preset: str) -> None:
+    model = small_net()
+    model[0].requires_grad_(False)
+    model[6].bias.requires_grad_(False)
+    trained = train_hardware_aware(
+        model, small_batches(), noise=TrainingNoise(std=0.1), rpu_config=parse_preset(preset), clip_sigma=0.5, epochs=1
+    ).model
+    before, after = state_of(model), state_of(trained)
+    for name in ("0.weight", "0.bias", "6.bias"):
+        torch.testing.assert_close(after[name], before[name], rtol=1e-6, atol=0.0)
+    assert not torch.allclose(after["3.weight"], before["3.weight"], atol=1e-3)
+    with pytest.raises(NabnError, match="nothing to train"):
+        train_hardware_aware(model.requires_grad_(False), small_batches(), noise=TrainingNoise(std=0.1))
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+@pytest.mark.parametrize(
+    "computed",
+    [
+        nn.utils.parametrizations.weight_norm,
+        nn.utils.parametrizations.spectral_norm,
+        nn.utils.weight_norm,
+        nn.utils.spectral_norm,
+        lambda layer: prune.random_unstructured(layer, "weight", 0.3),
+    ],
+)
+def test_what_computed_weights_learn_is_kept(computed: Any) -> None:
+    model, plain = small_net(), small_net()
+    model[6] = computed(model[6]).eval()
+    with torch.no_grad():
+        model(small_batches()[0][0])
+        plain[6].weight.copy_(model[6].weight)
+    options: dict[str, Any] = {"noise": TrainingNoise(std=0.05), "epochs": 1, "learning_rate": 0.05}
+    trained, expected = (train_hardware_aware(net, small_batches(), **options).model for net in (model, plain))
+    x = small_batches()[1][0]
+    torch.testing.assert_close(trained(x), expected(x))
+    trained.load_state_dict(expected.state_dict())
+    assert type(trained[6]) is nn.Linear and torch.isfinite(model(x)).all()
 
 
 def test_same_seed_same_network_and_nothing_of_the_callers_is_touched() -> None:
