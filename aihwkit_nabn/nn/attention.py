@@ -230,6 +230,15 @@ def is_plain_attention(module: nn.Module) -> bool:
     )
 
 
+def split_windows(module: nn.Module) -> Callable[[], None] | None:
+    """Make torchvision's windowed attention call its projections; return what undoes that, or None: another layer."""
+    if type(module).__module__ != "torchvision.models.swin_transformer":
+        return None
+    from aihwkit_nabn.nn import window_attention  # needs torchvision, which the network has
+
+    return window_attention.split_windows(module)
+
+
 # Switches of the fused forms that go past a layer's children, and how they stand when closed.
 _FAST_PATHS: dict[type[nn.Module], tuple[str, Any]] = {
     nn.TransformerEncoderLayer: ("activation_relu_or_gelu", 0),
@@ -260,6 +269,9 @@ def split_attention(model: nn.Module) -> Iterator[nn.Module]:
     try:
         for parent in list(model.modules()):
             reopen.append(close_fast_path(parent))
+            rejoin = split_windows(parent)
+            if rejoin is not None:
+                reopen.append(rejoin)
             for name, child in parent._modules.items():
                 if child is not None and is_plain_attention(child):
                     swapped.append((parent, name, child))

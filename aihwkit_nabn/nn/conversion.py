@@ -15,7 +15,7 @@ from torch.nn.parameter import is_lazy
 
 from aihwkit_nabn.errors import ConversionError, suggestion
 from aihwkit_nabn.nn import probe
-from aihwkit_nabn.nn.attention import NoiseAwareMultiheadAttention, close_fast_path, is_plain_attention
+from aihwkit_nabn.nn.attention import NoiseAwareMultiheadAttention, close_fast_path, is_plain_attention, split_windows
 from aihwkit_nabn.nn.batchnorm import (
     NoiseAwareBatchNorm,
     NoiseAwareBatchNorm1d,
@@ -185,6 +185,7 @@ class _Conversion:
         norm_form = _form(module, NORMALIZATION_FORMS) or _frozen_form(module)
         if norm_form is not None:
             return self._to_noise_aware(module, name, norm_form)
+        split_windows(module)
         for child_name, child in list(module._modules.items()):
             if child is not None:
                 module._modules[child_name] = self.replace(child, f"{name}.{child_name}" if name else child_name)
