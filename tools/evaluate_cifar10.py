@@ -12,6 +12,7 @@ import functools
 import multiprocessing
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -206,7 +207,16 @@ _bench: Bench | None = None  # of a worker process
 def _start_worker(bench: Bench, threads: int) -> None:
     global _bench
     torch.set_num_threads(threads)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     _bench = bench
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it is gone: the pool's own workers would wait for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _measure_in_worker(scenario: Scenario, chip: int, specs: list[MethodSpec]) -> EvaluationResult:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -99,6 +100,37 @@ def test_worker_processes_measure_the_same(data_root: Path, tmp_path: Path) -> N
         arguments = _arguments(data_root, tmp_path / workers, chips="2", settings="additive-0.06", workers=workers)
         subprocess.run([sys.executable, str(script), *arguments], check=True, capture_output=True)
     assert _records(tmp_path / "1") == _records(tmp_path / "2")
+
+
+@pytest.mark.slow
+def test_worker_processes_end_with_the_one_that_is_killed(data_root: Path, tmp_path: Path) -> None:
+    script = Path(__file__).parents[2] / "tools" / "evaluate_cifar10.py"
+    arguments = _arguments(data_root, tmp_path / "out", chips="500", methods="none", workers="2")
+    process = subprocess.Popen([sys.executable, str(script), *arguments], stdout=subprocess.DEVNULL)
+    try:
+        _wait_for(lambda: '"record"' in _text(tmp_path / "out" / "records.jsonl"))
+        children = [int(pid) for pid in _text(Path(f"/proc/{process.pid}/task/{process.pid}/children")).split()]
+        assert len(children) >= 2 and all(map(_runs, children))
+    finally:
+        process.kill()
+        process.wait()
+    _wait_for(lambda: not any(map(_runs, children)))
+
+
+def _wait_for(condition: Callable[[], bool], seconds: float = 120.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.2)
+
+
+def _text(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
+
+
+def _runs(pid: int) -> bool:
+    state = _text(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
+    return bool(state) and state[0] != "Z"
 
 
 def test_resuming_with_another_set_up_is_refused(
