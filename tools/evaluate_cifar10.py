@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -32,7 +33,7 @@ from aihwkit_nabn.commands._run import run
 from aihwkit_nabn.data.cifar import crop_and_flip, load_cifar_subset, normalise
 from aihwkit_nabn.data.classification import ImageSet, accuracy_on, image_batches
 from aihwkit_nabn.data.resnet_cifar import load_resnet20
-from aihwkit_nabn.errors import UnknownNameError
+from aihwkit_nabn.errors import NabnError, UnknownNameError
 from aihwkit_nabn.evaluation import EvaluationResult, MethodSpec, Record, Scenario, evaluate
 from aihwkit_nabn.evaluation.scenario import UNCALIBRATED
 from aihwkit_nabn.seeding import derive_seed
@@ -243,7 +244,12 @@ def measure_all(
         try:
             for future in as_completed(waiting):
                 scenario, chip, _ = waiting[future]
-                result = future.result()
+                try:
+                    result = future.result()
+                except BrokenProcessPool as error:
+                    raise NabnError(
+                        "a worker process was killed (memory?); what was measured is kept: --resume"
+                    ) from error
                 add = file.adder(file.done(scenario.name, chip))
                 for record in result.records:
                     add(record)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -115,6 +117,24 @@ def test_worker_processes_end_with_the_one_that_is_killed(data_root: Path, tmp_p
         process.kill()
         process.wait()
     _wait_for(lambda: not any(map(_runs, children)))
+
+
+@pytest.mark.slow
+def test_a_killed_worker_process_is_one_error(data_root: Path, tmp_path: Path) -> None:
+    script = Path(__file__).parents[2] / "tools" / "evaluate_cifar10.py"
+    arguments = _arguments(data_root, tmp_path / "out", chips="500", methods="none", workers="2")
+    process = subprocess.Popen(
+        [sys.executable, str(script), *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        _wait_for(lambda: '"record"' in _text(tmp_path / "out" / "records.jsonl"))
+        children = _text(Path(f"/proc/{process.pid}/task/{process.pid}/children")).split()
+        os.kill(max(map(int, children)), signal.SIGKILL)
+        _, errors = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 2
+    assert "a worker process was killed" in errors and "Traceback" not in errors
 
 
 def _wait_for(condition: Callable[[], bool], seconds: float = 120.0) -> None:
