@@ -78,7 +78,7 @@ def settings_of_noise(noises: Sequence[str], times: Sequence[str], trained_at: s
     configs = [(noise, parse_preset(noise)) for noise in noises]
     parts = scenarios_by_noise(configs, [parse_time(time) for time in times])
     names = [scenario.name for part in parts for scenario in part]
-    for name in names:  # each chip is measured by itself, so nothing else would notice
+    for name in names:  # `evaluate` sees one at a time and would not notice
         if names.count(name) > 1:
             raise NabnError(f"noise and time must differ, got {name!r} twice")
     return [
