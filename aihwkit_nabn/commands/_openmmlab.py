@@ -88,7 +88,7 @@ def measured_by_config(config: Config, run: TestRun, *, limit: int | None) -> di
     from aihwkit_nabn.openmmlab.run import build_loop
 
     logs = Path(str(run.work_dir))
-    if limit is not None:
+    if limit is not None and config.get("test_dataloader"):  # without one `prepare` has its own word
         config.test_dataloader.dataset.indices = limit
     with output_in(logs):
         loop = build_loop(config, run)

@@ -77,6 +77,10 @@ def settings_of_noise(noises: Sequence[str], times: Sequence[str], trained_at: s
     moment = parse_time(times[0] if trained_at is None else trained_at)
     configs = [(noise, parse_preset(noise)) for noise in noises]
     parts = scenarios_by_noise(configs, [parse_time(time) for time in times])
+    names = [scenario.name for part in parts for scenario in part]
+    for name in names:  # `evaluate` sees one at a time and would not notice
+        if names.count(name) > 1:
+            raise NabnError(f"noise and time must differ, got {name!r} twice")
     return [
         NoiseSetting(name=noise, scenarios=tuple(part), trained_at=moment)
         for noise, part in zip(noises, parts, strict=True)

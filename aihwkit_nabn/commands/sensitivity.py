@@ -116,5 +116,8 @@ def command(
     check_out(folder)
     setup = {"target": name, "noise": noise, "time": time, "methods": methods, "seed": seed, "limit": limit}
     setup |= {"max_samples": max_samples, "exclude": list(exclude or ())}
+    # What decides about network and images; a reverse study measures the same and more.
+    setup |= {"network": target, "weights": weights, "data": None if data is None else str(data)}
+    setup |= {"batch_size": batch_size, "image_size": image_size, "cfg_options": cfg_options}
     result = run_study(study, arguments, folder / "sensitivity.jsonl", setup, resume=resume)
     show_sensitivity(Console(), result, folder)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets import ImageFolder
@@ -17,6 +18,8 @@ from aihwkit_nabn.seeding import derive_seed, isolated_rng
 
 _CACHE_BYTES = 2**30
 _LISTED = 5
+# What PIL raises for damaged files, and for those that tell of more pixels than any image has.
+_UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +89,7 @@ class TransformedImages(Dataset[tuple[Tensor, int]]):
         path, label = self.folder.samples[self.indices[place]]
         try:
             image = self.folder.loader(path)
-        except (OSError, SyntaxError) as error:  # what PIL raises for a damaged file
+        except _UNREADABLE as error:
             raise NabnError(f"cannot read image {path}: {error}") from error
         with isolated_rng(derive_seed(self.seed, "transform", self.indices[place])):
             return self.transform(image), label

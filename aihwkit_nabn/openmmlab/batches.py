@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from mmengine.dataset import pseudo_collate
+from mmengine.model import BaseTTAModel
 from mmengine.registry import DATASETS, DefaultScope
 from torch import nn
 from torch.utils.data import DataLoader, Subset
@@ -135,7 +136,8 @@ def calibration_set_of(
 
 def calibration_forward(model: nn.Module, batch: Any) -> Any:
     """Run a detector or segmentor on a calibration batch: the whole network, without post-processing or loss."""
-    network: Any = model
+    # Test-time augmentation wraps the network, and itself has no forward pass.
+    network: Any = model.module if isinstance(model, BaseTTAModel) else model
     data = network.data_preprocessor(batch.chip if isinstance(batch, Twins) else batch, False)
     return network(**data, mode="tensor") if isinstance(data, dict) else network(*data, mode="tensor")
 
@@ -167,7 +169,8 @@ def _test_pipeline(cfg: Any) -> list[Any]:
         dataset = (cfg.get(key) or {}).get("dataset") or {}
         while "pipeline" not in dataset and ("dataset" in dataset or "datasets" in dataset):
             dataset = dataset.get("dataset") or dataset["datasets"][0]
-        if dataset.get("pipeline"):
+        steps = [type_name(step.get("type")) for step in dataset.get("pipeline") or ()]
+        if steps and "TestTimeAug" not in steps:  # whose images come as lists of variants
             return [step for step in copy.deepcopy(dataset["pipeline"]) if step["type"] not in _LABELS]
     raise CalibrationError("the config has no test_dataloader whose pipeline calibration images could go through")
 

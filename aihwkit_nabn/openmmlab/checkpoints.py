@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from aihwkit_nabn.chip import calibration_tensors, load_calibration_tensors
 from aihwkit_nabn.errors import NabnError, NotProgrammedError
 from aihwkit_nabn.nn.layers import named_analog_layers
 from aihwkit_nabn.simulator.variation import rewind_variation
+from aihwkit_nabn.targets._weights import DAMAGED
 
 CHIP_KEY = "aihwkit_nabn"
 """Where a checkpoint keeps its chip; every other entry is what mmengine writes for the digital model."""
@@ -69,13 +71,42 @@ def load_from_local(filename: str, map_location: Any = None) -> Any:
 
 def _load_safely(file: Any, map_location: Any = None, weights_only: bool | None = None) -> Any:
     try:
-        return torch.load(file, map_location=map_location, weights_only=True)
+        content = torch.load(file, map_location=map_location, weights_only=True)
+    except DAMAGED as error:
+        raise NabnError(
+            f"checkpoint {file} is damaged or no checkpoint: {(str(error) or 'it ends too early').splitlines()[0]}"
+        ) from error
     except pickle.UnpicklingError as error:
         reason = str(error).splitlines()[0] if str(error) else "unreadable"
         raise NabnError(
             f"checkpoint {file} is damaged or holds more than tensors and plain data, which could run code when read: "
             f"{reason}; if you trust it, allow its classes with torch.serialization.add_safe_globals"
         ) from error
+    if not isinstance(content, dict):
+        raise NabnError(f"checkpoint {file} must hold a state dict, got a {type(content).__name__}")
+    return content
+
+
+def check_fits(model: nn.Module, checkpoint: Mapping[str, Any]) -> None:
+    """Raise if nothing in a checkpoint is for this network: mmengine loads nothing then, and says so in its log only.
+
+    Raises:
+        NabnError: no tensor has the name and the shape of one of the network's.
+    """
+    found = checkpoint.get("state_dict", checkpoint)
+    # mmengine loads into the network inside a wrapper: of several processes, of test-time augmentation.
+    own = {name.removeprefix("module."): value for name, value in model.state_dict().items()}
+    names = {str(name).removeprefix("module."): value for name, value in found.items() if isinstance(value, Tensor)}
+    if not any(name in own and own[name].shape == value.shape for name, value in names.items()):
+        raise NabnError(
+            f"the checkpoint is of another network: it has {_first(names)}, "
+            f"and this {type(model).__name__} has {_first(own)}"
+        )
+
+
+def _first(names: Mapping[str, Any], count: int = 2) -> str:
+    shown = ", ".join(list(names)[:count]) or "no tensor"
+    return f"{shown}, ..." if len(names) > count else shown
 
 
 def drop_placeholders(module: nn.Module, state_dict: dict[str, Any], *_: Any) -> None:

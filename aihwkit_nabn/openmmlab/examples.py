@@ -14,11 +14,15 @@ from PIL import Image, ImageDraw
 from torch import nn
 
 from aihwkit_nabn.calibration import calibrate
+from aihwkit_nabn.calibration.input_ranges import calibrate_input_ranges
 from aihwkit_nabn.chip import program_chip, set_read_noise_seed
+from aihwkit_nabn.chip.input_ranges import ranged_layers
 from aihwkit_nabn.evaluation import Cell
+from aihwkit_nabn.evaluation.plan import PLAIN
+from aihwkit_nabn.evaluation.scenario import label_methods
 from aihwkit_nabn.files import write_text
 from aihwkit_nabn.nn import convert_to_noise_aware
-from aihwkit_nabn.openmmlab.batches import calibration_forward
+from aihwkit_nabn.openmmlab.batches import calibration_forward, reference_forward
 from aihwkit_nabn.seeding import derive_seed, isolated_rng
 
 _WIDTH = 480  # pixels of a drawn picture at most
@@ -81,14 +85,19 @@ def _on_chip(
 ) -> list[tuple[str, list[Any]]]:
     scenario = next(s for s in loop.scenarios if s.name == worst.record.scenario)
     arguments = loop.arguments()
+    sets = arguments["calibration_batches"] or {}
     analog = convert_to_noise_aware(model, scenario.rpu_config, exclude=arguments["exclude"])
+    if ranged_layers(analog):
+        with isolated_rng(derive_seed(loop.seed, "calibration")):
+            calibrate_input_ranges(analog, sets[PLAIN], forward_fn=calibration_forward)
     seed = worst.record.chip_seed
     program_chip(analog, seed, float(scenario.t_inference))
     set_read_noise_seed(analog, derive_seed(seed, "evaluate"))
     seen = [("on the chip", _predict(analog, samples))]
     if best is not None:
-        spec = next(s for s in loop.methods if s.method == best.record.method_name)
-        sets = arguments["calibration_batches"] or {}
+        # By its label: one method may be there with several options.
+        spec = next(s for s in label_methods(loop.methods) if s.label == best.record.method)
+        set_read_noise_seed(analog, derive_seed(seed, "evaluate"))
         with isolated_rng(derive_seed(loop.seed, "calibration")):
             calibrate(
                 analog,
@@ -96,9 +105,11 @@ def _on_chip(
                 method=spec.method,
                 reference=model,
                 forward_fn=calibration_forward,
+                reference_forward_fn=reference_forward,
                 progress=False,
                 **spec.options,
             )
+        set_read_noise_seed(analog, derive_seed(seed, "evaluate"))
         seen.append((f"on the chip, {best.record.method}", _predict(analog, samples)))
     return seen
 

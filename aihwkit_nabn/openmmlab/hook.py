@@ -29,6 +29,7 @@ from aihwkit_nabn.openmmlab.batches import (
 )
 from aihwkit_nabn.openmmlab.checkpoints import (
     CHIP_KEY,
+    check_fits,
     chip_record,
     digital_state,
     drop_placeholders,
@@ -109,6 +110,8 @@ class AnalogHook(Hook):
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
         """Remember the chip of a checkpoint that has one."""
+        if self.enabled:
+            check_fits(_inner(runner.model), checkpoint)
         self._stored = checkpoint.get(CHIP_KEY)
 
     def before_test_epoch(self, runner: Any) -> None:

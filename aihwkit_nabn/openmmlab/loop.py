@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import LOOPS
 from mmengine.runner.loops import TestLoop
@@ -21,6 +22,7 @@ from aihwkit_nabn.evaluation.metrics import main_metrics
 from aihwkit_nabn.evaluation.plan import PLAIN, has_input_ranges
 from aihwkit_nabn.files import append_line, write_text
 from aihwkit_nabn.openmmlab.batches import calibration_forward, calibration_set_of, reference_forward
+from aihwkit_nabn.openmmlab.checkpoints import check_fits
 from aihwkit_nabn.openmmlab.examples import write_examples
 from aihwkit_nabn.openmmlab.forks import mend_ssd_head
 from aihwkit_nabn.openmmlab.hook import AnalogHook, check_loaded
@@ -92,6 +94,7 @@ class AnalogTestLoop(TestLoop):
         self.per_class = check_flag("per_class", per_class)
         self.examples = check_count("examples", examples, minimum=0)
         super().__init__(runner, dataloader, evaluator, fp16=fp16)
+        runner.register_hook(_CheckpointCheck())
 
     def run(self) -> dict[str, float]:
         """Evaluate, print, write; return the means as ``SCENARIO/METHOD/METRIC``."""
@@ -149,6 +152,13 @@ class AnalogTestLoop(TestLoop):
             "reference_forward_fn": reference_forward,
             "exclude": self.exclude,
         }
+
+
+class _CheckpointCheck(Hook):
+    """Refuses a checkpoint of another network, of which mmengine loads nothing."""
+
+    def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
+        check_fits(unwrapped(runner.model), checkpoint)
 
 
 class _Log:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -122,6 +123,8 @@ def run_test(config: Config, run: TestRun) -> EvaluationResult:
         NabnError: as for `prepare`, or what the loop says.
     """
     runner = _runner(config, run)
+    with _building(config):
+        _ = runner.test_loop  # builds it
     runner.test()
     result: EvaluationResult = runner.test_loop.result
     drawn = runner.test_loop.example_folder
@@ -141,7 +144,8 @@ def build_loop(config: Config, run: TestRun) -> Any:
         NabnError: as for `prepare`.
     """
     runner = _runner(config, run)
-    loop = runner.test_loop  # builds it
+    with _building(config):
+        loop = runner.test_loop  # builds it
     runner.call_hook("before_run")  # as the runner's own test does
     runner.load_or_resume()
     return loop
@@ -191,4 +195,17 @@ def _build_runner(config: Config) -> Any:
     from mmengine.registry import RUNNERS
     from mmengine.runner import Runner
 
-    return RUNNERS.build(config) if "runner_type" in config else Runner.from_cfg(config)
+    with _building(config):
+        return RUNNERS.build(config) if "runner_type" in config else Runner.from_cfg(config)
+
+
+@contextlib.contextmanager
+def _building(config: Config) -> Iterator[None]:
+    """Say in one line what of a config cannot be built: an unknown type, a value that its class refuses."""
+    try:
+        yield
+    except NabnError:
+        raise
+    except (AssertionError, ImportError, LookupError, TypeError, ValueError) as error:
+        reason = error.args[0] if isinstance(error, KeyError) and error.args else error
+        raise NabnError(f"config {config.filename!r} cannot be run: {str(reason) or type(error).__name__}") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import pickle
+import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from aihwkit_nabn.errors import NabnError
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
 _PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
 _LISTED = 3
+
+# UnpicklingError aside, what torch raises for files that are damaged or of another kind.
+DAMAGED = (RuntimeError, EOFError, OSError, LookupError, ValueError, AssertionError, struct.error)
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
@@ -37,9 +41,9 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
             f"save one with torch.save(model.state_dict(), path)"
         )
     state = {str(name): tensor for name, tensor in content.items()}
-    for prefix in _PREFIXES:
-        if all(name.startswith(prefix) for name in state):
-            state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    # They come in either order: a compiled model that is distributed, or a distributed one that is compiled.
+    while prefix := next((p for p in _PREFIXES if all(name.startswith(p) for name in state)), None):
+        state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
     return state
 
 
@@ -65,7 +69,7 @@ def _read_pickle(path: Path) -> object:
             f"weights {path} holds Python objects besides tensors, which are not loaded because they can run code; "
             f"save the state dict alone with torch.save(model.state_dict(), path)"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:  # what torch raises for damaged files
+    except DAMAGED as error:
         raise NabnError(f"weights {path} is no checkpoint: {_first_line(error)}") from error
 
 

@@ -8,6 +8,7 @@ import pytest
 from aihwkit_nabn import cli
 from aihwkit_nabn.commands._run import run
 from aihwkit_nabn.commands.compare import TIMES, noise_settings, settings_of_noise
+from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.evaluation import EvaluationResult, Record
 from aihwkit_nabn.reporting import after_training, verdict
 from aihwkit_nabn.reporting.price import price_rows
@@ -165,3 +166,9 @@ def test_a_noise_is_trained_for_at_one_time_and_measured_at_all() -> None:
     assert pcm.trained_at == 86_400.0 and gaussian.name == "gaussian:sigma=0.1"
     assert [scenario.name for scenario in gaussian.scenarios] == ["gaussian:sigma=0.1"]  # the same at all times
     assert settings_of_noise(["pcm"], ["1h"])[0].trained_at == 3600.0
+
+
+@pytest.mark.parametrize(("noises", "times"), [(["pcm", "pcm"], ["1d"]), (["pcm"], ["1d", "24h"])])
+def test_the_same_noise_and_time_twice_is_refused_before_anything_is_trained(noises, times) -> None:
+    with pytest.raises(NabnError, match=r"got 'pcm, 1d' twice"):
+        settings_of_noise(noises, times)

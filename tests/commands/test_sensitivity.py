@@ -3,6 +3,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
+import torchvision
+from PIL import Image
 from typer.testing import CliRunner
 
 from aihwkit_nabn.cli import app
@@ -35,6 +38,23 @@ def test_digits_from_the_command_line_and_again_from_where_it_stopped(tmp_path: 
     assert log.read_text().splitlines() == lines
     with pytest.raises(NabnError, match="without --resume"):
         raise _run(*QUICK, *out, "--resume", "--noise", "pcm").exception
+
+
+def test_another_networks_measurements_are_not_taken_for_this_ones(tmp_path: Path) -> None:
+    image = Image.new("RGB", (32, 32), "gray")
+    for part in ("train", "val"):
+        for name in ("a", "b"):
+            (tmp_path / part / name).mkdir(parents=True)
+            image.save(tmp_path / part / name / "0.png")
+    other = tmp_path / "other.pth"
+    torch.save(torchvision.models.squeezenet1_1(num_classes=2).state_dict(), other)
+    options = ["--data", str(tmp_path), "--image-size", "32", "--workers", "0", "--chips", "1", "--methods", "none"]
+    options += ["--out", str(tmp_path / "out")]
+    assert _run("torchvision:squeezenet1_1", "random", *options).exit_code == 0
+    with pytest.raises(NabnError, match="without --resume"):
+        raise _run("torchvision:squeezenet1_1", str(other), *options, "--resume").exception
+    with pytest.raises(NabnError, match="without --resume"):
+        raise _run("torchvision:squeezenet1_1", "random", *options, "--batch-size", "1", "--resume").exception
 
 
 @pytest.mark.parametrize(

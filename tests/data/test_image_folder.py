@@ -95,9 +95,10 @@ def test_small_sets_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_damaged_image_is_named(tmp_path: Path, workers: int) -> None:
+@pytest.mark.parametrize("content", [b"no image", b"P6\n20Q20\n255\n", b"P6\n99999 99999\n255\n"])
+def test_damaged_image_is_named(tmp_path: Path, workers: int, content: bytes) -> None:
     root = _draw(tmp_path)
-    (root / "val" / "cat" / "1.png").write_bytes(b"no image")
+    (root / "val" / "cat" / "1.png").write_bytes(content)
     data = open_image_folder(root)
     dataset = TransformedImages(data.val, list(range(8)), transforms.ToTensor(), seed=0)
     with pytest.raises(NabnError, match=r"^cannot read image .*1\.png") as error:

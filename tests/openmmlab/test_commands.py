@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import warnings
 from pathlib import Path
 
 import pytest
+import torch
 
 from aihwkit_nabn import cli
 from aihwkit_nabn.commands._run import run
@@ -59,6 +61,72 @@ def test_bad_input_is_refused_before_anything_runs(changed, message, detector, t
     options = [text for name, value in given.items() for text in (f"--{name}", value)]
     _refused(["test", config, checkpoint, *options], message, capsys)
     assert not list(tmp_path.glob("out/*"))
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("test_evaluator.metric=box", "cannot be run: metric should be one of"),
+        ("model.type=Retina", "cannot be run: Retina is not in the mmdet::model registry"),
+        ("test_dataloader.dataset.pipeline.0.type=Load", "cannot be run: Load is not in the mmdet"),
+        ("train_dataloader=None", "cannot be run: train_dataloader, train_cfg, and optim_wrapper should be"),
+    ],
+)
+def test_what_a_config_cannot_build_is_said_in_one_line(option, message, detector, tmp_path, capsys) -> None:
+    arguments = ["test", str(detector.path), str(detector.checkpoint), "--noise", "pcm", "--out", str(tmp_path)]
+    assert run(cli.app, [*arguments, "--cfg-options", option]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("nabn: error: ") and message in error
+
+
+def test_a_limit_needs_a_test_set(detector, tmp_path, capsys) -> None:
+    arguments = ["sensitivity", str(detector.path), str(detector.checkpoint), "--limit", "2", "--out", str(tmp_path)]
+    _refused([*arguments, "--cfg-options", "test_dataloader=None"], "has no test_dataloader", capsys)
+
+
+@pytest.mark.parametrize("kind", ["empty", "text", "cut", "list", "foreign", "nothing"])
+def test_files_that_are_no_checkpoint_of_this_network(kind, detector, tmp_path, capsys) -> None:
+    file = tmp_path / "given.pth"
+    if kind in ("empty", "text", "cut"):
+        whole = detector.checkpoint.read_bytes()
+        file.write_bytes({"empty": b"", "text": b"hello world\n" * 10, "cut": whole[: len(whole) // 2]}[kind])
+    else:
+        content = {"list": [1], "foreign": {"layer1.0.conv1.weight": torch.zeros(8, 8, 3, 3)}, "nothing": {}}[kind]
+        torch.save(content, file)
+    message = {"list": "must hold a state dict", "foreign": "another network", "nothing": "another network"}
+    arguments = ["test", str(detector.path), str(file), "--noise", "pcm", "--methods", "none", "--chips", "1"]
+    assert run(cli.app, [*arguments, "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("nabn: error: ") and message.get(kind, "damaged or") in error
+
+
+def test_method_options_reach_the_loop_and_its_pictures(detector, tmp_path, capsys, monkeypatch) -> None:
+    from aihwkit_nabn.openmmlab import examples
+
+    drawn = []
+
+    def spy(*args, **kwargs):
+        drawn.append((kwargs["method"], kwargs.get("shrink")))
+        return calibrate(*args, **kwargs)
+
+    calibrate = examples.calibrate
+    monkeypatch.setattr(examples, "calibrate", spy)
+    # The last of the rivals is the best one, whatever they measured.
+    chosen = lambda *values, **keys: list(values[0])[-1] if keys else max(*values)  # noqa: E731
+    monkeypatch.setattr(examples, "max", chosen, raising=False)
+    out = tmp_path / "out"
+    arguments = ["test", str(detector.path), str(detector.checkpoint), "--noise", "gaussian:sigma=0.1,inp_bits=8"]
+    arguments += ["--methods", "paired,paired:shrink=0", "--chips", "1", "--max-samples", "4", "--examples", "1"]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "the input range of layer")
+        assert run(cli.app, [*arguments, "--out", str(out)]) == 0
+    methods = json.loads((out / "results.json").read_text())["settings"]["methods"]
+    assert [(entry["label"], entry["options"]) for entry in methods[1:]] == [
+        ("paired", {}),
+        ("paired (shrink=0)", {"shrink": 0}),
+    ]
+    assert json.loads((out / "examples" / "examples.json").read_text())["method"] == "paired (shrink=0)"
+    assert drawn == [("paired", 0)]
 
 
 def test_stray_arguments_and_missing_data(detector, capsys) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -46,6 +48,29 @@ def test_the_model_is_tested_as_a_calibrated_chip(request, name, method, tmp_pat
     assert kinds == ({"scale", "offset"} if method == "paired" else {"mean", "var"})
     stored = torch.load(case.checkpoint, weights_only=True)["state_dict"]
     assert all(torch.equal(stored[key], value) for key, value in runner.model.state_dict().items())
+
+
+def test_a_chip_under_test_time_augmentation_is_calibrated_on_plain_images(segmentor, tmp_path):
+    plain = Spy(NOISE, calibration=PAIRED)
+    run(segmentor, tmp_path, plain)
+    cfg = segmentor.cfg(tmp_path, load_from=str(segmentor.checkpoint))
+    flips = [{"type": "RandomFlip", "prob": prob} for prob in (0.0, 1.0)]
+    steps = [flips, [{"type": "LoadAnnotations"}], [{"type": "PackSegInputs"}]]
+    cfg.val_dataloader, cfg.val_evaluator, cfg.val_cfg = cfg.test_dataloader, cfg.test_evaluator, {"type": "ValLoop"}
+    cfg.test_dataloader = copy.deepcopy(cfg.test_dataloader)  # as the upstream tool's --tta has it
+    cfg.test_dataloader.dataset.pipeline = [
+        {"type": "LoadImageFromFile"},
+        {"type": "TestTimeAug", "transforms": steps},
+    ]
+    cfg.model = {"type": "SegTTAModel", "module": cfg.model}
+    runner = Runner.from_cfg(cfg)
+    hook = Spy(NOISE, calibration=PAIRED)
+    runner.register_hook(hook)
+    assert runner.test()
+    found, expected = calibration_tensors(hook.analog), calibration_tensors(plain.analog)
+    assert {key.removeprefix("module."): value.shape for key, value in found.items()} == {
+        key: value.shape for key, value in expected.items()
+    }
 
 
 def test_the_same_seed_is_the_same_chip_and_another_is_not(detector, tmp_path):

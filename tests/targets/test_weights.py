@@ -26,7 +26,7 @@ def _prefixed(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("wrapper", [None, "state_dict", "model", "model_state_dict"])
-@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod."])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
 def test_wrappers_and_prefixes_are_taken_off(
     state: dict[str, Tensor], tmp_path: Path, wrapper: str | None, prefix: str
 ) -> None:
@@ -57,7 +57,7 @@ def test_pickled_objects_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["bad.pth", "bad.safetensors", "bad.pt"])
-@pytest.mark.parametrize("content", [b"", b"no checkpoint at all"])
+@pytest.mark.parametrize("content", [b"", b"no checkpoint at all", b"hello world\n", b"t0", b"}q"])
 def test_damaged_files(tmp_path: Path, name: str, content: bytes) -> None:
     path = tmp_path / name
     path.write_bytes(content)
