@@ -118,3 +118,14 @@ def check_count(field: str, value: object, *, minimum: int = 0) -> int:
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < minimum:
         raise NabnError(f"{field} must be an integer >= {minimum}, got {value!r}")
     return int(value)
+
+
+def check_flag(field: str, value: object) -> bool:
+    """Return `value` if it is True or False.
+
+    Raises:
+        NabnError: it is anything else.
+    """
+    if not isinstance(value, bool):
+        raise NabnError(f"{field} must be True or False, got {value!r}")
+    return value

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from aihwkit_nabn.errors import check_count
+from aihwkit_nabn.errors import check_count, check_flag
 from aihwkit_nabn.evaluation import EvaluationResult, Record, evaluate
 from aihwkit_nabn.evaluation.metrics import main_metrics
 from aihwkit_nabn.evaluation.plan import PLAIN, has_input_ranges
@@ -27,7 +27,7 @@ from aihwkit_nabn.openmmlab.examples import write_examples
 from aihwkit_nabn.openmmlab.forks import mend_ssd_head
 from aihwkit_nabn.openmmlab.hook import AnalogHook, check_loaded
 from aihwkit_nabn.openmmlab.measure import evaluator_of
-from aihwkit_nabn.openmmlab.settings import build_methods, build_scenarios, check_flag, check_pipeline, check_samples
+from aihwkit_nabn.openmmlab.settings import build_methods, build_scenarios, check_pipeline, check_samples
 from aihwkit_nabn.reporting import print_table
 from aihwkit_nabn.seeding import check_seed
 

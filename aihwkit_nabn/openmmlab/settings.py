@@ -142,17 +142,6 @@ def check_samples(field: str, value: object) -> int | None:
     return None if value is None else check_count(field, value, minimum=1)
 
 
-def check_flag(field: str, value: object) -> bool:
-    """Return `value` if it is True or False.
-
-    Raises:
-        NabnError: it is anything else.
-    """
-    if not isinstance(value, bool):
-        raise NabnError(f"{field} must be True or False, got {value!r}")
-    return value
-
-
 def as_list(field: str, value: object) -> Sequence[Any]:
     """Return a list of one or of many.
 

@@ -82,6 +82,7 @@ def test_methods_with_options_for_the_test_loop() -> None:
         ("paired:shrink=2", "shrink must be"),
         ("paired:shrink=a", "shrink must be"),
         ("distill:steps=0", "steps must be"),
+        ("distill:common_mode=maybe", "common_mode must be True or False, got 'maybe'"),
         ("shrink=0", "calibration method 'shrink=0'"),
         ("paired,shrink=0", "calibration method 'shrink=0'"),
         ("none:shrink=0", "'none' takes no options"),

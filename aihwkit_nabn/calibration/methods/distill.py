@@ -16,7 +16,7 @@ from aihwkit_nabn.calibration.methods.common_mode import CommonMode
 from aihwkit_nabn.calibration.methods.paired import Paired
 from aihwkit_nabn.calibration.pairs import Pair
 from aihwkit_nabn.calibration.session import CalibrationSession
-from aihwkit_nabn.errors import CalibrationError, check_count, check_number
+from aihwkit_nabn.errors import CalibrationError, check_count, check_flag, check_number
 from aihwkit_nabn.seeding import derive_seed
 
 _BATCH = 64
@@ -67,7 +67,7 @@ class Distill(CalibrationMethod):
         self.lr = check_number("lr", lr, exclusive_minimum=0.0)
         self.prediction_weight = check_number("prediction_weight", prediction_weight, minimum=0.0)
         self.held_out = check_number("held_out", held_out, minimum=0.0, maximum=0.5)
-        start = CommonMode if common_mode else Paired
+        start = CommonMode if check_flag("common_mode", common_mode) else Paired
         self.start = start() if shrink is None else start(shrink=shrink)
         self.seed = check_count("seed", seed)
 
