@@ -6,6 +6,9 @@ it with the results in `docs/stacks.jsonl`. To add a stack, add it to `STACKS` a
 
 from __future__ import annotations
 
+import contextlib
+import importlib.metadata
+import importlib.util
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -191,6 +194,26 @@ def flavour(installed: Mapping[str, str | None]) -> str:
         if found.keys() == pins.keys() and all(number(found[name]) == number(pins[name]) for name in pins):
             return label
     return "mixed"
+
+
+def compile_mmcv(operators: bool = True) -> str:
+    """Return the command that puts the installed mmcv into this environment again, compiled.
+
+    Args:
+        operators: False for the command that puts it there without compiled operators.
+    """
+    requirement = "onedl-mmcv"
+    for name in OPENMMLAB["mmcv"]:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            requirement = f"{name.removesuffix('-lite')}=={importlib.metadata.version(name)}"
+            break
+    install = "pip install" if importlib.util.find_spec("pip") else "uv pip install"
+    again = f"{install} --no-cache-dir --no-deps --force-reinstall"
+    if not operators:
+        return f"{again} {requirement}"
+    return (
+        f"{install} 'setuptools<81' wheel ninja psutil && MMCV_WITH_OPS=1 {again} --no-build-isolation {requirement}"
+    )
 
 
 def number(version: str) -> Version:

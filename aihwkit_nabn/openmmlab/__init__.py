@@ -24,7 +24,8 @@ from aihwkit_nabn.openmmlab.jpeg import CompressJPEG
 from aihwkit_nabn.openmmlab.loop import AnalogTestLoop
 from aihwkit_nabn.openmmlab.training import HardwareAwareTrainingHook
 
-if importlib.util.find_spec("mmcv") is not None and importlib.util.find_spec("mmcv._ext") is not None:
+if importlib.util.find_spec("mmcv") is not None:
+    import aihwkit_nabn.openmmlab.operators.finder  # where no .pth file did it: mmcv finds its operators
     import aihwkit_nabn.openmmlab.layers  # noqa: F401  # puts mmcv's deformable convolutions on tiles
 
 allow_mmengine_checkpoints()

@@ -1,0 +1,142 @@
+"""Deformable convolutions (Dai et al. 2017, arXiv 1703.06211; Zhu et al. 2018, arXiv 1811.11168), by torchvision."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from torchvision.ops import deform_conv2d
+
+from .precision import at_least_single, gradients
+
+
+def deform_conv_forward(
+    input: Tensor, weight: Tensor, offset: Tensor, output: Tensor, *buffers: Tensor, **geometry: Any
+) -> None:
+    """Write the convolution, ``[batch, out, out_height, out_width]``, into `output`.
+
+    Args:
+        input: ``[batch, channels, height, width]``.
+        weight: ``[out, channels / groups, kernel_height, kernel_width]``.
+        offset: ``[batch, deform_groups * kernel * 2, out_height, out_width]``, each y before its x, in pixels.
+        output: Overwritten.
+        buffers: mmcv's work space; not needed.
+        geometry: mmcv's keywords; the numbers of groups follow from the shapes.
+    """
+    x, moved, kernel = (at_least_single(t) for t in (input, offset, weight))
+    output.copy_(deform_conv2d(x, moved, kernel, **_plain(geometry)))
+
+
+def deform_conv_backward_input(
+    input: Tensor,
+    offset: Tensor,
+    grad_output: Tensor,
+    grad_input: Tensor,
+    grad_offset: Tensor,
+    weight: Tensor,
+    *buffers: Tensor,
+    **geometry: Any,
+) -> None:
+    """Write the gradients with respect to input and offset; shapes as in `deform_conv_forward`."""
+    kernel, plain = at_least_single(weight), _plain(geometry)
+    found = gradients(lambda x, moved: deform_conv2d(x, moved, kernel, **plain), (input, offset), grad_output)
+    grad_input.copy_(found[0])
+    grad_offset.copy_(found[1])
+
+
+def deform_conv_backward_parameters(
+    input: Tensor,
+    offset: Tensor,
+    grad_output: Tensor,
+    grad_weight: Tensor,
+    *buffers: Tensor,
+    scale: float = 1,
+    **geometry: Any,
+) -> None:
+    """Write the gradient with respect to the weight, times `scale`; shapes as in `deform_conv_forward`."""
+    x, moved, plain = at_least_single(input), at_least_single(offset), _plain(geometry)
+    kernel = x.new_zeros(grad_weight.shape)  # the gradient does not depend on it
+    found = gradients(lambda weight: deform_conv2d(x, moved, weight, **plain), (kernel,), grad_output)
+    grad_weight.copy_(found[0] * scale)
+
+
+def modulated_deform_conv_forward(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    ones: Tensor,
+    offset: Tensor,
+    mask: Tensor,
+    output: Tensor,
+    columns: Tensor,
+    *,
+    with_bias: bool,
+    **geometry: Any,
+) -> None:
+    """Write the convolution into `output`.
+
+    Args:
+        input: As in `deform_conv_forward`, like the other shapes.
+        weight: The same.
+        bias: ``[out]``; anything if there is none.
+        ones: mmcv's work space; not needed.
+        offset: As in `deform_conv_forward`.
+        mask: ``[batch, deform_groups * kernel, out_height, out_width]``, what each sample is multiplied with.
+        output: Overwritten.
+        columns: mmcv's work space; not needed.
+        with_bias: Whether `bias` counts.
+        geometry: mmcv's keywords.
+    """
+    x, moved, factors, kernel = (at_least_single(t) for t in (input, offset, mask, weight))
+    added = at_least_single(bias) if with_bias else None
+    output.copy_(deform_conv2d(x, moved, kernel, added, mask=factors, **_plain(geometry)))
+
+
+def modulated_deform_conv_backward(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    ones: Tensor,
+    offset: Tensor,
+    mask: Tensor,
+    columns: Tensor,
+    grad_input: Tensor,
+    grad_weight: Tensor,
+    grad_bias: Tensor,
+    grad_offset: Tensor,
+    grad_mask: Tensor,
+    grad_output: Tensor,
+    *,
+    with_bias: bool,
+    **geometry: Any,
+) -> None:
+    """Write the gradients with respect to all that enters `modulated_deform_conv_forward`."""
+    plain = _plain(geometry)
+
+    def convolution(x: Tensor, moved: Tensor, factors: Tensor, kernel: Tensor) -> Tensor:
+        out: Tensor = deform_conv2d(x, moved, kernel, mask=factors, **plain)
+        return out
+
+    found = gradients(convolution, (input, offset, mask, weight), grad_output)
+    for target, value in zip((grad_input, grad_offset, grad_mask, grad_weight), found, strict=True):
+        target.copy_(value)
+    if with_bias:
+        grad_bias.copy_(at_least_single(grad_output).sum((0, 2, 3)))
+
+
+# What torchvision calls mmcv's keywords: those of the plain convolution, then those of the modulated one.
+_KEYWORDS = {
+    "stride": (("dH", "dW"), ("stride_h", "stride_w")),
+    "padding": (("padH", "padW"), ("pad_h", "pad_w")),
+    "dilation": (("dilationH", "dilationW"), ("dilation_h", "dilation_w")),
+}
+
+
+def _plain(geometry: dict[str, Any]) -> dict[str, tuple[int, int]]:
+    """Return torchvision's keywords."""
+    return {
+        name: (geometry[pair[0]], geometry[pair[1]])
+        for name, pairs in _KEYWORDS.items()
+        for pair in pairs
+        if pair[0] in geometry
+    }

@@ -1,0 +1,74 @@
+"""Lets Python find this folder as `mmcv._ext` wherever mmcv has no compiled one.
+
+The wheel holds a copy of this file as the module `_aihwkit_nabn_mmcv`, which a ``.pth`` file beside it imports whenever
+Python starts. So it imports nothing but `sys`, and does nothing until somebody asks for `mmcv._ext`.
+"""
+
+import sys
+
+NAME = "mmcv._ext"
+
+
+class MMCVOperatorsFinder:
+    """An entry of `sys.meta_path`."""
+
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):  # type: ignore[no-untyped-def]
+        """Return where `mmcv._ext` is to be loaded from: the compiled one if there is one, else this folder."""
+        if name != NAME:
+            return None
+        for finder in sys.meta_path:
+            spec = None if finder is cls else finder.find_spec(name, path, target)
+            if spec is not None:
+                spec.loader = _Explaining(spec.loader)
+                return spec
+        from importlib.util import find_spec, spec_from_file_location
+
+        package = find_spec("aihwkit_nabn")
+        folders = list(package.submodule_search_locations or ()) if package else []
+        if not folders:
+            return None
+        folder = f"{folders[0]}/openmmlab/operators"
+        return spec_from_file_location(name, f"{folder}/__init__.py", submodule_search_locations=[folder])
+
+
+class _Explaining:
+    """A loader that adds to the error of a compiled `mmcv._ext` what to do about it."""
+
+    def __init__(self, loader):  # type: ignore[no-untyped-def]
+        self._loader = loader
+
+    def __getattr__(self, name):  # type: ignore[no-untyped-def]
+        return getattr(self._loader, name)
+
+    def create_module(self, spec):  # type: ignore[no-untyped-def]
+        """Load the library."""
+        return self._explained(self._loader.create_module, spec)
+
+    def exec_module(self, module):  # type: ignore[no-untyped-def]
+        """Run its initialisation."""
+        return self._explained(self._loader.exec_module, module)
+
+    def _explained(self, step, argument):  # type: ignore[no-untyped-def]
+        try:
+            return step(argument)
+        except ImportError as error:
+            import warnings
+
+            from aihwkit_nabn.stacks import compile_mmcv
+
+            error.msg = (
+                f"{error.msg} (mmcv's compiled operators do not fit this torch; compile them again: {compile_mmcv()}; "
+                f"or take mmcv without them, and torchvision's serve: {compile_mmcv(operators=False)})"
+            )
+            warnings.warn(error.msg, stacklevel=2)  # mmdetection catches the error and goes on without operators
+            raise
+
+
+def install() -> None:
+    """Put the finder where Python looks first; once, whichever copy of this file comes first."""
+    if not any(getattr(entry, "__name__", "") == MMCVOperatorsFinder.__name__ for entry in sys.meta_path):
+        sys.meta_path.insert(0, MMCVOperatorsFinder)  # type: ignore[arg-type]
+
+
+install()

@@ -1,0 +1,348 @@
+"""What lies in regions of interest (RoIs): aligned, pooled, and pooled with learned offsets.
+
+RoIs are rows of image number, x1, y1, x2, y2, in pixels of the image; `spatial_scale` takes them to the map's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torchvision
+from torch import Tensor
+
+from .precision import at_least_single, gradients
+
+# How many sampled values are held at once; the regions are taken in pieces.
+_PIECE = 2**24
+
+
+def roi_align_forward(
+    input: Tensor,
+    rois: Tensor,
+    output: Tensor,
+    argmax_y: Tensor,
+    argmax_x: Tensor,
+    *,
+    aligned_height: int,
+    aligned_width: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    pool_mode: int,
+    aligned: bool,
+) -> None:
+    """Write the mean or the largest of bilinear samples in each bin of each region (He et al. 2017) into `output`.
+
+    Args:
+        input: ``[batch, channels, height, width]``.
+        rois: ``[n, 5]``.
+        output: ``[n, channels, aligned_height, aligned_width]``, overwritten.
+        argmax_y: Where the largest sample was taken, of `output`'s shape; not touched for means. -1 where there is
+            none, in regions without area, whose output is 0 (mmcv's is -10000).
+        argmax_x: The same.
+        aligned_height: Bins in a column.
+        aligned_width: Bins in a row.
+        spatial_scale: Size of the map over that of the image.
+        sampling_ratio: Samples per bin and direction; 0: as many as the bin has pixels.
+        pool_mode: 0 the largest, 1 the mean.
+        aligned: Whether the middle of a pixel is half a pixel from its edge.
+    """
+    x, boxes, size = at_least_single(input), at_least_single(rois).to(input.device), (aligned_height, aligned_width)
+    if pool_mode == 1:
+        same = boxes.to(x.dtype)
+        output.copy_(torchvision.ops.roi_align(x, same, size, spatial_scale, sampling_ratio, aligned))
+        return
+    output.zero_()
+    argmax_y.fill_(-1)
+    argmax_x.fill_(-1)
+    bins = _Bins.of(boxes, size, spatial_scale, sampling_ratio, half=aligned, least=0.0 if aligned else 1.0)
+    for chosen, y, z in bins.samples(x.shape[1]):
+        values = _bilinear(x, boxes[chosen, 0].long(), y[:, None], z[:, None])
+        largest, place = values.max(-1)
+        output[chosen] = largest.to(output.dtype)
+        for target, places in ((argmax_y, y), (argmax_x, z)):
+            found = places[:, None].expand(values.shape).gather(-1, place[..., None])[..., 0]
+            target[chosen] = found.to(target.dtype)
+
+
+def roi_align_backward(
+    grad_output: Tensor,
+    rois: Tensor,
+    argmax_y: Tensor,
+    argmax_x: Tensor,
+    grad_input: Tensor,
+    *,
+    aligned_height: int,
+    aligned_width: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    pool_mode: int,
+    aligned: bool,
+) -> None:
+    """Write the gradient of the input; arguments as in `roi_align_forward`."""
+    grad, boxes = at_least_single(grad_output), at_least_single(rois)
+    x = grad.new_zeros(grad_input.shape)  # the gradient does not depend on it
+    if pool_mode == 1:
+        same, size = boxes.to(grad.dtype), (aligned_height, aligned_width)
+        found = gradients(
+            lambda x: torchvision.ops.roi_align(x, same, size, spatial_scale, sampling_ratio, aligned), (x,), grad
+        )
+    else:
+        image, y, z = boxes[:, 0].long(), at_least_single(argmax_y), at_least_single(argmax_x)
+        # Where nothing was sampled, far outside.
+        y = torch.where((y == -1) & (z == -1), -2.0, y)
+        found = gradients(lambda x: _bilinear(x, image, y[..., None], z[..., None])[..., 0], (x,), grad)
+    grad_input.copy_(found[0])
+
+
+def roi_pool_forward(
+    input: Tensor,
+    rois: Tensor,
+    output: Tensor,
+    argmax: Tensor,
+    *,
+    pooled_height: int,
+    pooled_width: int,
+    spatial_scale: float,
+) -> None:
+    """Write the largest value in each bin of each region (Girshick 2015) into `output`.
+
+    Bins begin and end at whole pixels, which bins that meet in the middle of one share. torchvision's `roi_pool` rounds
+    the regions first and so gives other values.
+
+    Args:
+        input: ``[batch, channels, height, width]``.
+        rois: ``[n, 5]``, the last pixel inclusive.
+        output: ``[n, channels, pooled_height, pooled_width]``, overwritten; 0 in bins outside the map.
+        argmax: The place of the largest value, ``y * width + x``, -1 where there is none.
+        pooled_height: Bins in a column.
+        pooled_width: Bins in a row.
+        spatial_scale: Size of the map over that of the image.
+    """
+    x, boxes = at_least_single(input), at_least_single(rois)
+    output.zero_()
+    argmax.fill_(-1)
+    height, width = x.shape[2:]
+    low, high = boxes[:, 1:3] * spatial_scale, (boxes[:, 3:5] + 1) * spatial_scale
+    rows = _bin_edges(low[:, 1], high[:, 1], pooled_height, height)
+    columns = _bin_edges(low[:, 0], high[:, 0], pooled_width, width)
+    most_rows, most_columns = (int((end - first).max()) if end.numel() else 0 for first, end in (rows, columns))
+    step = max(_PIECE // max(x.shape[1] * pooled_height * pooled_width * most_rows * most_columns, 1), 1)
+    pixels = x.flatten(2).transpose(1, 2)
+    for chosen in (high > low).all(1).nonzero()[:, 0].split(step):
+        y, in_y = _members(rows, chosen)
+        z, in_z = _members(columns, chosen)
+        inside = (in_y[:, :, None, :, None] & in_z[:, None, :, None, :]).flatten(3)[:, None]
+        place = (y[:, :, None, :, None] * width + z[:, None, :, None, :]).flatten(3)
+        values = pixels[boxes[chosen, 0].long()[:, None], place.flatten(1)].transpose(1, 2)
+        values = values.unflatten(2, place.shape[1:]).masked_fill(~inside, -torch.inf)
+        largest, member = values.max(-1)
+        there = inside.any(-1)
+        output[chosen] = torch.where(there, largest, 0.0).to(output.dtype)
+        found = place[:, None].expand(values.shape).gather(-1, member[..., None])[..., 0]
+        argmax[chosen] = torch.where(there, found, -1).to(argmax.dtype)
+
+
+def roi_pool_backward(
+    grad_output: Tensor,
+    rois: Tensor,
+    argmax: Tensor,
+    grad_input: Tensor,
+    *,
+    pooled_height: int,
+    pooled_width: int,
+    spatial_scale: float,
+) -> None:
+    """Write the gradient of the input; arguments as in `roi_pool_forward`."""
+    grad = at_least_single(grad_output)
+    batch, channels, height, width = grad_input.shape
+    image = rois[:, 0].long().view(-1, 1, 1, 1)
+    channel = torch.arange(channels, device=grad.device).view(1, -1, 1, 1)
+    place = (image * channels + channel) * height * width + argmax
+    there = argmax >= 0
+    flat = grad.new_zeros(batch * channels * height * width)
+    grad_input.copy_(flat.index_add_(0, place[there], grad[there]).reshape(grad_input.shape))
+
+
+def deform_roi_pool_forward(
+    input: Tensor,
+    rois: Tensor,
+    offset: Tensor,
+    output: Tensor,
+    *,
+    pooled_height: int,
+    pooled_width: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    gamma: float,
+) -> None:
+    """Write the mean of samples in each bin, moved by offsets (Dai et al. 2017, arXiv 1703.06211), into `output`.
+
+    Args:
+        input: ``[batch, channels, height, width]``.
+        rois: ``[n, 5]``.
+        offset: ``[n, 2, pooled_height, pooled_width]``, x before y, in parts of the region's size; or empty.
+        output: ``[n, channels, pooled_height, pooled_width]``, overwritten.
+        pooled_height: Bins in a column.
+        pooled_width: Bins in a row.
+        spatial_scale: Size of the map over that of the image.
+        sampling_ratio: Samples per bin and direction; 0: as many as the bin has pixels.
+        gamma: What the offsets are multiplied with.
+    """
+    moved = _DeformRoIPool(
+        at_least_single(rois), (pooled_height, pooled_width), spatial_scale, sampling_ratio, gamma
+    )
+    output.copy_(moved(at_least_single(input), at_least_single(offset)))
+
+
+def deform_roi_pool_backward(
+    grad_output: Tensor,
+    input: Tensor,
+    rois: Tensor,
+    offset: Tensor,
+    grad_input: Tensor,
+    grad_offset: Tensor,
+    *,
+    pooled_height: int,
+    pooled_width: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    gamma: float,
+) -> None:
+    """Write the gradients of input and offsets; arguments as in `deform_roi_pool_forward`."""
+    moved = _DeformRoIPool(
+        at_least_single(rois), (pooled_height, pooled_width), spatial_scale, sampling_ratio, gamma
+    )
+    if not offset.numel():
+        grad_input.copy_(gradients(lambda x: moved(x, offset), (input,), grad_output)[0])
+        return
+    found = gradients(moved, (input, offset), grad_output)
+    grad_input.copy_(found[0])
+    grad_offset.copy_(found[1])
+
+
+@dataclass(frozen=True)
+class _DeformRoIPool:
+    rois: Tensor
+    size: tuple[int, int]
+    scale: float
+    ratio: int
+    gamma: float
+
+    def __call__(self, x: Tensor, offset: Tensor) -> Tensor:
+        bins = _Bins.of(self.rois.to(x.dtype), self.size, self.scale, self.ratio, half=True)
+        out = x.new_zeros(len(self.rois), x.shape[1], *self.size)
+        for chosen, y, z in bins.samples(x.shape[1]):
+            if offset.numel():
+                by = self.gamma * bins.extent[chosen][:, :, None, None] * offset[chosen].flip(1)
+                y, z = y + by[:, 0, ..., None], z + by[:, 1, ..., None]
+            values = _bilinear(x, self.rois[chosen, 0].long(), y[:, None], z[:, None])
+            out = out.index_put((chosen,), values.mean(-1))
+        return out
+
+
+@dataclass(frozen=True)
+class _Bins:
+    """The bins of regions on the map.
+
+    Attributes:
+        start: Upper left corners, y before x, ``[n, 2]``.
+        extent: Heights and widths, ``[n, 2]``.
+        grid: Samples per bin in each direction, ``[n, 2]``.
+        size: Bins in each direction.
+    """
+
+    start: Tensor
+    extent: Tensor
+    grid: Tensor
+    size: tuple[int, int]
+
+    @classmethod
+    def of(
+        cls, rois: Tensor, size: tuple[int, int], scale: float, ratio: int, half: bool, least: float | None = None
+    ) -> _Bins:
+        shift = 0.5 if half else 0.0
+        start = rois[:, [2, 1]] * scale - shift
+        extent = rois[:, [4, 3]] * scale - shift - start
+        if least is not None:
+            extent = extent.clamp(min=least)
+        if ratio > 0:
+            grid = torch.full_like(extent, ratio).long()
+        else:
+            grid = (extent / extent.new_tensor(size)).ceil().long().clamp(min=0)
+        return cls(start, extent, grid, size)
+
+    def samples(self, channels: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Yield which regions, and the y and x of their samples, ``[regions, rows, columns, samples]``.
+
+        Regions with the same number of samples come together; those without any do not come.
+        """
+        for rows, columns in self.grid.unique(dim=0).tolist():
+            if not rows * columns:
+                continue
+            alike = (self.grid == self.grid.new_tensor([rows, columns])).all(1).nonzero()[:, 0]
+            step = max(_PIECE // (channels * self.size[0] * self.size[1] * rows * columns), 1)
+            for chosen in alike.split(step):
+                y, x = (self._positions(chosen, dim, count) for dim, count in ((0, rows), (1, columns)))
+                shape = (len(chosen), *self.size, rows * columns)
+                full = (len(chosen), *self.size, rows, columns)
+                yield (
+                    chosen,
+                    y[:, :, None, :, None].expand(full).reshape(shape),
+                    x[:, None, :, None, :].expand(full).reshape(shape),
+                )
+
+    def _positions(self, chosen: Tensor, dim: int, count: int) -> Tensor:
+        """Return the coordinates of the samples along one direction, ``[regions, bins, count]``."""
+        n = self.size[dim]
+        start, width = self.start[chosen, dim].view(-1, 1, 1), (self.extent[chosen, dim] / n).view(-1, 1, 1)
+        bins = torch.arange(n, device=start.device).view(1, -1, 1)
+        steps = torch.arange(count, device=start.device, dtype=start.dtype) + 0.5
+        return start + bins * width + steps * width / count
+
+
+def _bilinear(x: Tensor, image: Tensor, y: Tensor, z: Tensor) -> Tensor:
+    """Sample maps between their pixels' middles.
+
+    Within a pixel outside the map the nearest edge counts, farther out 0.
+
+    Args:
+        x: ``[batch, channels, height, width]``.
+        image: Which of the batch, ``[n]``.
+        y: ``[n, channels or 1, ...]``, in pixels.
+        z: The x, of the same shape.
+
+    Returns:
+        ``[n, channels, ...]``.
+    """
+    height, width = x.shape[2:]
+    inside = (y >= -1) & (y <= height) & (z >= -1) & (z <= width)
+    y, z = y.clamp(0, height - 1), z.clamp(0, width - 1)
+    top, left = y.detach().floor().long(), z.detach().floor().long()
+    bottom, right = (top + 1).clamp(max=height - 1), (left + 1).clamp(max=width - 1)
+    ones = (1,) * (y.dim() - 2)
+    picture = image.view(-1, 1, *ones)
+    channel = torch.arange(x.shape[1], device=x.device).view(1, -1, *ones)
+    down, over = y - top, z - left
+    upper = x[picture, channel, top, left] * (1 - over) + x[picture, channel, top, right] * over
+    lower = x[picture, channel, bottom, left] * (1 - over) + x[picture, channel, bottom, right] * over
+    return (upper * (1 - down) + lower * down) * inside
+
+
+def _bin_edges(low: Tensor, high: Tensor, bins: int, size: int) -> tuple[Tensor, Tensor]:
+    """Return the first pixel of each bin and the first one behind it, ``[n, bins]``."""
+    width = (high - low)[:, None] / bins
+    number = torch.arange(bins, device=low.device)
+    first = (number * width + low[:, None]).floor().clamp(0, size).long()
+    end = ((number + 1) * width + low[:, None]).ceil().clamp(0, size).long()
+    return first, end
+
+
+def _members(edges: tuple[Tensor, Tensor], chosen: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the pixels of each bin and which of them count, ``[n, bins, most]``."""
+    first, end = (edge[chosen][..., None] for edge in edges)
+    steps = torch.arange(max(int((end - first).max()), 1), device=first.device)
+    pixels = first + steps
+    counts = pixels < end
+    return torch.where(counts, pixels, 0), counts
