@@ -53,6 +53,27 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
+def write_between(path: Path, begin: str, end: str, text: str, *, title: str) -> None:
+    """Put `text` into a document, between two of its lines; what stands around them stays.
+
+    Args:
+        path: The document; a missing one is made, of a title and these lines.
+        begin: The line before.
+        end: The line behind.
+        text: In place of what stands there.
+        title: Of a document that is made.
+
+    Raises:
+        NabnError: the document lacks one of the lines, or cannot be written.
+    """
+    page = path.read_text() if path.is_file() else f"# {title}\n\n{begin}\n{end}\n"
+    before, found, rest = page.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not (found and closed):
+        raise NabnError(f"{path} has no lines {begin} and {end} for the table to stand between")
+    write_text(path, f"{before}{begin}\n\n{text}\n\n{end}{after}")
+
+
 def append_line(path: Path, line: str) -> None:
     """Add a line to a text file that is there.
 

@@ -196,6 +196,11 @@ def flavour(installed: Mapping[str, str | None]) -> str:
     return "mixed"
 
 
+def installer() -> str:
+    """Return the command that installs packages into this environment: one made by uv has no pip."""
+    return "pip install" if importlib.util.find_spec("pip") else "uv pip install"
+
+
 def compile_mmcv(operators: bool = True) -> str:
     """Return the command that puts the installed mmcv into this environment again, compiled.
 
@@ -207,13 +212,11 @@ def compile_mmcv(operators: bool = True) -> str:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             requirement = f"{name.removesuffix('-lite')}=={importlib.metadata.version(name)}"
             break
-    install = "pip install" if importlib.util.find_spec("pip") else "uv pip install"
-    again = f"{install} --no-cache-dir --no-deps --force-reinstall"
+    again = f"{installer()} --no-cache-dir --no-deps --force-reinstall"
     if not operators:
         return f"{again} {requirement}"
-    return (
-        f"{install} 'setuptools<81' wheel ninja psutil && MMCV_WITH_OPS=1 {again} --no-build-isolation {requirement}"
-    )
+    first = f"{installer()} 'setuptools<81' wheel ninja psutil"
+    return f"{first} && MMCV_WITH_OPS=1 {again} --no-build-isolation {requirement}"
 
 
 def number(version: str) -> Version:

@@ -6,8 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from aihwkit_nabn.errors import NabnError
-from aihwkit_nabn.files import write_text
+from aihwkit_nabn.files import write_between, write_text
 from aihwkit_nabn.stacks import OPENMMLAB, STACKS
 
 BEGIN, END = "<!-- stacks: written by tools/stacks.py -->", "<!-- end -->"
@@ -81,8 +80,4 @@ def table(records: list[dict[str, Any]]) -> str:
 
 def write_table(out: Path, records: list[dict[str, Any]]) -> None:
     """Put the table into the document, between its marks; what stands around them stays."""
-    page = out.read_text() if out.is_file() else f"# Stacks\n\n{BEGIN}\n{END}\n"
-    if BEGIN not in page or END not in page.split(BEGIN, 1)[1]:
-        raise NabnError(f"{out} has no lines {BEGIN} and {END} for the table to stand between")
-    before, rest = page.split(BEGIN, 1)
-    write_text(out, f"{before}{BEGIN}\n\n{table(records)}\n\n{END}{rest.split(END, 1)[1]}")
+    write_between(out, BEGIN, END, table(records), title="Stacks")

@@ -11,7 +11,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aihwkit_nabn.commands._probes import PROBES, ProbeResult, run_probes
-from aihwkit_nabn.stacks import OPENMMLAB, TESTED, WINDOWS, Version, Window, judge, number, text
+from aihwkit_nabn.stacks import (
+    OPENMMLAB,
+    TESTED,
+    WINDOWS,
+    Version,
+    Window,
+    compile_mmcv,
+    installer,
+    judge,
+    number,
+    text,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -138,7 +149,7 @@ def check_openmmlab(results: dict[str, ProbeResult]) -> list[Check]:
         detail = f"{found.detail} ({source})" if found.works else f"cannot be imported: {found.detail}"
         checks.append(Check(name=name, status=OK if found.works else NOTE, detail=detail, remedy=remedy))
         if name == "mmcv" and found.works:
-            checks.append(_check_ops(results["mmcv_ops"], source))
+            checks.append(_check_ops(results["mmcv_ops"]))
     return checks
 
 
@@ -148,11 +159,6 @@ def version_of(distribution: str) -> str | None:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def installer() -> str:
-    """Return the command that installs packages into this environment: one made by uv has no pip."""
-    return "pip install" if importlib.util.find_spec("pip") else "uv pip install"
 
 
 def show(console: Console, checks: list[Check]) -> None:
@@ -244,20 +250,15 @@ def _check_gpu(found: ProbeResult) -> Check:
     return Check(name=name, status=NOTE, detail="torch is built for CUDA but sees none", remedy=remedy)
 
 
-def _check_ops(found: ProbeResult, source: str) -> Check:
+def _check_ops(found: ProbeResult) -> Check:
     name = "mmcv ops"
     if found.works:
         return Check(name=name, status=OK, detail=found.detail)
-    detail = f"not compiled, or for another torch: {found.detail}"
-    same = f"{source}=={version_of(source)}"
-    remedy = f"MMCV_WITH_OPS=1 {installer()} --no-build-isolation --force-reinstall --no-deps {same}"
-    if source == "mmcv-lite":
-        remedy = _openmmlab_line()
-    return Check(name=name, status=NOTE, detail=detail, remedy=remedy)
+    return Check(name=name, status=NOTE, detail=f"do not work: {found.detail}", remedy=compile_mmcv())
 
 
 def _openmmlab_line() -> str:
-    # A checkout's own set-up knows how mmcv must be built.
+    # A checkout's own set-up takes mmcv without compiling.
     command = "uv sync" if _is_checkout() else f"{installer()} 'aihwkit-nabn[openmmlab]'"
     return f"for detection and segmentation: {command}"
 

@@ -22,10 +22,11 @@ from aihwkit_nabn.openmmlab.forks import find_mmseg_configs
 from aihwkit_nabn.openmmlab.hook import AnalogHook
 from aihwkit_nabn.openmmlab.jpeg import CompressJPEG
 from aihwkit_nabn.openmmlab.loop import AnalogTestLoop
+from aihwkit_nabn.openmmlab.operators.finder import install as find_operators
 from aihwkit_nabn.openmmlab.training import HardwareAwareTrainingHook
 
+find_operators()  # where no .pth file did it
 if importlib.util.find_spec("mmcv") is not None:
-    import aihwkit_nabn.openmmlab.operators.finder  # where no .pth file did it: mmcv finds its operators
     import aihwkit_nabn.openmmlab.layers  # noqa: F401  # puts mmcv's deformable convolutions on tiles
 
 allow_mmengine_checkpoints()

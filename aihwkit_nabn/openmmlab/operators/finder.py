@@ -4,7 +4,16 @@ The wheel holds a copy of this file as the module `_aihwkit_nabn_mmcv`, which a 
 Python starts. So it imports nothing but `sys`, and does nothing until somebody asks for `mmcv._ext`.
 """
 
+from __future__ import annotations
+
 import sys
+
+TYPE_CHECKING = False  # as in typing, which takes milliseconds to import
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+    from typing import Any
 
 NAME = "mmcv._ext"
 
@@ -13,14 +22,17 @@ class MMCVOperatorsFinder:
     """An entry of `sys.meta_path`."""
 
     @classmethod
-    def find_spec(cls, name, path=None, target=None):  # type: ignore[no-untyped-def]
+    def find_spec(
+        cls, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
         """Return where `mmcv._ext` is to be loaded from: the compiled one if there is one, else this folder."""
         if name != NAME:
             return None
         for finder in sys.meta_path:
             spec = None if finder is cls else finder.find_spec(name, path, target)
             if spec is not None:
-                spec.loader = _Explaining(spec.loader)
+                loader: Any = ExplainingLoader(spec.loader)
+                spec.loader = loader
                 return spec
         from importlib.util import find_spec, spec_from_file_location
 
@@ -32,43 +44,48 @@ class MMCVOperatorsFinder:
         return spec_from_file_location(name, f"{folder}/__init__.py", submodule_search_locations=[folder])
 
 
-class _Explaining:
-    """A loader that adds to the error of a compiled `mmcv._ext` what to do about it."""
+class ExplainingLoader:
+    """The loader of a compiled `mmcv._ext`; adds to its errors what to do about them.
 
-    def __init__(self, loader):  # type: ignore[no-untyped-def]
+    Args:
+        loader: What loads the library.
+    """
+
+    def __init__(self, loader: Any) -> None:
         self._loader = loader
 
-    def __getattr__(self, name):  # type: ignore[no-untyped-def]
+    def __getattr__(self, name: str) -> Any:
         return getattr(self._loader, name)
 
-    def create_module(self, spec):  # type: ignore[no-untyped-def]
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         """Load the library."""
-        return self._explained(self._loader.create_module, spec)
+        return _explained(self._loader.create_module, spec)
 
-    def exec_module(self, module):  # type: ignore[no-untyped-def]
+    def exec_module(self, module: ModuleType) -> None:
         """Run its initialisation."""
-        return self._explained(self._loader.exec_module, module)
+        _explained(self._loader.exec_module, module)
 
-    def _explained(self, step, argument):  # type: ignore[no-untyped-def]
-        try:
-            return step(argument)
-        except ImportError as error:
-            import warnings
 
-            from aihwkit_nabn.stacks import compile_mmcv
+def _explained(step: Callable[[Any], Any], argument: Any) -> Any:
+    try:
+        return step(argument)
+    except ImportError as error:
+        import warnings
 
-            error.msg = (
-                f"{error.msg} (mmcv's compiled operators do not fit this torch; compile them again: {compile_mmcv()}; "
-                f"or take mmcv without them, and torchvision's serve: {compile_mmcv(operators=False)})"
-            )
-            warnings.warn(error.msg, stacklevel=2)  # mmdetection catches the error and goes on without operators
-            raise
+        from aihwkit_nabn.stacks import compile_mmcv
+
+        error.msg = (
+            f"{error.msg} (mmcv's compiled operators do not fit this torch; compile them again: {compile_mmcv()}; "
+            f"or take mmcv without them, and torchvision's serve: {compile_mmcv(operators=False)})"
+        )
+        warnings.warn(error.msg, stacklevel=2)  # mmdetection catches the error and goes on without operators
+        raise
 
 
 def install() -> None:
     """Put the finder where Python looks first; once, whichever copy of this file comes first."""
     if not any(getattr(entry, "__name__", "") == MMCVOperatorsFinder.__name__ for entry in sys.meta_path):
-        sys.meta_path.insert(0, MMCVOperatorsFinder)  # type: ignore[arg-type]
+        sys.meta_path.insert(0, MMCVOperatorsFinder)
 
 
 install()

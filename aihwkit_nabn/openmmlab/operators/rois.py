@@ -190,9 +190,7 @@ def deform_roi_pool_forward(
         sampling_ratio: Samples per bin and direction; 0: as many as the bin has pixels.
         gamma: What the offsets are multiplied with.
     """
-    moved = _DeformRoIPool(
-        at_least_single(rois), (pooled_height, pooled_width), spatial_scale, sampling_ratio, gamma
-    )
+    moved = _DeformRoIPool(at_least_single(rois), (pooled_height, pooled_width), spatial_scale, sampling_ratio, gamma)
     output.copy_(moved(at_least_single(input), at_least_single(offset)))
 
 
@@ -211,9 +209,7 @@ def deform_roi_pool_backward(
     gamma: float,
 ) -> None:
     """Write the gradients of input and offsets; arguments as in `deform_roi_pool_forward`."""
-    moved = _DeformRoIPool(
-        at_least_single(rois), (pooled_height, pooled_width), spatial_scale, sampling_ratio, gamma
-    )
+    moved = _DeformRoIPool(at_least_single(rois), (pooled_height, pooled_width), spatial_scale, sampling_ratio, gamma)
     if not offset.numel():
         grad_input.copy_(gradients(lambda x: moved(x, offset), (input,), grad_output)[0])
         return
