@@ -71,6 +71,7 @@ class Stack:
         aihwkit: Exact version.
         numpy: Exact version.
         openmmlab: A key of `FLAVOURS`. With ``"none"`` only the core is tested.
+        thorough: Whether the slow tests are run on it too.
         fault: What does not work; empty where everything does.
     """
 
@@ -81,6 +82,7 @@ class Stack:
     aihwkit: str
     numpy: str
     openmmlab: str = "none"
+    thorough: bool = False
     fault: str = ""
 
     def __str__(self) -> str:
@@ -106,6 +108,7 @@ STACKS = (
         aihwkit="1.1.0",
         numpy="2.4.6",
         openmmlab="forks",
+        thorough=True,
     ),
     Stack(
         name="A-upstream",
@@ -115,6 +118,7 @@ STACKS = (
         aihwkit="1.1.0",
         numpy="1.26.4",
         openmmlab="upstream",
+        thorough=True,
     ),
     Stack(
         name="B-forks",
@@ -124,10 +128,35 @@ STACKS = (
         aihwkit="1.2.0",
         numpy="2.5.5",
         openmmlab="forks",
+        thorough=True,
     ),
-    Stack(name="core-310-old", python="3.10", torch="2.10.0", torchvision="0.25.0", aihwkit="1.1.0", numpy="1.26.4"),
-    Stack(name="core-311", python="3.11", torch="2.12.1", torchvision="0.27.1", aihwkit="1.1.0", numpy="2.4.6"),
-    Stack(name="core-313", python="3.13", torch="2.13.0", torchvision="0.28.0", aihwkit="1.2.0", numpy="2.5.5"),
+    Stack(
+        name="forks-310",
+        python="3.10",
+        torch="2.10.0",
+        torchvision="0.25.0",
+        aihwkit="1.1.0",
+        numpy="2.2.6",
+        openmmlab="forks",
+    ),
+    Stack(
+        name="forks-311",
+        python="3.11",
+        torch="2.12.1",
+        torchvision="0.27.1",
+        aihwkit="1.1.0",
+        numpy="2.4.6",
+        openmmlab="forks",
+    ),
+    Stack(
+        name="forks-313",
+        python="3.13",
+        torch="2.15.0",
+        torchvision="0.29.2",
+        aihwkit="1.2.0",
+        numpy="2.5.5",
+        openmmlab="forks",
+    ),
     Stack(
         name="bad-torch213",
         python="3.11",

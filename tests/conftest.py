@@ -20,6 +20,29 @@ torch.set_num_threads(1)
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the fast tests first."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+
+
+class _FastTestsFirst:
+    """Ends the run before the slow tests if a fast one failed; in the process that collects the reports."""
+
+    failed = False
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        slow = "slow" in report.keywords
+        self.failed = self.failed or (report.failed and not slow)
+        if slow and self.failed:
+            pytest.exit("fast tests failed, so the slow ones are not run (by themselves: -m slow)", returncode=1)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let one process decide, of those that pytest-xdist starts."""
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(_FastTestsFirst())
+
+
 class PlainSubclass(nn.Conv2d):
     """Adds nothing."""
 

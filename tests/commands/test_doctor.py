@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 import sys
 
 import pytest
@@ -138,3 +139,11 @@ def test_this_installation_has_a_working_core() -> None:
     results = run_probes(names)
     for name in ("torch", "torchvision", "numpy", "torch_tile", "package"):
         assert results[name].works, results[name].detail
+
+
+@pytest.mark.slow
+def test_it_says_whose_operators_mmcv_has() -> None:
+    pytest.importorskip("mmcv")
+    found = run_probes(["mmcv_ops"])["mmcv_ops"]
+    compiled = importlib.util.find_spec("mmcv._ext").origin.endswith(".so")
+    assert found.works and found.detail.startswith("mmcv's own" if compiled else "torchvision's, 36 functions"), found

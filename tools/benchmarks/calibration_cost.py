@@ -10,13 +10,13 @@ Run: ``python tools/benchmarks/calibration_cost.py``
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Callable
 from typing import Annotated
 
 import torch
 import torchvision
 import typer
+from measuring import times_of
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -61,18 +61,6 @@ def _calibrated(plain: nn.Module, model: nn.Module, batches: list[Tensor], name:
     return chip
 
 
-def best_times(jobs: dict[str, Callable[[], None]], repeats: int) -> dict[str, float]:
-    """Return each job's shortest time; the jobs take turns, so that a slow moment of the machine hits all alike."""
-    times: dict[str, list[float]] = {name: [] for name in jobs}
-    for repeat in range(repeats + 1):
-        for name, job in jobs.items():
-            begin = time.perf_counter()
-            job()
-            if repeat:  # the first round warms up
-                times[name].append(time.perf_counter() - begin)
-    return {name: min(values) for name, values in times.items()}
-
-
 def main(
     repeats: Annotated[int, typer.Option(min=1, help="Rounds after the first; the shortest time counts.")] = 5,
     threads: Annotated[int, typer.Option(min=1)] = 2,
@@ -99,13 +87,13 @@ def main(
         batches = list(torch.randn(n_images, *shape).split(batch_size))
         jobs = {"reference": _pass(model, batches), "chip": _pass(plain, batches)}
         jobs.update({method: _calibration(analog, model, batches, method) for method in METHODS})
-        times = best_times(jobs, repeats)
+        times = times_of(jobs, repeats, of=min)
         needed = {method: times["chip"] + (times["reference"] if method in COMPARING else 0.0) for method in METHODS}
         ratios = [f"{times[method] / needed[method]:.2f}" for method in METHODS]
         costs.add_row(title, f"{times['reference']:.3f}", f"{times['chip']:.3f}", *ratios)
         jobs = {"plain": _pass(plain, batches)}
         jobs.update({name: _pass(_calibrated(plain, model, batches, name), batches) for name in INFERENCE})
-        times = best_times(jobs, repeats)
+        times = times_of(jobs, repeats, of=min)
         inference.add_row(title, *(f"{times[name] / times['plain']:.2f}" for name in INFERENCE))
     for table in (costs, inference):
         Console().print(table)

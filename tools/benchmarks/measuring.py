@@ -6,7 +6,7 @@ import ctypes
 import gc
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -19,8 +19,16 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def times_of(jobs: dict[str, Job], repeats: int, device: torch.device | None = None) -> dict[str, float]:
-    """Return each job's median time in seconds; they take turns, so that a slow moment of the machine hits all."""
+def times_of(
+    jobs: Mapping[str, Job],
+    repeats: int,
+    device: torch.device | None = None,
+    of: Callable[[list[float]], float] = statistics.median,
+) -> dict[str, float]:
+    """Return each job's time in seconds, the median of several unless `of` is another.
+
+    They take turns, so that a slow moment of the machine hits all.
+    """
     device = device or torch.device("cpu")
     times: dict[str, list[float]] = {name: [] for name in jobs}
     for repeat in range(repeats + 1):
@@ -31,7 +39,7 @@ def times_of(jobs: dict[str, Job], repeats: int, device: torch.device | None = N
             _wait(device)
             if repeat:  # the first round warms up
                 times[name].append(time.perf_counter() - begin)
-    return {name: statistics.median(values) for name, values in times.items()}
+    return {name: of(values) for name, values in times.items()}
 
 
 _MEMORY_RUNS = 5

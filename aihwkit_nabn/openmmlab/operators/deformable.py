@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 from torchvision.ops import deform_conv2d
 
@@ -37,11 +38,19 @@ def deform_conv_backward_input(
     *buffers: Tensor,
     **geometry: Any,
 ) -> None:
-    """Write the gradients with respect to input and offset; shapes as in `deform_conv_forward`."""
-    kernel, plain = at_least_single(weight), _plain(geometry)
-    found = gradients(lambda x, moved: deform_conv2d(x, moved, kernel, **plain), (input, offset), grad_output)
+    """Write the gradients with respect to input and offset; shapes as in `deform_conv_forward`.
+
+    That of the weight goes into mmcv's work space, where `deform_conv_backward_parameters` finds it.
+    """
+    plain = _plain(geometry)
+    moved = _off_the_edge(offset, weight, plain)
+    found = gradients(
+        lambda x, moved, kernel: deform_conv2d(x, moved, kernel, **plain), (input, moved, weight), grad_output
+    )
     grad_input.copy_(found[0])
     grad_offset.copy_(found[1])
+    if buffers:
+        buffers[0].resize_(weight.shape).copy_(found[2])
 
 
 def deform_conv_backward_parameters(
@@ -54,6 +63,10 @@ def deform_conv_backward_parameters(
     **geometry: Any,
 ) -> None:
     """Write the gradient with respect to the weight, times `scale`; shapes as in `deform_conv_forward`."""
+    if buffers and buffers[0].shape == grad_weight.shape:
+        grad_weight.copy_(buffers[0] * scale)
+        buffers[0].resize_(0)
+        return
     x, moved, plain = at_least_single(input), at_least_single(offset), _plain(geometry)
     kernel = x.new_zeros(grad_weight.shape)  # the gradient does not depend on it
     found = gradients(lambda weight: deform_conv2d(x, moved, weight, **plain), (kernel,), grad_output)
@@ -117,7 +130,8 @@ def modulated_deform_conv_backward(
         out: Tensor = deform_conv2d(x, moved, kernel, mask=factors, **plain)
         return out
 
-    found = gradients(convolution, (input, offset, mask, weight), grad_output)
+    moved = _off_the_edge(offset, weight, plain)
+    found = gradients(convolution, (input, moved, mask, weight), grad_output)
     for target, value in zip((grad_input, grad_offset, grad_mask, grad_weight), found, strict=True):
         target.copy_(value)
     if with_bias:
@@ -140,3 +154,19 @@ def _plain(geometry: dict[str, Any]) -> dict[str, tuple[int, int]]:
         for pair in pairs
         if pair[0] in geometry
     }
+
+
+def _off_the_edge(offset: Tensor, weight: Tensor, plain: dict[str, tuple[int, int]]) -> Tensor:
+    """Return the offsets with samples that lie one pixel above or left of the map moved farther out.
+
+    Nothing is sampled there, and as in mmcv such an offset has no gradient; torchvision's is that of a sample a little
+    nearer. New layers, whose offsets are zero, have many in their padding.
+    """
+    position = at_least_single(offset).unflatten(1, (-1, *weight.shape[2:], 2)).clone()
+    for dim in (0, 1):
+        stride, padding, dilation = (plain[name][dim] for name in ("stride", "padding", "dilation"))
+        taps = torch.arange(weight.shape[2 + dim], device=offset.device) * dilation
+        places = torch.arange(offset.shape[2 + dim], device=offset.device) * stride - padding
+        grid = taps[:, None] + places
+        position[:, :, :, :, dim] += grid[:, None, :, None] if dim == 0 else grid[None, :, None, :]
+    return torch.where(position.flatten(1, 4) == -1, offset - 1, offset)

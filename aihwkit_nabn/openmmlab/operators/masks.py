@@ -54,7 +54,7 @@ def psamask_forward(input: Tensor, output: Tensor, **geometry: int) -> None:
     """
     channel, inside = _mask_index(geometry, input.device)
     n = input.shape[0]
-    collected = input.gather(1, channel.expand(n, -1, -1, -1)) * inside
+    collected = input.gather(1, channel.expand(n, -1, -1, -1)).masked_fill(~inside, 0)
     output.copy_(_turned(collected, geometry))
 
 
@@ -62,7 +62,7 @@ def psamask_backward(grad_output: Tensor, grad_input: Tensor, **geometry: int) -
     """Write the gradient of `psamask_forward`'s input."""
     channel, inside = _mask_index(geometry, grad_output.device)
     n = grad_output.shape[0]
-    grad = _turned(grad_output, geometry) * inside
+    grad = _turned(grad_output, geometry).masked_fill(~inside, 0)
     grad_input.copy_(torch.zeros_like(grad_input).scatter_add_(1, channel.expand(n, -1, -1, -1), grad))
 
 

@@ -21,4 +21,6 @@ def gradients(function: Callable[..., Tensor], inputs: Sequence[Tensor], grad_ou
     with torch.enable_grad():
         leaves = [at_least_single(x).detach().requires_grad_() for x in inputs]
         output = function(*leaves)
+    if not output.requires_grad:  # nothing was sampled
+        return tuple(torch.zeros_like(leaf) for leaf in leaves)
     return torch.autograd.grad(output, leaves, grad_output.to(output.dtype))

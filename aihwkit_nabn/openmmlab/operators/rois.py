@@ -39,7 +39,7 @@ def roi_align_forward(
         rois: ``[n, 5]``.
         output: ``[n, channels, aligned_height, aligned_width]``, overwritten.
         argmax_y: Where the largest sample was taken, of `output`'s shape; not touched for means. -1 where there is
-            none, in regions without area, whose output is 0 (mmcv's is -10000).
+            none: with a `sampling_ratio` of 0 in regions without area, whose output is 0 (mmcv's is -10000).
         argmax_x: The same.
         aligned_height: Bins in a column.
         aligned_width: Bins in a row.
@@ -48,15 +48,15 @@ def roi_align_forward(
         pool_mode: 0 the largest, 1 the mean.
         aligned: Whether the middle of a pixel is half a pixel from its edge.
     """
-    x, boxes, size = at_least_single(input), at_least_single(rois).to(input.device), (aligned_height, aligned_width)
+    x, size = at_least_single(input), (aligned_height, aligned_width)
+    boxes = rois.to(x)
     if pool_mode == 1:
-        same = boxes.to(x.dtype)
-        output.copy_(torchvision.ops.roi_align(x, same, size, spatial_scale, sampling_ratio, aligned))
+        output.copy_(_means(x, boxes, size, spatial_scale, sampling_ratio, aligned))
         return
     output.zero_()
     argmax_y.fill_(-1)
     argmax_x.fill_(-1)
-    bins = _Bins.of(boxes, size, spatial_scale, sampling_ratio, half=aligned, least=0.0 if aligned else 1.0)
+    bins = _Bins.of(boxes, size, spatial_scale, sampling_ratio, half=aligned, least=None if aligned else 1.0)
     for chosen, y, z in bins.samples(x.shape[1]):
         values = _bilinear(x, boxes[chosen, 0].long(), y[:, None], z[:, None])
         largest, place = values.max(-1)
@@ -81,17 +81,15 @@ def roi_align_backward(
     aligned: bool,
 ) -> None:
     """Write the gradient of the input; arguments as in `roi_align_forward`."""
-    grad, boxes = at_least_single(grad_output), at_least_single(rois)
-    x = grad.new_zeros(grad_input.shape)  # the gradient does not depend on it
+    grad = at_least_single(grad_output)
+    boxes, x = rois.to(grad), grad.new_zeros(grad_input.shape)  # the gradient does not depend on the input
     if pool_mode == 1:
-        same, size = boxes.to(grad.dtype), (aligned_height, aligned_width)
-        found = gradients(
-            lambda x: torchvision.ops.roi_align(x, same, size, spatial_scale, sampling_ratio, aligned), (x,), grad
-        )
+        size = (aligned_height, aligned_width)
+        found = gradients(lambda x: _means(x, boxes, size, spatial_scale, sampling_ratio, aligned), (x,), grad)
     else:
         image, y, z = boxes[:, 0].long(), at_least_single(argmax_y), at_least_single(argmax_x)
-        # Where nothing was sampled, far outside.
-        y = torch.where((y == -1) & (z == -1), -2.0, y)
+        # Where nothing was sampled, far outside; as in mmcv a sample that happens to lie there has no gradient either.
+        y = torch.where(y == -1, -2.0, y)
         found = gradients(lambda x: _bilinear(x, image, y[..., None], z[..., None])[..., 0], (x,), grad)
     grad_input.copy_(found[0])
 
@@ -120,17 +118,21 @@ def roi_pool_forward(
         pooled_width: Bins in a row.
         spatial_scale: Size of the map over that of the image.
     """
-    x, boxes = at_least_single(input), at_least_single(rois)
+    x = at_least_single(input)
+    boxes = rois.to(x)
     output.zero_()
     argmax.fill_(-1)
     height, width = x.shape[2:]
     low, high = boxes[:, 1:3] * spatial_scale, (boxes[:, 3:5] + 1) * spatial_scale
+    proper = (high > low).all(1).nonzero()[:, 0]
+    if not len(proper):
+        return
     rows = _bin_edges(low[:, 1], high[:, 1], pooled_height, height)
     columns = _bin_edges(low[:, 0], high[:, 0], pooled_width, width)
-    most_rows, most_columns = (int((end - first).max()) if end.numel() else 0 for first, end in (rows, columns))
+    most_rows, most_columns = (int((end - first).max()) for first, end in (rows, columns))
     step = max(_PIECE // max(x.shape[1] * pooled_height * pooled_width * most_rows * most_columns, 1), 1)
     pixels = x.flatten(2).transpose(1, 2)
-    for chosen in (high > low).all(1).nonzero()[:, 0].split(step):
+    for chosen in proper.split(step):
         y, in_y = _members(rows, chosen)
         z, in_z = _members(columns, chosen)
         inside = (in_y[:, :, None, :, None] & in_z[:, None, :, None, :]).flatten(3)[:, None]
@@ -190,7 +192,7 @@ def deform_roi_pool_forward(
         sampling_ratio: Samples per bin and direction; 0: as many as the bin has pixels.
         gamma: What the offsets are multiplied with.
     """
-    moved = _DeformRoIPool(at_least_single(rois), (pooled_height, pooled_width), spatial_scale, sampling_ratio, gamma)
+    moved = _DeformRoIPool(rois, (pooled_height, pooled_width), spatial_scale, sampling_ratio, gamma)
     output.copy_(moved(at_least_single(input), at_least_single(offset)))
 
 
@@ -209,7 +211,7 @@ def deform_roi_pool_backward(
     gamma: float,
 ) -> None:
     """Write the gradients of input and offsets; arguments as in `deform_roi_pool_forward`."""
-    moved = _DeformRoIPool(at_least_single(rois), (pooled_height, pooled_width), spatial_scale, sampling_ratio, gamma)
+    moved = _DeformRoIPool(rois, (pooled_height, pooled_width), spatial_scale, sampling_ratio, gamma)
     if not offset.numel():
         grad_input.copy_(gradients(lambda x: moved(x, offset), (input,), grad_output)[0])
         return
@@ -298,6 +300,13 @@ class _Bins:
         return start + bins * width + steps * width / count
 
 
+def _means(x: Tensor, boxes: Tensor, size: tuple[int, int], scale: float, ratio: int, aligned: bool) -> Tensor:
+    if aligned and ratio <= 0:  # inverted regions have no samples; torchvision's CPU kernel fails on them
+        boxes = torch.cat([boxes[:, :3], torch.maximum(boxes[:, 1:3], boxes[:, 3:])], 1)
+    out: Tensor = torchvision.ops.roi_align(x, boxes, size, scale, ratio, aligned)
+    return out
+
+
 def _bilinear(x: Tensor, image: Tensor, y: Tensor, z: Tensor) -> Tensor:
     """Sample maps between their pixels' middles.
 
@@ -323,7 +332,7 @@ def _bilinear(x: Tensor, image: Tensor, y: Tensor, z: Tensor) -> Tensor:
     down, over = y - top, z - left
     upper = x[picture, channel, top, left] * (1 - over) + x[picture, channel, top, right] * over
     lower = x[picture, channel, bottom, left] * (1 - over) + x[picture, channel, bottom, right] * over
-    return (upper * (1 - down) + lower * down) * inside
+    return (upper * (1 - down) + lower * down).masked_fill(~inside, 0)
 
 
 def _bin_edges(low: Tensor, high: Tensor, bins: int, size: int) -> tuple[Tensor, Tensor]:

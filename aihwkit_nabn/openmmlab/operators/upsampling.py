@@ -44,8 +44,8 @@ def carafe_naive_backward(
 ) -> None:
     """Write the gradients with respect to features and masks; shapes as in `carafe_naive_forward`."""
     x, w = _split(features, masks, group_size, scale_factor)
-    n, groups, _, height, width = x.shape
-    grad = at_least_single(grad_output).reshape(n, groups, -1, height, scale_factor, width, scale_factor)
+    groups, height, width = x.shape[1], *x.shape[3:]
+    grad = _pieces(grad_output, groups, scale_factor)
     reach = (kernel_size - 1) // 2
     padded = F.pad(torch.zeros_like(x), (reach,) * 4)
     taps = []
@@ -90,9 +90,12 @@ def carafe_backward(
 
 def _split(features: Tensor, masks: Tensor, groups: int, scale: int) -> tuple[Tensor, Tensor]:
     """Return features ``[n, groups, channels, h, w]`` and kernels ``[n, groups, taps, h, scale, w, scale]``."""
-    n, _, height, width = features.shape
-    x = at_least_single(features).reshape(n, groups, -1, height, width)
-    return x, at_least_single(masks).reshape(n, groups, -1, height, scale, width, scale)
+    return at_least_single(features).unflatten(1, (groups, -1)), _pieces(masks, groups, scale)
+
+
+def _pieces(x: Tensor, groups: int, scale: int) -> Tensor:
+    """Return what is of the output's size as ``[n, groups, channels, h, scale, w, scale]``."""
+    return at_least_single(x).unflatten(3, (-1, scale)).unflatten(2, (-1, scale)).unflatten(1, (groups, -1))
 
 
 def _shifted(x: Tensor, kernel_size: int) -> Iterator[Tensor]:
