@@ -135,7 +135,7 @@ def times(call: Callable[[], object], kinds: dict[str, ModuleType], repeats: int
 
 @app.command()
 def main(
-    repeats: Annotated[int, typer.Option(min=1, help="Rounds after the first; the shortest time counts.")] = 5,
+    repeats: Annotated[int, typer.Option(min=1, help="Rounds after the first; the shortest time counts.")] = 9,
     threads: Annotated[int, typer.Option(min=1)] = 2,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
