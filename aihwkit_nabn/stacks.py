@@ -10,6 +10,7 @@ import contextlib
 import importlib.metadata
 import importlib.util
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -227,7 +228,7 @@ def flavour(installed: Mapping[str, str | None]) -> str:
 
 def installer() -> str:
     """Return the command that installs packages into this environment: one made by uv has no pip."""
-    return "pip install" if importlib.util.find_spec("pip") else "uv pip install"
+    return "pip install" if importlib.util.find_spec("pip") else f"uv pip install --python {sys.prefix}"
 
 
 def compile_mmcv(operators: bool = True) -> str:

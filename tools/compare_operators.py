@@ -18,7 +18,7 @@ import typer
 from operator_cases import OPERATORS, Comparison, compare
 
 from aihwkit_nabn.commands._run import run
-from aihwkit_nabn.errors import UnknownNameError
+from aihwkit_nabn.errors import NabnError, UnknownNameError
 
 COMMAND = "python tools/compare_operators.py --out docs/operators.md"
 BEGIN, END = "<!-- compared: written by tools/compare_operators.py -->", "<!-- end -->"
@@ -66,14 +66,19 @@ def main(
     device: Annotated[str, typer.Option(help="cpu or cuda; auto: cuda if mmcv is compiled for one.")] = "auto",
     out: Annotated[Path | None, typer.Option(help="Markdown file to write.")] = None,
 ) -> None:
-    """Compare, print two tables; exit code 1 if anything differs by more than rounding."""
+    """Compare with a compiled mmcv, for about a minute; exit code 1 if more than rounding differs."""
     for name in names or ():
         if name not in (*OPERATORS, *DETECTORS):
             raise UnknownNameError("operator or detector", name, (*OPERATORS, *DETECTORS))
+    if names and out is not None:
+        raise NabnError("--out writes the tables of all operators and detectors; name none of them")
     from rich.console import Console
 
     from aihwkit_nabn.openmmlab.switching import ours, require_compiled
+    from aihwkit_nabn.targets.torchvision import check_device
 
+    if device != "auto":
+        check_device(device)
     theirs = require_compiled()
     kinds = (ours(), theirs)
     device = device if device != "auto" else "cuda" if _for_gpu(theirs) else "cpu"
@@ -227,10 +232,11 @@ def markdown(operators: Sequence[Comparison], trainings: Sequence[Training], dev
             "",
             f"{versions(device)}. *Largest difference*: over {inputs} random inputs per operator (sizes, groups,",
             "strides, boxes outside the image, all options), of all results and gradients, each relative to its",
-            f"largest value; indices must be the same. *Losses, gradients*: {ITERATIONS} iterations from the same",
-            "random weights on the same random images; two-stage detectors with 100 regions per image, all of which",
-            "count: of more, random scores lie so close that rounding alone exchanges some. Where no operator is",
-            "called, mmdetection and mmcv run torch code there, and both are the same.",
+            "largest value; up to 1e-5 passes, and indices must be the same. *Losses, gradients*: two training",
+            f"iterations from the same random weights on the same random images; up to {BAR:g} passes. Two-stage",
+            "detectors keep 100 regions per image: among more, random scores lie so close together that rounding",
+            "changes which ones are kept. Where no operator is called, mmdetection and mmcv run torch code, which",
+            "is the same with both.",
             "",
             *_markdown(OPERATOR_HEADINGS, [_cells(row, device) for row in operators]),
             "",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,6 +14,7 @@ from aihwkit_nabn.calibration.batches import ForwardFn, default_forward, describ
 from aihwkit_nabn.calibration.ranks import union_of_ranks
 from aihwkit_nabn.chip.input_ranges import ranged_layers, set_input_range
 from aihwkit_nabn.errors import CalibrationError, NabnError, check_count, check_number
+from aihwkit_nabn.nn.calls import first_argument, watched
 from aihwkit_nabn.nn.layers import NoiseAwareLayer, named_analog_layers
 from aihwkit_nabn.simulator.converters import input_converter, output_converter
 from aihwkit_nabn.simulator.mvm import tiles_of
@@ -115,22 +116,13 @@ def exact_products(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _observing(layers: dict[str, nn.Module], inputs: dict[str, AbsHistogram]) -> Iterator[None]:
-    handles = []
-    try:
-        for name, layer in layers.items():
-            handles.append(layer.register_forward_pre_hook(_hook(inputs[name])))
+    def observe(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> None:
+        x = first_argument(args, kwargs)
+        if isinstance(x, Tensor):
+            inputs[name].add(x)
+
+    with watched(layers, observe):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _hook(histogram: AbsHistogram) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-    def observe(module: nn.Module, args: tuple[Any, ...]) -> None:
-        if args and isinstance(args[0], Tensor):
-            histogram.add(args[0])
-
-    return observe
 
 
 class AbsHistogram:

@@ -16,6 +16,7 @@ from aihwkit_nabn.chip.calibration_state import alignments, batchnorms
 from aihwkit_nabn.errors import CalibrationError, NabnError, suggestion
 from aihwkit_nabn.nn.alignment import OutputAlignment
 from aihwkit_nabn.nn.batchnorm import NoiseAwareBatchNorm, Statistics
+from aihwkit_nabn.nn.calls import watched
 from aihwkit_nabn.nn.layers import NoiseAwareLayer, named_analog_layers
 
 BatchNormRule = Callable[[NoiseAwareBatchNorm, Moments, Moments], Statistics]
@@ -134,14 +135,8 @@ class CalibrationSession:
     @contextmanager
     def recording(self, modules: dict[str, nn.Module], record: Callable[[str, Any], None]) -> Iterator[None]:
         """Call ``record(name, output)`` for every output of the given modules inside the block."""
-        handles = []
-        try:
-            for name, module in modules.items():
-                handles.append(module.register_forward_hook(_hook(name, record)))
+        with watched(modules, lambda name, args, kwargs, output: record(name, output)):
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     @torch.no_grad()
     def observe_batchnorms(self, rule: BatchNormRule) -> dict[str, Moments]:
@@ -190,13 +185,6 @@ class CalibrationSession:
             self.layers.append(
                 LayerShift.between(name, "BatchNorm", moments, trained, moments, _as_moments(mean, var, moments.count))
             )
-
-
-def _hook(name: str, record: Callable[[str, Any], None]) -> Callable[..., None]:
-    def hook(module: nn.Module, args: Any, output: Any) -> None:
-        record(name, output)
-
-    return hook
 
 
 def _batchnorm_observer(name: str, total: Moments, rule: BatchNormRule) -> Callable[..., Statistics]:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 OK, NOTE, FAULT = "ok", "note", "fault"
+_BROKEN_OPERATORS = "mmcv's compiled operators cannot be loaded"  # words of openmmlab/operators/finder.py
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +147,9 @@ def check_openmmlab(results: dict[str, ProbeResult]) -> list[Check]:
         remedy = "" if found.works else _openmmlab_line()
         if not found.works and "MMCV==" in found.detail:
             remedy = f"{installer()} onedl-mmcv onedl-mmdetection onedl-mmsegmentation  (versions that fit each other)"
-        detail = f"{found.detail} ({source})" if found.works else f"cannot be imported: {found.detail}"
+        if not found.works and _BROKEN_OPERATORS in found.detail:
+            remedy = ""  # the line on mmcv's operators has it
+        detail = f"{found.detail} ({source})" if found.works else f"cannot be imported: {_cause(found)}"
         checks.append(Check(name=name, status=OK if found.works else NOTE, detail=detail, remedy=remedy))
         if name == "mmcv" and found.works:
             checks.append(_check_ops(results["mmcv_ops"]))
@@ -254,13 +257,24 @@ def _check_ops(found: ProbeResult) -> Check:
     name = "mmcv ops"
     if found.works:
         return Check(name=name, status=OK, detail=found.detail)
-    return Check(name=name, status=NOTE, detail=f"do not work: {found.detail}", remedy=compile_mmcv())
+    remedy = f"{compile_mmcv(operators=False)}  (torchvision's then serve; compiled ones: {compile_mmcv()})"
+    if "No module named 'mmcv._ext'" in found.detail:
+        remedy = f"install this package, which then is found by mmcv, here: {_own_line()}"
+    return Check(name=name, status=NOTE, detail=f"do not work: {_cause(found)}", remedy=remedy)
+
+
+def _cause(found: ProbeResult) -> str:
+    """Why something failed, without the advice that the error of mmcv's operators carries."""
+    return found.detail.partition(f" ({_BROKEN_OPERATORS}")[0]
 
 
 def _openmmlab_line() -> str:
+    return f"for detection and segmentation: {_own_line()}"
+
+
+def _own_line() -> str:
     # A checkout's own set-up takes mmcv without compiling.
-    command = "uv sync" if _is_checkout() else f"{installer()} 'aihwkit-nabn[openmmlab]'"
-    return f"for detection and segmentation: {command}"
+    return "uv sync" if _is_checkout() else f"{installer()} 'aihwkit-nabn[openmmlab]'"
 
 
 def _is_checkout() -> bool:

@@ -148,13 +148,14 @@ def check_metrics(metrics: object, *, place: str, expected: Iterable[str] | None
 
 def _check_scenarios(scenarios: Iterable[Scenario]) -> list[Scenario]:
     single: Any = scenarios  # one scenario without a list around it is taken too
-    checked: list[Scenario] = [single] if isinstance(single, Scenario) else list(scenarios)
+    checked: list[Any] = list(single) if isinstance(single, Iterable) and not isinstance(single, str) else [single]
     if not checked:
         raise NabnError("scenarios must hold at least one Scenario, got none")
     names: set[str] = set()
     for scenario in checked:
         if not isinstance(scenario, Scenario):
-            raise NabnError(f"scenarios must hold Scenario objects, got {scenario!r}")
+            given = repr(scenario) if isinstance(scenario, str) else f"a {type(scenario).__name__}"
+            raise NabnError(f"scenarios must be Scenario(name=..., rpu_config=...) objects, got {given}")
         if scenario.name in names:
             raise NabnError(f"scenarios must have different names, got {scenario.name!r} twice")
         names.add(scenario.name)

@@ -100,7 +100,9 @@ class NoiseAwareBatchNorm(_BatchNorm):
             mean, var = self.calibrated_mean, self.calibrated_var
         else:
             mean, var = self.trained_statistics()
-        return F.batch_norm(input, mean, var, self.weight, self.bias, False, 0.0, self.eps)
+        if self.eps > 0:
+            return F.batch_norm(input, mean, var, self.weight, self.bias, False, 0.0, self.eps)
+        return _without_eps(input, mean, var, self.weight, self.bias)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         adopt_optional_buffers(self, ("calibrated_mean", "calibrated_var"), state_dict, prefix)
@@ -150,6 +152,14 @@ class NoiseAwareBatchNorm(_BatchNorm):
         new.to(next((value for value in state.values() if value.is_floating_point()), torch.empty(0)))
         new.load_state_dict(state)
         return new.train(module.training)
+
+
+def _without_eps(x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    """Normalise with the bare variance, as frozen layers with ``eps=0`` do; torch's own function refuses that."""
+    scale = var.rsqrt() if weight is None else weight * var.rsqrt()
+    offset = -mean * scale if bias is None else bias - mean * scale
+    shape = (1, -1, *(1,) * (x.dim() - 2))
+    return x * scale.view(shape) + offset.view(shape)
 
 
 class NoiseAwareBatchNorm1d(NoiseAwareBatchNorm, nn.BatchNorm1d):

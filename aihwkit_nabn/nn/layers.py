@@ -122,10 +122,10 @@ class NoiseAwareLayer(AnalogLayerBase, nn.Module):
         bias: Tensor | None = self.analog_module.bias
         return bias
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the layer's output for `x`, in the layout of torch's own layer."""
-        product = analog_product(x, self.analog_module, self.linear_map, self.read_noise, exact=self.exact)
-        return self._aligned(product, x, self.linear_map)
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the layer's output for `input`, in the layout of torch's own layer."""
+        product = analog_product(input, self.analog_module, self.linear_map, self.read_noise, exact=self.exact)
+        return self._aligned(product, input, self.linear_map)
 
     def _aligned(self, product: Tensor, x: Tensor, linear_map: LinearMap) -> Tensor:
         """Return the product of `x` as the alignment makes it."""

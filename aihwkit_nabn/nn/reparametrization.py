@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from aihwkit_nabn.errors import ConversionError
+
 
 def is_weight_hook(hook: object) -> bool:
     """Whether a forward pre-hook is torch's own and computes a weight before each forward pass."""
@@ -16,10 +18,34 @@ def is_weight_hook(hook: object) -> bool:
 
 
 def copy_model(model: nn.Module) -> nn.Module:
-    """Return a deep copy; what hooks have computed, which torch refuses to copy, is copied without its history."""
+    """Return a deep copy; what hooks have computed, which torch refuses to copy, is copied without its history.
+
+    Raises:
+        ConversionError: the model has weights without values, or holds something that cannot be copied.
+    """
+    tensors = (*model.named_parameters(), *model.named_buffers())
+    empty = next((name for name, tensor in tensors if tensor.is_meta), None)
+    if empty is not None:
+        raise ConversionError(f"{empty!r} is on the meta device and has no values; load the model's weights first")
     held = (v for m in model.modules() for v in (*m.__dict__.values(), *m._buffers.values()))
     computed: dict[int, Any] = {id(v): v.detach().clone() for v in held if isinstance(v, Tensor) and not v.is_leaf}
-    return copy.deepcopy(model, computed)
+    try:
+        return copy.deepcopy(model, dict(computed))
+    except Exception as error:  # whatever the model's own parts raise
+        raise ConversionError(f"the model cannot be copied: {_uncopied(model, computed)}: {error}") from error
+
+
+def _uncopied(model: nn.Module, computed: dict[int, Any]) -> str:
+    """Return the first attribute that cannot be copied."""
+    for name, module in model.named_modules():
+        for key, value in module.__dict__.items():
+            if key in ("_parameters", "_buffers", "_modules"):
+                continue
+            try:
+                copy.deepcopy(value, dict(computed))
+            except Exception:
+                return f"attribute {f'{name}.{key}'.lstrip('.')!r}, a {type(value).__name__}"
+    return type(model).__name__
 
 
 def is_trainable(module: nn.Module) -> bool:

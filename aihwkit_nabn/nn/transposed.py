@@ -49,11 +49,11 @@ class _NoiseAwareConvTranspose(NoiseAwareLayer):
         geometry = (m.in_channels, m.out_channels, m.kernel_size, m.stride, m.padding, m.output_padding, m.groups)
         return module._digital(cls.DIGITAL(*geometry, bias=False, dilation=m.dilation))
 
-    def forward(self, x: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
-        """Return the layer's output for `x`; `output_size` chooses among the sizes that the stride leaves open.
+    def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+        """Return the layer's output for `input`; `output_size` chooses among the sizes that the stride leaves open.
 
         Args:
-            x: ``[batch, channels, *spatial]``, or one sample without the batch.
+            input: ``[batch, channels, *spatial]``, or one sample without the batch.
             output_size: Spatial size of the output, or that with batch and channels in front; None takes the layer's
                 output padding.
 
@@ -62,10 +62,10 @@ class _NoiseAwareConvTranspose(NoiseAwareLayer):
         """
         linear_map = self.linear_map
         if output_size is not None:
-            extra = self._output_padding(x, output_size)
+            extra = self._output_padding(input, output_size)
             linear_map = dataclasses.replace(linear_map, output_padding=extra)
-        product = analog_product(x, self.analog_module, linear_map, self.read_noise, exact=self.exact)
-        return self._aligned(product, x, linear_map)
+        product = analog_product(input, self.analog_module, linear_map, self.read_noise, exact=self.exact)
+        return self._aligned(product, input, linear_map)
 
     def _output_padding(self, x: Tensor, output_size: Sequence[int]) -> tuple[int, ...]:
         m, n = self.linear_map, self.SPATIAL_DIMS

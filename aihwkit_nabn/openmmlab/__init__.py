@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 
-from aihwkit_nabn.errors import missing_extra
+from aihwkit_nabn.errors import MissingDependencyError, missing_extra
 
 try:
     import mmengine  # noqa: F401
@@ -27,7 +27,10 @@ from aihwkit_nabn.openmmlab.training import HardwareAwareTrainingHook
 
 find_operators()  # where no .pth file did it
 if importlib.util.find_spec("mmcv") is not None:
-    import aihwkit_nabn.openmmlab.layers  # noqa: F401  # puts mmcv's deformable convolutions on tiles
+    try:
+        import aihwkit_nabn.openmmlab.layers  # noqa: F401  # puts mmcv's deformable convolutions on tiles
+    except ImportError as error:  # compiled operators that cannot be loaded
+        raise MissingDependencyError(str(error)) from error
 
 allow_mmengine_checkpoints()
 find_mmseg_configs()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -17,9 +18,9 @@ from aihwkit_nabn.errors import CalibrationError
 from aihwkit_nabn.evaluation.plan import PLAIN
 from aihwkit_nabn.seeding import derive_seed, isolated_rng
 
-# Transforms of a test pipeline that only the metric needs: calibration sees no label.
-_LABELS = ("LoadAnnotations", "LoadPanopticAnnotations", "LoadProposals", "FilterAnnotations")
-
+# Transforms of a test pipeline that only the metric needs: calibration sees no label. Upstream's loaders of labels:
+# LoadAnnotations, LoadPanopticAnnotations, LoadBiomedicalAnnotation, LoadDepthAnnotation, ...
+_LABELS = re.compile(r"Load\w*Annotations?|LoadProposals|FilterAnnotations")
 
 _SKIPS = ", reference without "
 
@@ -155,7 +156,7 @@ def with_test_pipeline(dataset: Any, pipeline: list[Any]) -> Any:
     """
     if "pipeline" in dataset and "dataset" not in dataset and "datasets" not in dataset:
         return {**dataset, "pipeline": pipeline, "test_mode": True}
-    if "MultiImageMix" in str(dataset.get("type")):
+    if "MultiImageMix" in type_name(dataset.get("type")):
         return with_test_pipeline(dataset["dataset"], pipeline)
     if "dataset" in dataset:
         return {**dataset, "dataset": with_test_pipeline(dataset["dataset"], pipeline)}
@@ -171,7 +172,8 @@ def _test_pipeline(cfg: Any) -> list[Any]:
             dataset = dataset.get("dataset") or dataset["datasets"][0]
         steps = [type_name(step.get("type")) for step in dataset.get("pipeline") or ()]
         if steps and "TestTimeAug" not in steps:  # whose images come as lists of variants
-            return [step for step in copy.deepcopy(dataset["pipeline"]) if step["type"] not in _LABELS]
+            named = zip(steps, copy.deepcopy(dataset["pipeline"]), strict=True)
+            return [step for name, step in named if not _LABELS.fullmatch(name)]
     raise CalibrationError("the config has no test_dataloader whose pipeline calibration images could go through")
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 import torchvision
 from torch import Tensor, nn
 from torchvision import transforms
+from torchvision.models import WeightsEnum
 
 from aihwkit_nabn.data.classification import batch_accuracy
 from aihwkit_nabn.data.image_folder import FolderData, ImageBatches, TransformedImages, choose, open_image_folder
@@ -19,6 +22,7 @@ from aihwkit_nabn.seeding import check_seed, derive_seed, isolated_rng
 from aihwkit_nabn.targets._base import TARGETS, TargetOptions, Task
 from aihwkit_nabn.targets._weights import count_classes, fill_model, read_weights
 
+_WITH_AUXILIARY = ("googlenet", "inception_v3")
 _AUXILIARY = ("aux1", "aux2", "AuxLogits")  # heads of GoogLeNet and Inception v3, used in training only
 _TOP5_CLASSES = 10
 
@@ -39,8 +43,9 @@ def load_torchvision(name: str, options: TargetOptions) -> Task:
     check_seed("seed", options.seed)
     device = check_device(options.device)
     folder = open_image_folder(options.data)
-    model = load_model(name, options, len(folder.classes)).to(device)
-    test, training, size = pipelines(name, options.image_size)
+    model, own = load_model(name, options, len(folder.classes))
+    model = model.to(device)
+    test, training, size = pipelines(name, options.image_size or getattr(model, "image_size", None), own)
     test_images = choose(len(folder.val), options.limit, derive_seed(options.seed, "test images"))
     chosen = choose(len(folder.train), options.max_samples, derive_seed(options.seed, "calibration images"))
 
@@ -90,14 +95,34 @@ def _check_name(name: str) -> None:
         raise UnknownNameError("torchvision classifier", name, known)
 
 
-def load_model(name: str, options: TargetOptions, classes: int) -> nn.Module:
-    """Return a classifier with the weights of the options, in eval mode.
+def published_weights(name: str, path: str) -> WeightsEnum | None:
+    """Return which of torchvision's own weights for a classifier a file is, None if it is none of them.
+
+    Their addresses hold the beginning of the file's SHA-256, so a renamed file is known too.
+    """
+    entries = {
+        found[1]: entry
+        for entry in torchvision.models.get_model_weights(name)
+        if (found := re.search(r"-([0-9a-f]{8,})\.pth$", entry.url))
+    }
+    if not Path(path).is_file():
+        return None
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while piece := file.read(2**20):
+            digest.update(piece)
+    return next((entry for start, entry in entries.items() if digest.hexdigest().startswith(start)), None)
+
+
+def load_model(name: str, options: TargetOptions, classes: int) -> tuple[nn.Module, WeightsEnum | None]:
+    """Return a classifier with the weights of the options, in eval mode, and which of torchvision's own they are.
 
     Raises:
         NabnError: the weights cannot be read, are another model's, or are for another number of classes.
     """
     if options.weights == "random":
-        return build_random(name, classes, options.seed)
+        return build_random(name, classes, options.seed), None
+    own = published_weights(name, options.weights)
     state = read_weights(options.weights)
     if name.startswith("densenet"):
         # torchvision's DenseNet files from before 2018 have a dot in these names.
@@ -106,24 +131,35 @@ def load_model(name: str, options: TargetOptions, classes: int) -> nn.Module:
         }
     source = f"weights {options.weights}"
     auxiliary = any(key.startswith(_AUXILIARY) for key in state)
-    found = count_classes(state, lambda count: _build(name, count, auxiliary), source)
+    extra = _extra_options(name, state, auxiliary, own)
+    found = count_classes(state, lambda count: _build(name, count, **extra), source)
     if found != classes:
         raise NabnError(
             f"{source} tell {found} classes apart, but {options.data} has {classes} class folders; "
             f"the folders must be the classes the model was trained on"
         )
-    model = _build(name, found, auxiliary)
+    model = _build(name, found, **extra)
     fill_model(model, state, source)
-    return _without_auxiliary(model).eval()
+    return _without_auxiliary(model).eval(), own
 
 
-def _build(name: str, classes: int, auxiliary: bool = False) -> nn.Module:
-    options: dict[str, Any] = {}
-    if name in ("googlenet", "inception_v3"):
-        options = {"aux_logits": auxiliary, "init_weights": False}
+def _extra_options(name: str, state: Mapping[str, Tensor], auxiliary: bool, own: WeightsEnum | None) -> dict[str, Any]:
+    """Return the arguments with which torchvision builds a model for given weights, besides the number of classes."""
+    if name in _WITH_AUXILIARY:
+        # Its own weights are a port from TensorFlow, whose images are scaled otherwise. That is no tensor in the file.
+        return {"aux_logits": auxiliary, "transform_input": own is not None}
+    if name.startswith("vit_") and "encoder.pos_embedding" in state and "conv_proj.weight" in state:
+        patches = round((state["encoder.pos_embedding"].shape[1] - 1) ** 0.5)  # and the class's own
+        return {"image_size": patches * state["conv_proj.weight"].shape[-1]}
+    return {}
+
+
+def _build(name: str, classes: int, **extra: Any) -> nn.Module:
+    if name in _WITH_AUXILIARY:
+        extra = {"aux_logits": False, "init_weights": False} | extra
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # about default arguments of torchvision's own
-        return torchvision.models.get_model(name, weights=None, num_classes=classes, **options)
+        return torchvision.models.get_model(name, weights=None, num_classes=classes, **extra)
 
 
 def _without_auxiliary(model: nn.Module) -> nn.Module:
@@ -133,15 +169,21 @@ def _without_auxiliary(model: nn.Module) -> nn.Module:
     return model
 
 
-def pipelines(name: str, image_size: int | None) -> tuple[transforms.Compose, transforms.Compose, int]:
+def pipelines(
+    name: str, image_size: int | None, weights: WeightsEnum | None = None
+) -> tuple[transforms.Compose, transforms.Compose, int]:
     """Return the test pipeline, the training pipeline and the edge of the images they give.
+
+    Args:
+        name: torchvision's.
+        image_size: Another edge than that of the weights.
+        weights: Which of torchvision's; None: its first ones for ImageNet.
 
     Raises:
         NabnError: the size is no integer >= 1.
     """
-    weights = torchvision.models.get_model_weights(name)
-    members = {entry.name: entry for entry in weights}
-    own = members.get("IMAGENET1K_V1", next(iter(members.values()))).transforms()
+    members = {entry.name: entry for entry in torchvision.models.get_model_weights(name)}
+    own = (weights or members.get("IMAGENET1K_V1", next(iter(members.values())))).transforms()
     size, resize = own.crop_size[0], own.resize_size[0]
     if image_size is not None:
         check_count("image_size", image_size, minimum=1)

@@ -3,7 +3,8 @@
 #   python -m aihwkit_nabn.data.shapes data/shapes
 #   python MMDET/.mim/tools/test.py configs/demo/shapes_detector.py aihwkit_nabn/data/checkpoints/shapes_detector.pth
 #
-# With NABN_DATA=FOLDER they are looked for in FOLDER/shapes. Training: python tools/train_demo.py.
+# With NABN_DATA=FOLDER they are looked for in FOLDER/shapes; `nabn demo` makes them in nabn_results/demo/data.
+# Training: MMDET/.mim/tools/train.py, or python tools/train_demo.py.
 default_scope = "mmdet"
 data_root = "{{$NABN_DATA:data}}/shapes/"
 norm = dict(type="BN", requires_grad=True)

@@ -292,7 +292,7 @@ def test_an_aihwkit_model_without_alignments_can_be_evaluated(scenarios, images)
         ({"methods": [MethodSpec("ema", options={"momentun": 1})]}, NabnError, "no option 'momentun'"),
         ({"methods": [MethodSpec("batch", batches="plain")]}, NabnError, "'batch' takes no calibration set"),
         ({"scenarios": []}, NabnError, "at least one Scenario"),
-        ({"scenarios": ["pcm"]}, NabnError, "must hold Scenario objects, got 'pcm'"),
+        ({"scenarios": ["pcm"]}, NabnError, "objects, got 'pcm'"),
         ({"chips": 0}, NabnError, "chips must be an integer >= 1, got 0"),
         ({"seed": -1}, NabnError, "seed must be"),
         ({"max_samples": 0}, NabnError, "max_samples must be"),
@@ -384,3 +384,12 @@ def test_metrics_may_be_numpy_or_tensor_scalars(net, scenarios, batches) -> None
     result = _run(net, scenarios[0], lambda m: {"a": np.float32(0.5), "b": torch.tensor([2]), "c": 3}, batches, chips=1)
     assert result.digital == {"a": 0.5, "b": 2.0, "c": 3.0}
     assert all(type(value) is float for value in result.digital.values())
+
+
+@pytest.mark.parametrize("given", [nabn.presets.GaussianWeightNoisePreset(sigma=0.1), None, "pcm", 3, ["pcm"]])
+def test_what_is_no_scenario_is_told_in_a_line(given: object, net: nn.Module) -> None:
+    with pytest.raises(
+        NabnError, match=r"scenarios must be Scenario\(name=..., rpu_config=...\) objects, got"
+    ) as error:
+        nabn.evaluate(net, scenarios=given, methods=["none"], chips=1, eval_fn=lambda model: {"a": 1.0})
+    assert len(str(error.value)) < 120

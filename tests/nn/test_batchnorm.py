@@ -154,3 +154,37 @@ def test_inputs_of_the_wrong_rank():
         NoiseAwareBatchNorm(3).eval()(torch.zeros(3))
     with pytest.raises(NabnError, match="no trained statistics"):
         NoiseAwareBatchNorm2d(3, track_running_stats=False).trained_statistics()
+
+
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("shape", [(4, 3), (4, 3, 5), (4, 3, 5, 2), (0, 3, 5, 2)])
+def test_no_epsilon(shape: tuple[int, ...], affine: bool) -> None:
+    torch.manual_seed(0)
+    bn = NoiseAwareBatchNorm(3, eps=0.0, affine=affine).eval()
+    bn.running_mean.normal_()
+    bn.running_var.uniform_(0.5, 2.0)
+    if affine:
+        bn.weight.data.normal_()
+        bn.bias.data.normal_()
+    x = torch.randn(shape)
+    view = (1, -1, *(1,) * (len(shape) - 2))
+    expected = (x - bn.running_mean.view(view)) / bn.running_var.sqrt().view(view)
+    if affine:
+        expected = expected * bn.weight.view(view) + bn.bias.view(view)
+    assert torch.allclose(bn(x), expected, atol=1e-6)
+
+
+def test_frozen_layers_without_epsilon_are_converted_and_calibrated() -> None:
+    from torchvision.ops import FrozenBatchNorm2d
+
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 6, 3), FrozenBatchNorm2d(6, eps=0.0), nn.ReLU(), nn.Conv2d(6, 2, 1)).eval()
+    chip = nabn.program_chip(
+        nabn.convert_to_noise_aware(net, nabn.presets.GaussianWeightNoisePreset(sigma=0.2)), seed=1
+    )
+    assert len(chip.conversion_report.normalization) == 1 and not chip.conversion_report.refused
+    x = torch.randn(16, 3, 8, 8)
+    report = nabn.calibrate(chip, [x], method="population")
+    assert len(report.layers) == 1
+    out = chip[1](chip[0](x))
+    assert torch.allclose(out.var((0, 2, 3), unbiased=False), torch.ones(6), atol=1e-4)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +13,7 @@ from torch import nn
 
 from aihwkit_nabn.errors import NabnError, UnknownNameError
 from aihwkit_nabn.targets import TARGETS, TargetOptions, load_target
+from aihwkit_nabn.targets.torchvision import pipelines, published_weights
 
 Folder = Callable[..., Path]
 
@@ -153,3 +156,54 @@ def test_image_size_that_the_model_cannot_take(shapes_folder: Folder) -> None:
 def test_unusable_device(shapes_folder: Folder) -> None:
     with pytest.raises(NabnError, match="device must be one that torch can use"):
         load_target("torchvision:resnet18", _options(shapes_folder(), device="warp"))
+
+
+@pytest.fixture
+def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Return a function that saves a model's weights and has torchvision know them as its own."""
+
+    def save(name: str, model: nn.Module, entry: str) -> Path:
+        path = tmp_path / "renamed.pth"
+        torch.save(model.state_dict(), path)
+        start = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+        own = torchvision.models.get_model_weights(name)[entry]
+        changed = dataclasses.replace(own.value, url=f"https://nowhere/{name}-{start}.pth")
+        monkeypatch.setattr(own, "_value_", changed)
+        return path
+
+    return save
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_own_weights_take_images_as_torchvision_scales_them(name: str, published, shapes_folder: Folder) -> None:
+    torch.manual_seed(0)
+    there = torchvision.models.get_model(name, weights=None, num_classes=3, transform_input=True, init_weights=False)
+    path = published(name, there.eval(), "IMAGENET1K_V1")
+    images = torch.randn(2, 3, 96, 96)
+    options = _options(shapes_folder(), weights=str(path), image_size=96)
+    found = load_target(f"torchvision:{name}", options).model
+    assert found.transform_input and torch.equal(found(images), there(images))
+    torch.save(there.state_dict() | {"fc.bias": there.fc.bias + 1}, path)  # somebody's own: as the class builds it
+    assert not load_target(f"torchvision:{name}", options).model.transform_input
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [64, 96])
+def test_vision_transformers_have_the_size_of_their_weights(size: int, tmp_path: Path, shapes_folder: Folder) -> None:
+    there = torchvision.models.vit_b_32(num_classes=3, image_size=size).eval()
+    torch.save(there.state_dict(), tmp_path / "vit.pth")
+    options = _options(shapes_folder(), weights=str(tmp_path / "vit.pth"), image_size=None)
+    task = load_target("torchvision:vit_b_32", options)
+    images = next(iter(task.calibration_batches["plain"]))
+    assert images.shape[2:] == (size, size) and torch.equal(task.model(images), there(images))
+
+
+def test_own_weights_bring_their_own_transforms(published, shapes_folder: Folder) -> None:
+    there = torchvision.models.resnet18(num_classes=3)
+    path = published("resnet18", there, "IMAGENET1K_V1")
+    assert published_weights("resnet18", str(path)) is torchvision.models.ResNet18_Weights.IMAGENET1K_V1
+    assert published_weights("resnet34", str(path)) is None and published_weights("resnet18", "random") is None
+    second = torchvision.models.ResNet50_Weights.IMAGENET1K_V2
+    assert pipelines("resnet50", None, second)[0].transforms[0].size == second.transforms().resize_size[0]
+    assert pipelines("resnet50", None)[0].transforms[0].size == 256

@@ -72,7 +72,7 @@ def test_differences_are_found(tool) -> None:
 
     for name, theirs, error in (
         ("nms", changed(nms=worst_first), math.inf),
-        ("roi_align, mean", changed(roi_align_forward=enlarged), 1e-3),
+        ("roi_align_mean", changed(roi_align_forward=enlarged), 1e-3),
     ):
         row = tool.compare(name, (switching.ours(), theirs), 20, CPU)
         assert not row.passes and row.error == pytest.approx(error, rel=0.01)
@@ -122,16 +122,22 @@ def test_the_page(tool, tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.setattr(tool, "compare_training", lambda name, kinds, device: row)
     out = tmp_path / "operators.md"
     out.write_text(f"# Mine\n\n{tool.BEGIN}\nold\n{tool.END}\n\nAfter.\n{tool.END}\n")
-    assert run(tool.app, ["nms", "psamask", "retinanet r50", "--inputs", "3", "--out", str(out)]) == 0
+    with monkeypatch.context() as few:
+        few.setattr(tool, "OPERATORS", {name: tool.OPERATORS[name] for name in ("nms", "psa_mask")})
+        few.setattr(tool, "DETECTORS", ("retinanet r50",))
+        assert run(tool.app, ["--inputs", "3", "--out", str(out)]) == 0
     text = out.read_text()
     assert text.startswith("# Mine\n") and text.endswith(f"After.\n{tool.END}\n") and "old" not in text
     assert "| nms | 3 | 0 |  |" in text and "| retinanet r50 | 2.0e-07 | 0 | none on cpu |" in text
     assert tool.COMMAND in text and "3 random inputs" in text
     monkeypatch.setattr(switching, "compiled", lambda: changed(psamask_forward=lambda *t, **options: None))
     capsys.readouterr()
-    assert run(tool.app, ["psamask", "--inputs", "3"]) == 1
-    assert "psamask: largest difference with the inputs of seed" in capsys.readouterr().out
+    assert run(tool.app, ["psa_mask", "--inputs", "3"]) == 1
+    assert "psa_mask: largest difference with the inputs of seed" in capsys.readouterr().out
     assert run(tool.app, ["nmss"]) == 2 and "did you mean 'nms'?" in capsys.readouterr().err
+    assert run(tool.app, ["nms", "--out", str(out)]) == 2 and "of all operators" in capsys.readouterr().err
+    assert run(tool.app, ["nms", "--device", "gpu"]) == 2 and "device must be" in capsys.readouterr().err
+    assert out.read_text() == text
 
 
 def test_without_a_compiled_mmcv(tool, timing, tmp_path: Path, monkeypatch, capsys) -> None:

@@ -39,11 +39,14 @@ def test_each_stack_is_asked_for_exactly(script, stack) -> None:
     )
     described = {entry["name"] for entry in project["tool"]["uv"].get("dependency-metadata", ())}
     assert "torch" not in str(project["tool"]["uv"].get("extra-build-dependencies")), "mmcv is not compiled"
-    assert described == {
-        "none": set(),
-        "forks": {"onedl-mmcv", "onedl-mmdetection"},
-        "upstream": {"mmcv"},
-    }[stack.openmmlab]
+    assert (
+        described
+        == {
+            "none": set(),
+            "forks": {"onedl-mmcv", "onedl-mmdetection"},
+            "upstream": {"mmcv"},
+        }[stack.openmmlab]
+    )
 
 
 def test_a_report_is_counted(script, tmp_path: Path) -> None:

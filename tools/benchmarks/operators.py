@@ -19,11 +19,12 @@ from torch import Tensor
 
 from aihwkit_nabn.commands._run import run
 from aihwkit_nabn.files import write_between
-from aihwkit_nabn.openmmlab.switching import compiled, mmcv_calls, ours
+from aihwkit_nabn.openmmlab.switching import compiled, mmcv_calls, ours, require_compiled
+from aihwkit_nabn.targets.torchvision import check_device
 
 COMMAND = "python tools/benchmarks/operators.py --out docs/operators.md"
 BEGIN, END = "<!-- timed: written by tools/benchmarks/operators.py -->", "<!-- end -->"
-HEADINGS = ("operator", "mmcv [ms]", "ours [ms]", "ours / mmcv")
+HEADINGS = ("operator", "mmcv (ms)", "ours (ms)", "ours / mmcv")
 REMARK = "`ms_deform_attn`: on the CPU mmcv itself runs torch code, so both are the same."
 SHORTEST = 0.03  # seconds: what takes less is called several times in a row
 
@@ -136,16 +137,16 @@ def times(call: Callable[[], object], kinds: dict[str, ModuleType], repeats: int
 @app.command()
 def main(
     repeats: Annotated[int, typer.Option(min=1, help="Rounds after the first; the shortest time counts.")] = 9,
-    threads: Annotated[int, typer.Option(min=1)] = 2,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    threads: Annotated[int, typer.Option(min=1, help="Of torch.")] = 2,
+    seed: Annotated[int, typer.Option(min=0, help="Of the random inputs.")] = 0,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     out: Annotated[Path | None, typer.Option(help="Markdown file to write.")] = None,
 ) -> None:
-    """Print a table of times and ratios."""
+    """Print a table of times and ratios; a few minutes."""
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
-    where = torch.device(device)
-    theirs = compiled()
+    where = check_device(device)
+    theirs = compiled() if out is None else require_compiled()  # the page has both
     kinds = {"mmcv": theirs, "ours": ours()} if theirs is not None else {"ours": ours()}
     headings = HEADINGS if theirs is not None else HEADINGS[::2]
     console = Console()
@@ -182,8 +183,9 @@ def markdown(headings: tuple[str, ...], rows: list[list[str]], threads: int, dev
         [
             f"`{COMMAND}`",
             "",
-            f"mmcv {mmcv.__version__}, torch {torch.__version__}, torchvision {torchvision.__version__}; {place}. The",
-            "shortest of several times; in one run, by turns. Images of 800 x 1088 pixels, maps of 256 x 50 x 68.",
+            f"mmcv {mmcv.__version__}, torch {torch.__version__}, torchvision {torchvision.__version__}; {place}. Both",
+            "kinds take turns in one run, and the shortest of several times counts. Images have 800 x 1088 pixels,",
+            "maps are 256 x 50 x 68.",
             *([REMARK] if device.type == "cpu" else []),
             "",
             *(f"| {' | '.join(line)} |" for line in lines),

@@ -29,7 +29,8 @@ class MMCVOperatorsFinder:
         if name != NAME:
             return None
         for finder in sys.meta_path:
-            spec = None if finder is cls else finder.find_spec(name, path, target)
+            find = None if finder is cls else getattr(finder, "find_spec", None)
+            spec = find(name, path, target) if find else None
             if spec is not None:
                 loader: Any = ExplainingLoader(spec.loader)
                 spec.loader = loader
@@ -66,6 +67,9 @@ class ExplainingLoader:
         _explained(self._loader.exec_module, module)
 
 
+_warned: dict[Any, Any] = {}
+
+
 def _explained(step: Callable[[Any], Any], argument: Any) -> Any:
     try:
         return step(argument)
@@ -75,10 +79,11 @@ def _explained(step: Callable[[Any], Any], argument: Any) -> Any:
         from aihwkit_nabn.stacks import compile_mmcv
 
         error.msg = (
-            f"{error.msg} (mmcv's compiled operators do not fit this torch; compile them again: {compile_mmcv()}; "
-            f"or take mmcv without them, and torchvision's serve: {compile_mmcv(operators=False)})"
+            f"{error.msg} (mmcv's compiled operators cannot be loaded. Compile them again for this torch: "
+            f"{compile_mmcv()} -- or take mmcv without them, and torchvision's serve: {compile_mmcv(operators=False)})"
         )
-        warnings.warn(error.msg, stacklevel=2)  # mmdetection catches the error and goes on without operators
+        # mmdetection catches the error in some places, and asks again and again.
+        warnings.warn_explicit(error.msg, UserWarning, NAME, 0, registry=_warned)
         raise
 
 

@@ -20,7 +20,8 @@ def refusal(name: str) -> Callable[..., NoReturn]:
     def refuse(*args: Any, **kwargs: Any) -> NoReturn:
         raise MissingDependencyError(
             f"mmcv's operator {name!r}, called by {_caller()}, is not among those that aihwkit_nabn computes with "
-            f"torchvision; it needs mmcv compiled (a C++ compiler, 10 to 30 minutes): {compile_mmcv()}"
+            f"torchvision (docs/operators.md lists them); it needs mmcv compiled, with a C++ compiler, 10 to 30 "
+            f"minutes:\n{compile_mmcv()}"
         )
 
     refuse.__name__ = refuse.__qualname__ = name

@@ -57,8 +57,9 @@ def load(name: str, options: dict[str, Any]) -> Bench:
     device = check_device(options.get("device", "cpu"))
     folder = open_image_folder(options["data"])
     target = TargetOptions(weights=options["weights"], data=Path(options["data"]))
-    test, training, size = pipelines(name, options.get("image_size"))
-    model = load_model(name, target, len(folder.classes)).to(device)
+    model, own = load_model(name, target, len(folder.classes))
+    model = model.to(device)
+    test, training, size = pipelines(name, options.get("image_size") or getattr(model, "image_size", None), own)
     normalise = next(step for step in test.transforms if isinstance(step, Normalize))
     return Bench(
         model=model,

@@ -101,8 +101,17 @@ def test_a_broken_one_is_not_hidden(mmcv: Path) -> None:
     done = run("-c", FIND, PYTHONPATH=str(mmcv.parent))
     last = done.stderr.strip().splitlines()[-1]
     assert done.returncode == 1 and last.startswith("ImportError: ") and library.name in last
-    assert "compile them again: " in last and "MMCV_WITH_OPS=1" in last and "or take mmcv without them" in last
+    assert "Compile them again" in last and "MMCV_WITH_OPS=1" in last and "or take mmcv without them" in last
     assert "UserWarning" in done.stderr, "mmdetection catches the error itself"
+    again = FIND.replace(
+        "import mmcv._ext", "for _ in range(3):\n    try: import mmcv._ext\n    except ImportError: pass"
+    )
+    assert run("-c", again, PYTHONPATH=str(mmcv.parent)).stderr.count("UserWarning") == 1
+
+
+def test_old_finders_are_passed_over(mmcv: Path) -> None:
+    program = FIND.replace("import mmcv._ext", "sys.meta_path.append(object()); import mmcv._ext; print('found')")
+    assert run("-c", program, PYTHONPATH=str(mmcv.parent)).stdout.split() == ["found"]
 
 
 def test_nothing_changes_without_mmcv(tmp_path: Path) -> None:

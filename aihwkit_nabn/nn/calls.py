@@ -1,0 +1,56 @@
+"""What modules are called with and what they return, in whichever way they are called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+# name, positional arguments, keyword arguments, output
+Seen = Callable[[str, tuple[Any, ...], Mapping[str, Any], Any], None]
+
+
+@contextmanager
+def watched(modules: Mapping[str, nn.Module], seen: Seen) -> Iterator[None]:
+    """Report every call of the given modules inside the block, ``module(x)`` and ``module.forward(x)`` alike.
+
+    Args:
+        modules: By the names that `seen` gets; each module once.
+        seen: Called behind the module's own forward pass, before its hooks.
+    """
+    own = {name: module.__dict__.get("forward") for name, module in modules.items()}
+    handles = []
+    try:
+        for name, module in modules.items():
+            # torch's transformer layers call their parts only where one has a hook.
+            handles.append(module.register_forward_hook(_nothing))
+            module.__dict__["forward"] = _reporting(name, module.forward, seen)
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        for name, module in modules.items():
+            if own[name] is None:
+                module.__dict__.pop("forward", None)
+            else:
+                module.__dict__["forward"] = own[name]
+
+
+def first_argument(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """Return a call's first argument, however it was passed; None if there is none."""
+    return args[0] if args else next(iter(kwargs.values()), None)
+
+
+def _nothing(module: nn.Module, args: Any, output: Any) -> None:
+    pass
+
+
+def _reporting(name: str, forward: Callable[..., Any], seen: Seen) -> Callable[..., Any]:
+    def report(*args: Any, **kwargs: Any) -> Any:
+        output = forward(*args, **kwargs)
+        seen(name, args, kwargs, output)
+        return output
+
+    return report
