@@ -46,7 +46,8 @@ def summary(record: dict[str, Any]) -> str:
     if "error" in record:
         return record["error"]
     text = f"{record['passed']} passed, {record['failed']} failed, {record['skipped']} skipped"
-    return text + (f": {', '.join(record['failures'][:3])}" if record["failed"] else "")
+    more = f" and {record['failed'] - 3} more" if record["failed"] > 3 else ""
+    return text + (f": {', '.join(record['failures'][:3])}{more}" if record["failed"] else "")
 
 
 def table(records: list[dict[str, Any]]) -> str:
