@@ -145,31 +145,35 @@ def test_without_a_compiled_mmcv(tool, timing, tmp_path: Path, monkeypatch, caps
     assert run(tool.app, ["nms"]) == 2
     error = capsys.readouterr().err
     assert "no compiled operators to compare with" in error and compile_mmcv() in error
-    assert timed(timing, monkeypatch, None, tmp_path / "operators.md") == 0
+    assert timed(timing, monkeypatch, None) == 0
     assert "ours alone" in capsys.readouterr().out
-    assert "| operator | ours [ms] |" in (tmp_path / "operators.md").read_text()
+    assert timed(timing, monkeypatch, None, tmp_path / "operators.md") == 2
+    assert "no compiled operators" in capsys.readouterr().err and not (tmp_path / "operators.md").exists()
+    assert run(timing.app, ["--device", "gpu"]) == 2 and "device must be" in capsys.readouterr().err
 
 
 def test_both_kinds_are_timed(timing, tmp_path: Path, monkeypatch, capsys) -> None:
     assert timed(timing, monkeypatch, switching.ours(), tmp_path / "operators.md") == 0
     text = (tmp_path / "operators.md").read_text()
-    assert "| operator | mmcv [ms] | ours [ms] | ours / mmcv |" in text and timing.COMMAND in text
+    assert "| operator | mmcv (ms) | ours (ms) | ours / mmcv |" in text and timing.COMMAND in text
     row = next(line for line in text.splitlines() if line.startswith("| nms, 9 boxes |"))
     theirs, ours, ratio = (float(cell) for cell in row.split("|")[2:5])
     assert 0 < theirs < 100 and ratio == pytest.approx(ours / theirs, rel=0.5)
     assert "mmcv itself runs torch code" in capsys.readouterr().out
 
 
-def timed(timing: ModuleType, monkeypatch, compiled: ModuleType | None, out: Path) -> int:
+def timed(timing: ModuleType, monkeypatch, compiled: ModuleType | None, out: Path | None = None) -> int:
     from mmcv.ops.nms import nms
 
     boxes, scores = torch.rand(9, 4), torch.rand(9)
+    monkeypatch.setattr(switching, "compiled", lambda: compiled)
     monkeypatch.setattr(timing, "compiled", lambda: compiled)
     monkeypatch.setattr(timing, "cases", lambda device: {"nms, 9 boxes": lambda: nms(boxes, scores, 0.5)})
     monkeypatch.setattr(timing, "SHORTEST", 0.002)
     threads = torch.get_num_threads()
     try:
-        return run(timing.app, ["--repeats", "2", "--threads", "1", "--out", str(out)])
+        where = [] if out is None else ["--out", str(out)]
+        return run(timing.app, ["--repeats", "2", "--threads", "1", *where])
     finally:
         torch.set_num_threads(threads)
 

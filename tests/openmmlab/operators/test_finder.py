@@ -110,7 +110,8 @@ def test_a_broken_one_is_not_hidden(mmcv: Path) -> None:
 
 
 def test_old_finders_are_passed_over(mmcv: Path) -> None:
-    program = FIND.replace("import mmcv._ext", "sys.meta_path.append(object()); import mmcv._ext; print('found')")
+    old = "sys.meta_path.append(type('Old', (), {'find_module': staticmethod(lambda *names: None)}))"
+    program = FIND.replace("import mmcv._ext", f"{old}; import mmcv._ext; print('found')")
     assert run("-c", program, PYTHONPATH=str(mmcv.parent)).stdout.split() == ["found"]
 
 
