@@ -119,7 +119,6 @@ STACKS = (
         aihwkit="1.1.0",
         numpy="1.26.4",
         openmmlab="upstream",
-        thorough=True,
     ),
     Stack(
         name="B-forks",

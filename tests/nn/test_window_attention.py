@@ -72,20 +72,22 @@ def test_calls_its_projections(kind):
 def test_every_layer_of_a_network_is_calibrated(kind, method, recwarn):
     model = small_swin(kind)
     batches = list(torch.randn(24, 3, 24, 24).split(8))
-    chip = nabn.convert_to_noise_aware(model, PRESET(sigma=0.1))
-    nabn.program_chip(chip, seed=0)
     options = {"steps": 4} if method == "distill" else {}
-    with torch.no_grad():
-        reference, before = model(batches[0]), chip(batches[0])
-        report = nabn.calibrate(chip, batches, method, reference=model, **options)
-        after = chip(batches[0])
-        position_bias = {name for name in named_analog_layers(chip) if "cpb_mlp" in name}  # depend on no image
-        seen = {layer.name for layer in report.layers} | position_bias
-        assert seen == set(named_analog_layers(chip))
-        assert (after - reference).square().mean() < 0.8 * (before - reference).square().mean()
-        nabn.fold_calibration(chip)
-        if method != "common_mode":
-            torch.testing.assert_close(chip(batches[0]), after, rtol=1e-3, atol=1e-4)
+    errors = torch.zeros(2)
+    for seed in range(3):  # of one chip alone the gain is a matter of luck
+        chip = nabn.program_chip(nabn.convert_to_noise_aware(model, PRESET(sigma=0.1)), seed=seed)
+        with torch.no_grad():
+            reference, before = model(batches[0]), chip(batches[0])
+            report = nabn.calibrate(chip, batches, method, reference=model, **options)
+            after = chip(batches[0])
+            position_bias = {name for name in named_analog_layers(chip) if "cpb_mlp" in name}  # depend on no image
+            seen = {layer.name for layer in report.layers} | position_bias
+            assert seen == set(named_analog_layers(chip))
+            errors += torch.stack([(out - reference).square().mean() for out in (after, before)])
+            nabn.fold_calibration(chip)
+            if method != "common_mode":
+                torch.testing.assert_close(chip(batches[0]), after, rtol=1e-3, atol=1e-4)
+    assert errors[0] < 0.8 * errors[1]
     assert not [w for w in recwarn if "instead of calling" in str(w.message)]
 
 

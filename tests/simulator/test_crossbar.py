@@ -247,6 +247,7 @@ def test_gradients_are_those_of_aihwkits_tile() -> None:
     torch.manual_seed(7)
     layer: Any = convert_to_noise_aware(nn.Conv2d(8, 12, 3, padding=1), config(rows=36))
     x = torch.randn(2, 8, 9, 7)
+    x[(x.abs() - 2.5).abs() < 0.05] = 0.0  # within half a step of the bound the last bit decides
     grads = []
     for way in ("ours", "theirs"):
         leaf = x.clone().requires_grad_()
