@@ -405,6 +405,8 @@ def compare(name: str, kinds: tuple[ModuleType, ModuleType], inputs: int, device
                 warnings.simplefilter("ignore", UserWarning)
                 try:
                     found.append(OPERATORS[name](Draw(seed, device))())
+                except ModuleNotFoundError:
+                    return replace(row, problem="not in this mmcv")
                 except (RuntimeError, AssertionError) as refusal:
                     text = (str(refusal).splitlines() or [""])[0]
                     if any(words in text for words in NO_CODE):
