@@ -128,7 +128,6 @@ STACKS = (
         aihwkit="1.2.0",
         numpy="2.5.5",
         openmmlab="forks",
-        thorough=True,
     ),
     Stack(
         name="forks-310",

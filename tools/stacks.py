@@ -73,7 +73,7 @@ def main(
     names: Annotated[list[str] | None, typer.Argument(help="Which stacks; all of them if none is named.")] = None,
     show: Annotated[bool, typer.Option("--list", help="List the stacks and end.")] = False,
     tests: Annotated[
-        str, typer.Option(help="core: without the slow tests; all; auto: all on the stacks that are recommended.")
+        str, typer.Option(help="core: without the slow tests; all; auto: all on the first stack.")
     ] = "auto",
     failed: Annotated[
         bool, typer.Option("--failed", help="Only what failed in the recorded run, in the environment that is there.")
