@@ -229,20 +229,21 @@ def installer() -> str:
     return "pip install" if importlib.util.find_spec("pip") else f"uv pip install --python {sys.prefix}"
 
 
-def compile_mmcv(operators: bool = True) -> str:
-    """Return the command that puts the installed mmcv into this environment again, compiled.
+def drop_mmcv_operators() -> str:
+    """Return the command that deletes mmcv's compiled operators in this environment."""
+    mmcv = importlib.util.find_spec("mmcv")
+    folders = list(mmcv.submodule_search_locations or ()) if mmcv else []
+    return f"rm {folders[0] if folders else 'mmcv'}/_ext*.so"
 
-    Args:
-        operators: False for the command that puts it there without compiled operators.
-    """
+
+def compile_mmcv() -> str:
+    """Return the command that puts the installed mmcv into this environment again, compiled."""
     requirement = "onedl-mmcv"
     for name in OPENMMLAB["mmcv"]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             requirement = f"{name.removesuffix('-lite')}=={importlib.metadata.version(name)}"
             break
     again = f"{installer()} --no-cache-dir --no-deps --force-reinstall"
-    if not operators:
-        return f"{again} {requirement}"
     first = f"{installer()} 'setuptools<81' wheel ninja psutil"
     return f"{first} && MMCV_WITH_OPS=1 {again} --no-build-isolation {requirement}"
 

@@ -18,6 +18,7 @@ from aihwkit_nabn.stacks import (
     Version,
     Window,
     compile_mmcv,
+    drop_mmcv_operators,
     installer,
     judge,
     number,
@@ -257,7 +258,7 @@ def _check_ops(found: ProbeResult) -> Check:
     name = "mmcv ops"
     if found.works:
         return Check(name=name, status=OK, detail=found.detail)
-    remedy = f"{compile_mmcv(operators=False)}  (torchvision's then serve; compiled ones: {compile_mmcv()})"
+    remedy = f"{drop_mmcv_operators()}  (torchvision's then serve; to compile them again: {compile_mmcv()})"
     if "No module named 'mmcv._ext'" in found.detail:
         remedy = f"install this package, which then is found by mmcv, here: {_own_line()}"
     return Check(name=name, status=NOTE, detail=f"do not work: {_cause(found)}", remedy=remedy)

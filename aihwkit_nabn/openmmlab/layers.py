@@ -14,6 +14,7 @@ from aihwkit.simulator.parameters.base import RPUConfigBase
 from mmcv.ops import (
     DeformConv2d,
     DeformConv2dPack,
+    MaskedConv2d,
     ModulatedDeformConv2d,
     ModulatedDeformConv2dPack,
     deform_conv2d,
@@ -187,6 +188,26 @@ class NoiseAwareModulatedDeformConv2dPack(NoiseAwareDeformConv2d):
         """Return ``[batch, out, out_height, out_width]`` of ``[batch, channels, height, width]``."""
         y, z, mask = self.conv_offset(x).chunk(3, 1)
         return self._deformed(x, torch.cat((y, z), 1), mask.sigmoid())
+
+
+class NoiseAwareMaskedConv2d(NoiseAwareConv2d):
+    """Analog `mmcv.ops.MaskedConv2d` of guided anchoring: zero where the mask is."""
+
+    @classmethod
+    def to_digital(cls, module: Any, realistic: bool = False) -> nn.Module:
+        """Return mmcv's layer with the weights the tiles hold now, drift factor and alignment folded in."""
+        m = module
+        geometry = (m.in_channels, m.out_channels, m.kernel_size, m.stride, m.padding, m.dilation, m.groups)
+        digital: nn.Module = m._digital(MaskedConv2d(*geometry, bias=False))
+        return digital
+
+    def forward(self, input: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return ``[1, out, height, width]``; computed where `mask`, ``[1, height, width]``, is positive."""
+        out = super().forward(input)
+        return out if mask is None else out.masked_fill(mask[:, None] <= 0, 0.0)
+
+
+register_analog_form(MaskedConv2d, NoiseAwareMaskedConv2d)
 
 
 def _pair(value: Any) -> tuple[int, int]:

@@ -174,3 +174,19 @@ def test_mmcvs_wrappers_with_and_without_samples(name, perfect, relative):
     x = torch.randn(2, *shape)
     assert relative(analog(x), layer(x)) < 1e-5
     assert analog(x[:0]).shape == (0, *out_shape)
+
+
+@pytest.mark.parametrize("perfect", [True, False])
+def test_guided_anchorings_convolution_takes_its_mask(perfect: bool, relative) -> None:
+    from mmcv.ops import MaskedConv2d
+
+    torch.manual_seed(0)
+    layer = MaskedConv2d(4, 6, 3, padding=1).eval()
+    preset = nabn.presets.GaussianWeightNoisePreset(sigma=0.0 if perfect else 0.1)
+    chip = nabn.program_chip(nabn.convert_to_noise_aware(nn.ModuleList([layer]), preset), seed=1)[0]
+    x, mask = torch.randn(1, 4, 7, 5), torch.randn(1, 7, 5)
+    digital = type(chip).to_digital(chip)
+    assert isinstance(digital, MaskedConv2d)
+    for given in (mask, -mask.abs(), None):
+        assert torch.allclose(chip(x, given), digital(x, given), atol=1e-5)
+    assert torch.allclose(chip(x, mask), layer(x, mask), atol=1e-5) == perfect

@@ -8,9 +8,11 @@ modules import each other relatively and nothing of OpenMMLab.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
+import torch
 import torchvision
 
 from .attention import ms_deform_attn_backward, ms_deform_attn_forward
@@ -96,6 +98,14 @@ __all__ = [
     "sync_bn_forward_output",
     "sync_bn_forward_var",
 ]
+
+
+# What is compiled breaks the graph of torch.compile, and so does this. Followed into these functions, which write into
+# tensors they are given, it would lose the gradients.
+for _name in __all__:
+    _opaque = torch.compiler.disable(globals()[_name])
+    globals()[_name] = _opaque
+    setattr(sys.modules[_opaque.__module__], _name, _opaque)  # where pickle looks for it
 
 
 def __getattr__(name: str) -> Callable[..., Any]:

@@ -24,7 +24,7 @@ def deform_conv_forward(
         buffers: mmcv's work space; not needed.
         geometry: mmcv's keywords; the numbers of groups follow from the shapes.
     """
-    x, moved, kernel = (at_least_single(t) for t in (input, offset, weight))
+    x, moved, kernel = (at_least_single(t) for t in (input, _numbers(offset), weight))
     output.copy_(deform_conv2d(x, moved, kernel, **_plain(geometry)))
 
 
@@ -67,7 +67,7 @@ def deform_conv_backward_parameters(
         grad_weight.copy_(buffers[0] * scale)
         buffers[0].resize_(0)
         return
-    x, moved, plain = at_least_single(input), at_least_single(offset), _plain(geometry)
+    x, moved, plain = at_least_single(input), at_least_single(_numbers(offset)), _plain(geometry)
     kernel = x.new_zeros(grad_weight.shape)  # the gradient does not depend on it
     found = gradients(lambda weight: deform_conv2d(x, moved, weight, **plain), (kernel,), grad_output)
     grad_weight.copy_(found[0] * scale)
@@ -100,7 +100,7 @@ def modulated_deform_conv_forward(
         with_bias: Whether `bias` counts.
         geometry: mmcv's keywords.
     """
-    x, moved, factors, kernel = (at_least_single(t) for t in (input, offset, mask, weight))
+    x, moved, factors, kernel = (at_least_single(t) for t in (input, _numbers(offset), mask, weight))
     added = at_least_single(bias) if with_bias else None
     output.copy_(deform_conv2d(x, moved, kernel, added, mask=factors, **_plain(geometry)))
 
@@ -138,6 +138,8 @@ def modulated_deform_conv_backward(
         grad_bias.copy_(at_least_single(grad_output).sum((0, 2, 3)))
 
 
+_OUTSIDE = -6e4  # pixels; half precision knows it
+
 # What torchvision calls mmcv's keywords: those of the plain convolution, then those of the modulated one.
 _KEYWORDS = {
     "stride": (("dH", "dW"), ("stride_h", "stride_w")),
@@ -156,12 +158,18 @@ def _plain(geometry: dict[str, Any]) -> dict[str, tuple[int, int]]:
     }
 
 
+def _numbers(offset: Tensor) -> Tensor:
+    """Return offsets that take samples at NaN outside the map, as mmcv does; torchvision's kernel crashes there."""
+    return torch.nan_to_num(offset, nan=_OUTSIDE, posinf=_OUTSIDE, neginf=_OUTSIDE)
+
+
 def _off_the_edge(offset: Tensor, weight: Tensor, plain: dict[str, tuple[int, int]]) -> Tensor:
     """Return the offsets with samples that lie one pixel above or left of the map moved farther out.
 
     Nothing is sampled there, and as in mmcv such an offset has no gradient; torchvision's is that of a sample a little
     nearer. New layers, whose offsets are zero, have many in their padding.
     """
+    offset = _numbers(offset)
     position = at_least_single(offset).unflatten(1, (-1, *weight.shape[2:], 2)).clone()
     for dim in (0, 1):
         stride, padding, dilation = (plain[name][dim] for name in ("stride", "padding", "dilation"))

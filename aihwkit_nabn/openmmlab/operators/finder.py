@@ -31,10 +31,11 @@ class MMCVOperatorsFinder:
         for finder in sys.meta_path:
             find = None if finder is cls else getattr(finder, "find_spec", None)
             spec = find(name, path, target) if find else None
-            if spec is not None:
+            if spec is not None and spec.loader is not None:
                 loader: Any = ExplainingLoader(spec.loader)
                 spec.loader = loader
                 return spec
+        import os
         from importlib.util import find_spec, spec_from_file_location
 
         package = find_spec("aihwkit_nabn")
@@ -42,6 +43,8 @@ class MMCVOperatorsFinder:
         if not folders:
             return None
         folder = f"{folders[0]}/openmmlab/operators"
+        if not os.path.isfile(f"{folder}/__init__.py"):  # a checkout that has been moved, an archive
+            return None
         return spec_from_file_location(name, f"{folder}/__init__.py", submodule_search_locations=[folder])
 
 
@@ -76,11 +79,13 @@ def _explained(step: Callable[[Any], Any], argument: Any) -> Any:
     except ImportError as error:
         import warnings
 
-        from aihwkit_nabn.stacks import compile_mmcv
-
+        try:
+            from aihwkit_nabn.stacks import compile_mmcv, drop_mmcv_operators
+        except ImportError:
+            raise error from None
         error.msg = (
             f"{error.msg} (mmcv's compiled operators cannot be loaded. Compile them again for this torch: "
-            f"{compile_mmcv()} -- or take mmcv without them, and torchvision's serve: {compile_mmcv(operators=False)})"
+            f"{compile_mmcv()} -- or delete them, and torchvision's serve: {drop_mmcv_operators()})"
         )
         # mmdetection catches the error in some places, and asks again and again.
         warnings.warn_explicit(error.msg, UserWarning, NAME, 0, registry=_warned)

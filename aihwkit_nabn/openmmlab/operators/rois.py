@@ -49,7 +49,7 @@ def roi_align_forward(
         aligned: Whether the middle of a pixel is half a pixel from its edge.
     """
     x, size = at_least_single(input), (aligned_height, aligned_width)
-    boxes = rois.to(x)
+    boxes = _finite(rois.to(x))
     if pool_mode == 1:
         output.copy_(_means(x, boxes, size, spatial_scale, sampling_ratio, aligned))
         return
@@ -82,7 +82,7 @@ def roi_align_backward(
 ) -> None:
     """Write the gradient of the input; arguments as in `roi_align_forward`."""
     grad = at_least_single(grad_output)
-    boxes, x = rois.to(grad), grad.new_zeros(grad_input.shape)  # the gradient does not depend on the input
+    boxes, x = _finite(rois.to(grad)), grad.new_zeros(grad_input.shape)  # the gradient does not depend on the input
     if pool_mode == 1:
         size = (aligned_height, aligned_width)
         found = gradients(lambda x: _means(x, boxes, size, spatial_scale, sampling_ratio, aligned), (x,), grad)
@@ -119,7 +119,7 @@ def roi_pool_forward(
         spatial_scale: Size of the map over that of the image.
     """
     x = at_least_single(input)
-    boxes = rois.to(x)
+    boxes = _finite(rois.to(x))
     output.zero_()
     argmax.fill_(-1)
     height, width = x.shape[2:]
@@ -192,7 +192,7 @@ def deform_roi_pool_forward(
         sampling_ratio: Samples per bin and direction; 0: as many as the bin has pixels.
         gamma: What the offsets are multiplied with.
     """
-    moved = _DeformRoIPool(rois, (pooled_height, pooled_width), spatial_scale, sampling_ratio, gamma)
+    moved = _DeformRoIPool(_finite(rois), (pooled_height, pooled_width), spatial_scale, sampling_ratio, gamma)
     output.copy_(moved(at_least_single(input), at_least_single(offset)))
 
 
@@ -211,7 +211,7 @@ def deform_roi_pool_backward(
     gamma: float,
 ) -> None:
     """Write the gradients of input and offsets; arguments as in `deform_roi_pool_forward`."""
-    moved = _DeformRoIPool(rois, (pooled_height, pooled_width), spatial_scale, sampling_ratio, gamma)
+    moved = _DeformRoIPool(_finite(rois), (pooled_height, pooled_width), spatial_scale, sampling_ratio, gamma)
     if not offset.numel():
         grad_input.copy_(gradients(lambda x: moved(x, offset), (input,), grad_output)[0])
         return
@@ -298,6 +298,12 @@ class _Bins:
         bins = torch.arange(n, device=start.device).view(1, -1, 1)
         steps = torch.arange(count, device=start.device, dtype=start.dtype) + 0.5
         return start + bins * width + steps * width / count
+
+
+def _finite(rois: Tensor) -> Tensor:
+    """Return regions of which those that hold NaN or infinity are empty ones outside the map; kernels crash on them."""
+    outside = rois.new_tensor([0.0, -6e4, -6e4, -6e4, -6e4])
+    return torch.where(rois.isfinite().all(1, keepdim=True), rois, outside)
 
 
 def _means(x: Tensor, boxes: Tensor, size: tuple[int, int], scale: float, ratio: int, aligned: bool) -> Tensor:

@@ -1,0 +1,1 @@
+../aihwkit_nabn/openmmlab/operators/finder.py
