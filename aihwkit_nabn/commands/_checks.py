@@ -148,7 +148,8 @@ def check_openmmlab(results: dict[str, ProbeResult]) -> list[Check]:
         remedy = "" if found.works else _openmmlab_line()
         if not found.works and "MMCV==" in found.detail:
             remedy = f"{installer()} onedl-mmcv onedl-mmdetection onedl-mmsegmentation  (versions that fit each other)"
-        if not found.works and _BROKEN_OPERATORS in found.detail:
+        operators = results.get("mmcv_ops")
+        if name not in ("mmengine", "mmcv") and operators is not None and not operators.works:
             remedy = ""  # the line on mmcv's operators has it
         detail = f"{found.detail} ({source})" if found.works else f"cannot be imported: {_cause(found)}"
         checks.append(Check(name=name, status=OK if found.works else NOTE, detail=detail, remedy=remedy))
