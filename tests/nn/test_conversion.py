@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import copy
 import fnmatch
-import threading
 
 import pytest
 import torch
@@ -442,15 +441,3 @@ def test_gradients_reach_the_weights_on_the_tiles(net, images):
     tile = next(analog.head.analog_tiles())
     assert torch.allclose(tile.tile.weight.grad, net.head.weight.grad, rtol=1e-4, atol=1e-5)
     assert torch.allclose(analog.stem[1].weight.grad, net.stem[1].weight.grad, rtol=1e-4, atol=1e-4)
-
-
-def test_models_that_cannot_be_copied_get_one_line() -> None:
-    rpu = nabn.presets.GaussianWeightNoisePreset(sigma=0.1)
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Sequential(nn.Linear(4, 2))).eval()
-    model[1].lock = threading.Lock()
-    with pytest.raises(ConversionError, match=r"cannot be copied: attribute '1.lock', a lock: cannot pickle"):
-        nabn.convert_to_noise_aware(model, rpu)
-    with torch.device("meta"):
-        empty = nn.Sequential(nn.Conv2d(3, 4, 3))
-    with pytest.raises(ConversionError, match="'0.weight' is on the meta device and has no values"):
-        nabn.convert_to_noise_aware(empty.eval(), rpu)
