@@ -49,7 +49,7 @@ def _suppression(device: torch.device) -> dict[str, Callable[[], object]]:
         boxes, scores = _boxes(n).to(device), torch.rand(n).to(device)
         found[f"nms, {n} boxes"] = lambda boxes=boxes, scores=scores: nms(boxes, scores, 0.7)  # type: ignore[misc]
     boxes, scores = _boxes(1000).to(device), torch.rand(1000).to(device)
-    found["softnms, 1000 boxes"] = lambda: soft_nms(boxes, scores, 0.5)
+    found["soft_nms, 1000 boxes"] = lambda: soft_nms(boxes, scores, 0.5)
     return found
 
 
@@ -71,8 +71,8 @@ def _convolutions(device: torch.device) -> dict[str, Callable[[], object]]:
 
     x, weight = torch.randn(1, 256, 50, 68, device=device), torch.randn(256, 256, 3, 3, device=device) / 48
     offset, mask = torch.randn(1, 18, 50, 68, device=device), torch.rand(1, 9, 50, 68, device=device)
-    found = _both("deform_conv", lambda *t: deform_conv2d(*t, 1, 1), x, offset, weight)
-    plain = _both("modulated_deform_conv", lambda *t: modulated_deform_conv2d(*t, None, 1, 1), x, offset, mask, weight)
+    found = _both("deform_conv2d", lambda *t: deform_conv2d(*t, 1, 1), x, offset, weight)
+    plain = _both("modulated_deform_conv2d", lambda *t: modulated_deform_conv2d(*t, None, 1, 1), x, offset, mask, weight)
     return found | plain
 
 
