@@ -72,7 +72,9 @@ def _convolutions(device: torch.device) -> dict[str, Callable[[], object]]:
     x, weight = torch.randn(1, 256, 50, 68, device=device), torch.randn(256, 256, 3, 3, device=device) / 48
     offset, mask = torch.randn(1, 18, 50, 68, device=device), torch.rand(1, 9, 50, 68, device=device)
     found = _both("deform_conv2d", lambda *t: deform_conv2d(*t, 1, 1), x, offset, weight)
-    plain = _both("modulated_deform_conv2d", lambda *t: modulated_deform_conv2d(*t, None, 1, 1), x, offset, mask, weight)
+    plain = _both(
+        "modulated_deform_conv2d", lambda *t: modulated_deform_conv2d(*t, None, 1, 1), x, offset, mask, weight
+    )
     return found | plain
 
 
