@@ -42,6 +42,10 @@ class CalibrationError(NabnError):
     """A calibration set, a reference or a model with which calibration cannot be done."""
 
 
+class VerificationError(ConversionError, CalibrationError):
+    """An analog model does not compute what the digital one does, noise left out."""
+
+
 class ChipFileError(NabnError):
     """A chip file that is missing, damaged, of something else, or of another network."""
 

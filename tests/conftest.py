@@ -114,7 +114,8 @@ def _built() -> tuple[nn.Module, nn.Module]:
     net = _settle(SmallNet())
     rpu_config = nabn.presets.GaussianWeightNoisePreset(sigma=0.1)
     rpu_config.mapping.max_input_size, rpu_config.mapping.max_output_size = 16, 7
-    return net, nabn.program_chip(nabn.convert_to_noise_aware(net, rpu_config), seed=3)
+    chip = nabn.convert_to_noise_aware(net, rpu_config, example_inputs=_images(2))
+    return net, nabn.program_chip(chip, seed=3)
 
 
 @pytest.fixture

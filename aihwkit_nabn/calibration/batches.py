@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -101,6 +102,11 @@ def _lists_samples(batch: Sequence[Any], inside: bool) -> bool:
     if isinstance(first, Mapping):
         return inside or isinstance(batch, list)
     return inside or isinstance(batch, list) or not isinstance(first, (list, tuple))
+
+
+def first_samples(batch: Any, n: int, size: int) -> Any:
+    """Return the first `n` of a batch's `size` samples, their tensors copied: some networks write into their inputs."""
+    return copy.deepcopy(_first(batch, min(n, size), size))
 
 
 def _first(batch: Any, n: int, size: int, inside: bool = False) -> Any:

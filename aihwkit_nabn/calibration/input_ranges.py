@@ -15,6 +15,7 @@ from aihwkit_nabn.calibration.ranks import union_of_ranks
 from aihwkit_nabn.chip.input_ranges import ranged_layers, set_input_range
 from aihwkit_nabn.errors import CalibrationError, NabnError, check_count, check_number
 from aihwkit_nabn.nn.calls import first_argument, watched
+from aihwkit_nabn.nn.evaluation_mode import evaluation_mode
 from aihwkit_nabn.nn.layers import NoiseAwareLayer, named_analog_layers
 from aihwkit_nabn.simulator.converters import input_converter, output_converter
 from aihwkit_nabn.simulator.mvm import tiles_of
@@ -57,8 +58,6 @@ def calibrate_input_ranges(
             The ranges are as they were.
         NabnError: an argument has a value that is not allowed.
     """
-    from aihwkit_nabn.calibration.routine import evaluation_mode
-
     if quantile is not None:
         quantile = check_number("quantile", quantile, exclusive_minimum=0.0, maximum=1.0)
     if max_samples is not None:

@@ -15,6 +15,8 @@ from aihwkit_nabn.errors import CalibrationError
 
 # The reference's outputs on the whole set are kept if they take no more than this; otherwise it runs again each time.
 _CACHE_BYTES = 2**30
+# Least standard deviation of a block's output, in parts of its root mean square.
+_ROUNDING = 1e-6
 
 Signals = dict[str, list[Tensor]]
 
@@ -48,7 +50,7 @@ class BlockObjective:
         targets, expected = self._targets(group, batch)
         signals, got = _run(self.session, self.chip_points, batch, on_chip=True)
         errors = [
-            (y - target).square().mean() / target.var(correction=0).clamp(min=1e-12)
+            ((y - target) / _spread(target)).square().mean()
             for name, ys in signals.items()
             for y, target in zip(ys, targets.get(name, []), strict=False)
             if y.shape == target.shape and y.numel() > 1
@@ -109,6 +111,24 @@ def _run(
     with session.recording(points, record):
         result = session.run_analog(batch) if on_chip else session.run_reference(batch)
     return signals, result
+
+
+def _spread(target: Tensor) -> Tensor:
+    """Return a target's standard deviation, its squares in double precision; not less than its rounding makes of it."""
+    wide = target.double()
+    least = _ROUNDING * wide.square().mean().sqrt() + torch.finfo(target.dtype).tiny
+    return wide.std(correction=0).clamp(min=least).to(target)
+
+
+def check_predictions(session: CalibrationSession) -> None:
+    """Raise unless the reference's predictions on the first batch can be compared.
+
+    Raises:
+        CalibrationError: they are not one tensor of logits.
+    """
+    prediction = session.run_reference(session.all_batches()[0], 0)
+    with torch.no_grad():
+        _divergence(prediction, prediction)
 
 
 def _divergence(got: Any, expected: Any) -> Tensor:

@@ -17,6 +17,8 @@ _RUN = 32_768
 _COMPILED_RUN = 32
 # Where mean^2 / variance exceeds this, the sum of squares cancels too much and is taken around the mean instead.
 _CANCELLATION = 100.0
+# Mean squares that single precision does not add up well any more.
+_SMALLEST_SQUARE, _LARGEST_SQUARE = 1e-30, 1e30
 
 
 @dataclass
@@ -60,18 +62,12 @@ class Moments:
             return cls.empty(n_channels, x.device)
         rows, dim = _rows(x, channel_dim)
         if dim == 2 and rows.shape[2] >= _COMPILED_RUN and native.is_available() and native.fits(rows):
-            return cls(count, *native.channel_moments(rows, _CANCELLATION))
-        mean, m2 = _raw_moments(x, channel_dim, count)
-        cancels = count * mean * mean > _CANCELLATION * m2
-        if bool(cancels.any()):
-            channels = cancels.nonzero().squeeze(1)
-            centre = mean[channels].to(x.dtype)
-            part = x.index_select(channel_dim, channels)
-            part = part - centre.view(-1, *(1,) * (-_negative(channel_dim, x.dim()) - 1))
-            # What the centre lost in rounding comes back as the mean of what is left.
-            shift, m2[channels] = _raw_moments(part, channel_dim, count)
-            mean[channels] = centre.double() + shift
-        return cls(count, mean, m2.clamp_(min=0.0))
+            mean, m2 = native.channel_moments(rows, _CANCELLATION)
+        else:
+            mean, m2 = _torch_moments(x, channel_dim, count)
+        if x.dtype is torch.float32:
+            _mend_squares_out_of_range(x, channel_dim, mean, m2)
+        return cls(count, mean, m2)
 
     @property
     def var(self) -> Tensor:
@@ -118,6 +114,30 @@ class Moments:
         """
         if not self.is_finite:
             raise CalibrationError(f"{what} produced NaN or infinite values on the calibration set")
+
+
+def _torch_moments(x: Tensor, channel_dim: int, count: int) -> tuple[Tensor, Tensor]:
+    mean, m2 = _raw_moments(x, channel_dim, count)
+    cancels = count * mean * mean > _CANCELLATION * m2
+    if bool(cancels.any()):
+        channels = cancels.nonzero().squeeze(1)
+        centre = mean[channels].to(x.dtype)
+        part = x.index_select(channel_dim, channels)
+        part = part - centre.view(-1, *(1,) * (-_negative(channel_dim, x.dim()) - 1))
+        # What the centre lost in rounding comes back as the mean of what is left.
+        shift, m2[channels] = _raw_moments(part, channel_dim, count)
+        mean[channels] = centre.double() + shift
+    return mean, m2.clamp_(min=0.0)
+
+
+def _mend_squares_out_of_range(x: Tensor, channel_dim: int, mean: Tensor, m2: Tensor) -> None:
+    """Measure those channels again, in place, whose values are finite in single precision but their squares are not."""
+    size = m2 / (x.numel() / len(m2)) + mean.square()
+    lost = ((size < _SMALLEST_SQUARE) & (size > 0.0)) | ~torch.isfinite(size) | (size > _LARGEST_SQUARE)
+    if bool(lost.any()):
+        channels = lost.nonzero().squeeze(1)
+        part = x.index_select(channel_dim, channels).double()
+        mean[channels], m2[channels] = _torch_moments(part, channel_dim, part.numel() // len(channels))
 
 
 def _raw_moments(x: Tensor, channel_dim: int, count: int) -> tuple[Tensor, Tensor]:

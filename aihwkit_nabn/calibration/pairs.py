@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-import math
 import warnings
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,17 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from aihwkit_nabn.calibration.exact import Gate, measure
 from aihwkit_nabn.calibration.moments import Moments
 from aihwkit_nabn.calibration.report import LayerShift
+from aihwkit_nabn.calibration.sampling import Positions, positions_per_sample
 from aihwkit_nabn.calibration.session import CalibrationSession
 from aihwkit_nabn.errors import CalibrationError
-from aihwkit_nabn.nn.alignment import InputMean, OutputAlignment, align
+from aihwkit_nabn.nn.alignment import InputMean, align
 from aihwkit_nabn.nn.layers import NoiseAwareLayer, named_analog_layers
 
-# Positions per channel, and values in all, of a call whose reference values are kept until the chip's come, for the
-# correlation.
-_PROBE = 1024
-_PROBE_VALUES = 2**16
 # Variance over squared mean that rounding can make of values that are all the same.
 _ROUNDING = 1e-13
 # Variance of an input mean over the inputs' mean square that rounding can make of inputs that cancel, as a layer
@@ -54,6 +49,16 @@ class Pair:
         found = self.joint.correlations()
         constant = found[ANALOG, ANALOG] * found[DIGITAL, DIGITAL] == 0
         return found[ANALOG, DIGITAL].masked_fill(constant, 1.0)
+
+    def merge(self, other: Pair) -> None:
+        """Take in another pair's moments, in place."""
+        self.digital.merge(other.digital)
+        self.analog.merge(other.analog)
+        self.joint.merge(other.joint)
+        if other.common is not None:
+            if self.common is None:
+                self.common = Moments.empty(len(other.common.mean), other.common.mean.device)
+            self.common.merge(other.common)
 
     def aligned(self, scale: Tensor, offset: Tensor, gain: Tensor | None = None) -> Moments:
         """Return the moments of ``scale * x + offset + gain * m``, x the chip's output and m its input mean."""
@@ -91,22 +96,36 @@ class JointMoments:
         return cls(0, mean, mean.new_zeros(n_signals, n_signals, n_channels))
 
     def add(self, *signals: Tensor) -> None:
-        """Take in a ``[channels, positions]`` sample of each, few enough positions for sums in their own precision."""
+        """Take in a ``[channels, positions]`` sample of each."""
         n = signals[0].shape[1]
         if n == 0:
             return
-        x = torch.stack([s if s.dtype is torch.float64 else s.float() for s in signals])
-        mean = x.mean(2, keepdim=True)
-        x.sub_(mean)
-        scatter = (x.unsqueeze(0) * x.unsqueeze(1)).sum(3).double()
-        total = self.count + n
-        delta = mean.squeeze(2).double() - self.mean
-        self.scatter = scatter.add_(self.scatter).addcmul_(
-            delta.unsqueeze(0), delta.unsqueeze(1), value=self.count * n / total
-        )
-        self.mean = self.mean.add(delta, alpha=n / total)
+        x = torch.stack(signals).double()  # squares of small numbers leave the range of single precision
+        mean = x.mean(2)
+        x.sub_(mean.unsqueeze(2))
+        self.merge(JointMoments(n, mean, (x.unsqueeze(0) * x.unsqueeze(1)).sum(3)))
+
+    def merge(self, other: JointMoments) -> None:
+        """Take in another sample's moments, in place."""
+        if other.count == 0:
+            return
+        total = self.count + other.count
+        delta = other.mean - self.mean
+        scatter = self.scatter + other.scatter
+        self.scatter = scatter.addcmul_(delta.unsqueeze(0), delta.unsqueeze(1), value=self.count * other.count / total)
+        self.mean = self.mean.add(delta, alpha=other.count / total)
         self.count = total
+        if other.input_square is not None:
+            self._raise_input_square(other.input_square)
         self._correlations = None
+
+    def note_inputs(self, inputs: Tensor) -> None:
+        """Take note of how large the inputs of a batch's first sample are: an order of magnitude is enough."""
+        if inputs.numel():
+            self._raise_input_square(inputs[:1].double().square().mean())
+
+    def _raise_input_square(self, square: Tensor) -> None:
+        self.input_square = square if self.input_square is None else torch.maximum(self.input_square, square)
 
     def correlations(self) -> Tensor:
         """Return ``[signals, signals, channels]``; 0 with a signal that changes by no more than its rounding."""
@@ -123,112 +142,129 @@ class JointMoments:
 
 # Scale and offset, and the input gain where there is one; each [channels].
 PairRule = Callable[[Pair], "tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]"]
+_Vectors = tuple[Tensor, ...]
 
 
 @dataclass
-class _LayerObserver:
-    """Aligns one layer's output with the estimate so far, this call included, before it goes on to the next layer."""
+class _ReferenceCalls:
+    """What the reference's layer returned: the moments of each call over all batches, and a sample for each batch.
 
-    name: str
-    alignment: OutputAlignment
-    rule: PairRule
-    pair: Pair
-    wants_joint: bool
-    wants_common: bool
-    pending: deque[tuple[Moments, Tensor | None]] = field(default_factory=deque)
+    Args:
+        wanted: Positions to sample of each calibration sample; 0 takes none.
+    """
 
-    def note_reference(self, output: Tensor) -> None:
-        moments = Moments.of(output, self.alignment.channel_dim)
-        moments.check_finite(f"layer {self.name!r} of the reference")
-        probe = self._channels(output[_grid(output.shape, self.alignment.channel_dim)]) if self.wants_joint else None
-        self.pending.append((moments, probe))
+    channel_dim: int
+    wanted: int
+    moments: list[Moments] = field(default_factory=list)
+    probes: dict[tuple[int, int], tuple[Positions, Tensor, torch.Size]] = field(default_factory=dict)
+    _rows: list[int] = field(default_factory=list)
 
-    def __call__(self, output: Tensor, input_mean: InputMean | None) -> Tensor:
-        now = Moments.of(output, self.alignment.channel_dim)
-        now.check_finite(f"layer {self.name!r}")
-        self.pair.analog.merge(now)
+    def take_in(self, what: str, output: Tensor, batch: int, call: int, n_samples: int) -> None:
+        now = Moments.of(output, self.channel_dim)
+        now.check_finite(what)
+        if call == len(self.moments):
+            self.moments.append(now)
+            self._rows.append(0)
+        else:
+            self.moments[call].merge(now)
+        if self.wanted and now.count:
+            positions = Positions(output.shape, self.channel_dim, self._rows[call], n_samples, self.wanted)
+            self.probes[batch, call] = positions, positions.take(output).clone(), output.shape
+            self._rows[call] += output.shape[0]
+
+
+class _PairGate(Gate[Pair, _Vectors]):
+    """Aligns one layer's output with the reference's before it goes on to the next layer."""
+
+    def __init__(
+        self, name: str, session: CalibrationSession, rule: PairRule, reference: _ReferenceCalls, wants_common: bool
+    ) -> None:
+        super().__init__(name)
+        self.alignment = session.alignments[name]
+        self.device = session.devices[name]
+        self.rule = rule
+        self.reference = reference
+        self.wants_common = wants_common
+
+    def empty(self, call: int) -> Pair:
+        pair = self._empty()
+        if call < len(self.reference.moments):
+            pair.digital.merge(self.reference.moments[call])
+        return pair
+
+    def _empty(self) -> Pair:
+        n = self.alignment.n_channels
+        joint = JointMoments.empty(n, self.device, 3 if self.wants_common else 2)
+        return Pair(Moments.empty(n, self.device), Moments.empty(n, self.device), joint)
+
+    def merged(self) -> Pair:
+        whole = self._empty()
+        for pair in self.calls:
+            whole.merge(pair)
+        for moments in self.reference.moments[len(self.calls) :]:  # calls that the chip did not make
+            whole.digital.merge(moments)
+        return whole
+
+    def chip_moments(self, moments: Pair) -> Moments:
+        return moments.analog
+
+    def correction(self, moments: Pair) -> _Vectors:
+        if moments.analog.count == 0 or moments.digital.count == 0:
+            return ()
+        return self.rule(moments)
+
+    def observe(self, output: Tensor, input_mean: InputMean | None) -> Tensor:
         mean = input_mean() if input_mean is not None and self.wants_common else None
-        if mean is not None and input_mean is not None:
-            self._add_common(mean)
-            self._note_inputs(input_mean.inputs)
-        if self.pending:
-            digital, probe = self.pending.popleft()
-            self.pair.digital.merge(digital)
-            if probe is not None:
-                self._compare(probe, output, mean)
-        if now.count == 0 or self.pair.digital.count == 0:
-            return output
-        scale, offset, *gains = self.rule(self.pair)
-        channel_dim = self.alignment.channel_dim
-        return align(output, scale, offset, *gains, mean=mean, channel_dim=channel_dim, overwrite=True)
 
-    def _add_common(self, mean: Tensor) -> None:
+        def take_in(pair: Pair, batch: int, call: int) -> None:
+            now = Moments.of(output, self.alignment.channel_dim)
+            now.check_finite(f"layer {self.name!r}")
+            pair.analog.merge(now)
+            if mean is not None and input_mean is not None:
+                self._add_common(pair, mean)
+                pair.joint.note_inputs(input_mean.inputs)
+            if (batch, call) in self.reference.probes:
+                self._compare(pair, *self.reference.probes[batch, call], output, mean)
+
+        vectors = self.pass_through(take_in)
+        if not vectors or output.numel() == 0:
+            return output
+        channel_dim = self.alignment.channel_dim
+        return align(output, *vectors, mean=mean, channel_dim=channel_dim, overwrite=True)
+
+    def _add_common(self, pair: Pair, mean: Tensor) -> None:
         """Take in the input mean's moments, one per channel of the output."""
         now = Moments.of(mean, self.alignment.channel_dim)
         now.check_finite(f"the input of layer {self.name!r}")
         repeats = self.alignment.n_channels // mean.shape[self.alignment.channel_dim]
         now = Moments(now.count, now.mean.repeat_interleave(repeats), now.m2.repeat_interleave(repeats))
-        if self.pair.common is None:
-            self.pair.common = Moments.empty(self.alignment.n_channels, mean.device)
-        self.pair.common.merge(now)
+        if pair.common is None:
+            pair.common = Moments.empty(self.alignment.n_channels, mean.device)
+        pair.common.merge(now)
 
-    def _note_inputs(self, inputs: Tensor) -> None:
-        """Take note of how large the inputs are, from one sample: an order of magnitude is enough."""
-        joint = self.pair.joint
-        if inputs.numel():
-            square = inputs[:1].float().square().mean()
-            joint.input_square = square if joint.input_square is None else torch.maximum(joint.input_square, square)
-
-    def _compare(self, probe: Tensor, output: Tensor, mean: Tensor | None) -> None:
-        grid = _grid(output.shape, self.alignment.channel_dim)
-        signals = [self._channels(output[grid]), probe]
-        if signals[0].shape != probe.shape:  # a data-dependent number of regions gives no pairs
+    def _compare(
+        self, pair: Pair, positions: Positions, probe: Tensor, shape: torch.Size, output: Tensor, mean: Tensor | None
+    ) -> None:
+        if output.shape != shape:  # a data-dependent number of regions gives no pairs
             return
+        signals = [positions.take(output), probe]
         if mean is not None:
-            part = self._channels(mean[grid])
+            part = positions.take(mean)
             signals.append(part.repeat_interleave(probe.shape[0] // part.shape[0], 0).to(probe.dtype))
         elif self.wants_common:
             signals.append(torch.zeros_like(probe))
-        self.pair.joint.add(*signals)
-
-    def _channels(self, part: Tensor) -> Tensor:
-        """``[channels, positions]`` of a part of an output."""
-        return part.movedim(self.alignment.channel_dim, 0).reshape(part.shape[self.alignment.channel_dim], -1)
-
-    def end_batch(self) -> None:
-        while self.pending:
-            self.pair.digital.merge(self.pending.popleft()[0])
-
-
-@functools.lru_cache(1024)
-def _grid(shape: torch.Size, channel_dim: int) -> tuple[slice, ...]:
-    """Return a coarse grid of positions of an output."""
-    channels = len(shape) + channel_dim
-    n_channels = max(shape[channels], 1)
-    positions = shape.numel() // n_channels
-    wanted = min(_PROBE, max(_PROBE_VALUES // n_channels, 128))
-    grid = [slice(None)] * len(shape)
-    # Neighbouring positions say nearly the same, so the grid is thinned along the longest dimensions first.
-    lengths = {d: length for d, length in enumerate(shape) if d != channels}
-    steps = dict.fromkeys(lengths, 1)
-    while positions > wanted:
-        longest = max(lengths, key=lambda d: lengths[d] / steps[d])
-        steps[longest] += 1
-        positions = math.prod(-(-length // steps[d]) for d, length in lengths.items())
-    for d, step in steps.items():
-        grid[d] = slice(step // 2, None, step)
-    return tuple(grid)
+        pair.joint.add(*signals)
 
 
 @torch.no_grad()
 def align_with_reference(
     session: CalibrationSession, rule: PairRule, *, wants_joint: bool = False, wants_common: bool = False
 ) -> dict[str, Pair]:
-    """Run reference and chip over the batches, once each, and align every analog layer's output with the reference's.
+    """Align every analog layer's output with the reference's on the same inputs, one layer after the other.
 
-    Batch by batch the reference goes first; then the chip, each layer's output corrected by what `rule` makes of the
-    moments of all calls so far before it goes on, so that every layer is measured behind corrected ones. Both sides'
-    moments cover the same samples at every step, so what is special about them cancels.
+    The reference runs over all batches first. Then the chip does, each layer's output corrected by what `rule` makes of
+    the moments over the whole set before it goes on, so that every layer is measured behind the final corrections of
+    those before it, and any split into batches gives the same. See `exact.measure` for what that takes.
 
     Args:
         session: The calibration at hand.
@@ -242,33 +278,21 @@ def align_with_reference(
     Raises:
         CalibrationError: no analog layer ran, or a layer of the reference never did while the chip's did.
     """
-    reference_layers = session.reference_layers()
-    observers = {
-        name: _observer(name, session, rule, wants_joint or wants_common, wants_common) for name in reference_layers
-    }
-
+    reference = _run_reference(session, wants_joint or wants_common)
+    gates = {name: _PairGate(name, session, rule, calls, wants_common) for name, calls in reference.items()}
     reads = _weight_reads(session)
-
-    def note(name: str, output: Any) -> None:
-        observers[name].note_reference(output)
-
     try:
-        with session.recording(reference_layers, note):
-            for batch in session.batches():
-                session.run_reference(batch)
-                for name, observer in observers.items():
-                    session.alignments[name].observer = observer
-                session.run_analog(batch)
-                for observer in observers.values():
-                    observer.end_batch()
+        for gate in gates.values():
+            gate.alignment.observer = gate.observe
+        measure(session, gates)
     finally:
-        for alignment in session.alignments.values():
-            alignment.observer = None
+        for gate in gates.values():
+            gate.alignment.observer = None
     read = [name for name, count in _weight_reads(session).items() if count > reads[name]]
-    _warn_of_bypassed([name for name in read if observers[name].pair.analog.count == 0])
+    _warn_of_bypassed([name for name in read if not gates[name].calls])
     pairs = {}
-    for name, observer in observers.items():
-        pair = observer.pair
+    for name, gate in gates.items():
+        pair = gate.merged()
         if pair.analog.count == 0:
             continue  # a branch that eval mode does not take
         if pair.digital.count == 0:
@@ -282,6 +306,27 @@ def align_with_reference(
     if not pairs:
         raise CalibrationError("no analog layer ran on the calibration set")
     return pairs
+
+
+def _run_reference(session: CalibrationSession, wants_joint: bool) -> dict[str, _ReferenceCalls]:
+    """Run the reference over all batches, and note what each layer returns."""
+    layers = session.reference_layers()
+    batches = session.all_batches()
+    found = {}
+    for name in layers:
+        alignment = session.alignments[name]
+        wanted = positions_per_sample(alignment.n_channels, session.n_samples) if wants_joint else 0
+        found[name] = _ReferenceCalls(alignment.channel_dim, wanted)
+    for number, (batch, size) in enumerate(zip(batches, session.batch_sizes, strict=True)):
+        calls = dict.fromkeys(layers, -1)
+
+        def note(name: str, output: Any, number: int = number, size: int = size, calls: Any = calls) -> None:
+            calls[name] += 1
+            found[name].take_in(f"layer {name!r} of the reference", output, number, calls[name], size)
+
+        with session.recording(layers, note):
+            session.run_reference(batch, number)
+    return found
 
 
 def _weight_reads(session: CalibrationSession) -> dict[str, int]:
@@ -298,13 +343,3 @@ def _warn_of_bypassed(names: list[str]) -> None:
             "read noise and calibration do not",
             stacklevel=2,
         )
-
-
-def _observer(
-    name: str, session: CalibrationSession, rule: PairRule, wants_joint: bool, wants_common: bool
-) -> _LayerObserver:
-    alignment = session.alignments[name]
-    device, n = session.devices[name], alignment.n_channels
-    joint = JointMoments.empty(n, device, 3 if wants_common else 2)
-    pair = Pair(Moments.empty(n, device), Moments.empty(n, device), joint)
-    return _LayerObserver(name, alignment, rule, pair, wants_joint, wants_common)

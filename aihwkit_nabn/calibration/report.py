@@ -10,6 +10,9 @@ from torch import nn
 from aihwkit_nabn.calibration.moments import Moments
 from aihwkit_nabn.chip.calibration_state import CalibrationSnapshot, freeze_calibration, unfold_all
 
+# A channel's variance, in parts of the layer's, below which it is not told from none.
+_LEAST_VARIANCE = 0.01
+
 
 @dataclass(frozen=True, kw_only=True)
 class LayerShift:
@@ -55,13 +58,16 @@ class LayerShift:
 def distance(got: Moments, target: Moments) -> tuple[float, float]:
     """Return the shift of the mean (in target standard deviations) and of ``ln std``, root mean square over channels.
 
-    Channels whose target does not vary (dead ones) are left out.
+    Standard deviations below a tenth of the layer's count as a tenth: of channels that hardly vary, neither is known
+    better, and divided by their own they would drown all others. Channels whose target does not vary are left out.
     """
     live = (target.var > 0) & (got.var > 0)
     if not bool(live.any()):
         return 0.0, 0.0
-    shift = (got.mean - target.mean)[live] / target.var[live].sqrt()
-    spread = 0.5 * torch.log(got.var[live] / target.var[live])
+    least = _LEAST_VARIANCE * target.var[live].mean()
+    target_var, got_var = target.var[live].clamp(min=least), got.var[live].clamp(min=least)
+    shift = (got.mean - target.mean)[live] / target_var.sqrt()
+    spread = 0.5 * torch.log(got_var / target_var)
     return float(shift.square().mean().sqrt()), float(spread.square().mean().sqrt())
 
 
@@ -75,6 +81,10 @@ class CalibrationReport:
         n_batches: Batches it saw.
         seconds: Wall-clock time it took.
         layers: Shift of each layer before and after.
+        n_passes: How often the chip ran over the batches, those of step-by-step tuning aside: once where no layer is
+            called several times and all batches fit in memory, halted side by side.
+        notes: What the method has to say, such as that tuning stayed at its start.
+        verified: What is known of the chip without noise computing what the digital model does.
     """
 
     method: str
@@ -82,6 +92,9 @@ class CalibrationReport:
     n_batches: int
     seconds: float
     layers: list[LayerShift] = field(default_factory=list)
+    n_passes: int = 1
+    notes: list[str] = field(default_factory=list)
+    verified: str = ""
     _model: nn.Module = field(repr=False)
     _before: CalibrationSnapshot = field(repr=False)
 
@@ -95,7 +108,9 @@ class CalibrationReport:
         freeze_calibration(self._model)
 
     def __str__(self) -> str:
-        lines = [f"{self.method}: {self.n_samples} samples in {self.n_batches} batches, {self.seconds:.2f} s"]
+        passes = f", {self.n_passes} passes" if self.n_passes > 1 else ""
+        lines = [f"{self.method}: {self.n_samples} samples in {self.n_batches} batches{passes}, {self.seconds:.2f} s"]
+        lines += self.notes
         if self.layers:
             width = max(len(layer.name) for layer in self.layers)
             lines.append(f"{'layer':<{width}}  mean shift [std]   ln(std ratio)")
@@ -104,4 +119,5 @@ class CalibrationReport:
                     f"{layer.name:<{width}}  {layer.mean_before:6.3f} -> {layer.mean_after:6.3f}  "
                     f"{layer.spread_before:6.3f} -> {layer.spread_after:6.3f}"
                 )
+        lines += [self.verified] if self.verified else []
         return "\n".join(lines)

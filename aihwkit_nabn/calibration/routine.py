@@ -19,7 +19,11 @@ from aihwkit_nabn.chip.calibration_state import CalibrationSnapshot, alignments,
 from aihwkit_nabn.chip.programming import check_programmed
 from aihwkit_nabn.errors import CalibrationError, check_count
 from aihwkit_nabn.nn.attention import split_attention
+from aihwkit_nabn.nn.evaluation_mode import evaluation_mode
 from aihwkit_nabn.nn.inference_mode import outside_inference_mode
+from aihwkit_nabn.nn.layers import named_analog_layers
+from aihwkit_nabn.nn.report import NOT_VERIFIED
+from aihwkit_nabn.nn.verification import reference_of, verification_of
 
 
 @outside_inference_mode()
@@ -38,7 +42,9 @@ def calibrate(
 ) -> CalibrationReport:
     """Calibrate the chip that is on `model`, in place, without labels; an earlier calibration is replaced.
 
-    The batches are read once. `model.train()` is never called: analog tiles stay in eval mode.
+    Before a model's first calibration the chip, noise left out, is run beside the digital model on two samples, and
+    must agree (`nn.verification`). The batches are read once and kept until it ends. `model.train()` is never called:
+    analog tiles stay in eval mode.
 
     In a torch.distributed run every rank must call this. Each calibrates on the batches of all ranks, so that all hold
     the chip that one process would have with the union of the data; shards may be uneven or empty.
@@ -119,6 +125,11 @@ def _calibrate(
             session = CalibrationSession(
                 model, split, batches, forward_fn or default_forward, max_samples, *bar, reference_forward_fn
             )
+            if verification_of(model) is None and batches is not None:
+                known = split if split is not None else reference_of(model)
+                if known is not None and not named_analog_layers(known):
+                    with evaluation_mode(known):
+                        session.verify(known, strict=split is not None)
             run.calibrate(session)
     except BaseException:
         before.restore()
@@ -129,22 +140,12 @@ def _calibrate(
         n_batches=session.n_batches,
         seconds=time.perf_counter() - begin,
         layers=session.layers,
+        n_passes=session.n_passes,
+        notes=session.notes,
+        verified=str(verification_of(model) or NOT_VERIFIED),
         _model=model,
         _before=before,
     )
-
-
-@contextmanager
-def evaluation_mode(*models: nn.Module | None) -> Iterator[None]:
-    """Put the models in eval mode inside the block and give every module its own flag back after it."""
-    flags = [(module, module.training) for model in models if model is not None for module in model.modules()]
-    try:
-        for module, _ in flags:
-            module.training = False
-        yield
-    finally:
-        for module, training in flags:
-            module.training = training
 
 
 @contextmanager

@@ -9,17 +9,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aihwkit_nabn.calibration.batches import ForwardFn, describe, limited
+from aihwkit_nabn.calibration.batches import ForwardFn, describe, first_samples, limited
+from aihwkit_nabn.calibration.batchnorms import StatisticsRule, measure_batchnorms
 from aihwkit_nabn.calibration.moments import Moments
 from aihwkit_nabn.calibration.report import LayerShift
 from aihwkit_nabn.chip.calibration_state import alignments, batchnorms
 from aihwkit_nabn.errors import CalibrationError, NabnError, suggestion
 from aihwkit_nabn.nn.alignment import OutputAlignment
-from aihwkit_nabn.nn.batchnorm import NoiseAwareBatchNorm, Statistics
+from aihwkit_nabn.nn.batchnorm import NoiseAwareBatchNorm
 from aihwkit_nabn.nn.calls import watched
 from aihwkit_nabn.nn.layers import NoiseAwareLayer, named_analog_layers
+from aihwkit_nabn.nn.verification import verify
 
-BatchNormRule = Callable[[NoiseAwareBatchNorm, Moments, Moments], Statistics]
+# Samples that a chip is verified on.
+_VERIFIED = 2
 
 
 class CalibrationSession:
@@ -33,10 +36,11 @@ class CalibrationSession:
         devices: Device of every analog layer.
         dtypes: Data type of every analog layer.
         layers: Shifts for the report; methods fill it.
+        notes: What a method has to say beside its numbers, for report and tables; likewise.
         n_samples: Samples seen so far, those of the batch at hand included.
         n_batches: Batches seen so far, the one at hand included.
-        keep_batches: Whether `batches` puts every batch into `kept`, for methods that need them again.
-        kept: The batches kept.
+        n_passes: How often the chip has begun on the batches.
+        batch_sizes: Samples in each of the batches seen so far.
     """
 
     def __init__(
@@ -58,10 +62,14 @@ class CalibrationSession:
         self.devices: dict[str, torch.device] = {name: tile.device for name, tile in tiles.items()}
         self.dtypes: dict[str, torch.dtype] = {name: tile.get_dtype() for name, tile in tiles.items()}
         self.layers: list[LayerShift] = []
+        self.notes: list[str] = []
         self.n_samples = 0
         self.n_batches = 0
-        self.keep_batches = False
-        self.kept: list[Any] = []
+        self.n_passes = 0
+        self.batch_sizes: list[int] = []
+        self._kept: list[Any] | None = None
+        self._waiting: list[tuple[Any, int]] = []
+        self._source: Iterator[tuple[Any, int]] | None = None
         self._batches = batches
         self._forward_fn = forward_fn
         self._reference_forward_fn = reference_forward_fn or forward_fn
@@ -77,18 +85,53 @@ class CalibrationSession:
         """
         if self._batches is None:
             raise CalibrationError("this method needs calibration batches, got None")
-        for batch, size in limited(self._batches, self._max_samples, self._forward_fn):
-            if size == 0:
-                continue
+        while self._look_ahead():
+            batch, size = self._waiting.pop()
             self.n_samples += size
             self.n_batches += 1
-            if self.keep_batches:
-                self.kept.append(batch)
+            self.batch_sizes.append(size)
             yield batch
             if self._on_batch is not None:
                 self._on_batch(size)
         if self.n_samples == 0:
             raise CalibrationError("the calibration set is empty: no batch with a sample came out of it")
+
+    def _look_ahead(self) -> bool:
+        """Have the next batch that holds a sample waiting; False if there is none."""
+        if self._source is None:
+            self._source = limited(self._batches or (), self._max_samples, self._forward_fn)
+        while not self._waiting:
+            found = next(self._source, None)
+            if found is None:
+                return False
+            if found[1]:
+                self._waiting.append(found)
+        return True
+
+    def verify(self, reference: nn.Module, *, strict: bool) -> None:
+        """Hold the chip, noise left out, against the digital model on the first samples, see `nn.verification`."""
+        if self._look_ahead():
+            batch, size = self._waiting[0]
+            samples = first_samples(batch, _VERIFIED, size)
+            role = "reference" if strict else "digital model"
+            verify(
+                reference,
+                self.model,
+                lambda model: self._run(self._forward_fn, model, role, samples, 0),
+                f"{min(size, _VERIFIED)} calibration samples",
+                lambda model: self._run(self._forward_fn, model, "analog model", samples, 0),
+                strict=strict,
+            )
+
+    def all_batches(self) -> list[Any]:
+        """Return the calibration batches, all at once, as often as wanted.
+
+        Raises:
+            CalibrationError: as `batches`.
+        """
+        if self._kept is None:
+            self._kept = list(self.batches())
+        return self._kept
 
     def step_done(self, step: int, total: int) -> None:
         """Move the progress bar of a method that goes on after the batches; steps count from 1."""
@@ -100,25 +143,31 @@ class CalibrationSession:
         """Whether there is a calibration set."""
         return self._batches is not None
 
-    def run_analog(self, batch: Any) -> Any:
-        """Return the analog model's output for a batch, with whatever is calibrated or observed so far."""
-        return self._run(self._forward_fn, self.model, "analog model", batch)
+    def run_analog(self, batch: Any, number: int | None = None) -> Any:
+        """Return the analog model's output for a batch, with whatever is calibrated or observed so far.
 
-    def run_reference(self, batch: Any) -> Any:
-        """Return the reference's output for a batch."""
+        Args:
+            batch: Of the calibration set.
+            number: Which one, for messages; default: the last that was read.
+        """
+        return self._run(self._forward_fn, self.model, "analog model", batch, number)
+
+    def run_reference(self, batch: Any, number: int | None = None) -> Any:
+        """Return the reference's output for a batch; arguments as for the chip."""
         if self.reference is None:
             raise CalibrationError("this method compares with the digital model; pass reference=model")
         with torch.no_grad():
-            return self._run(self._reference_forward_fn, self.reference, "reference", batch)
+            return self._run(self._reference_forward_fn, self.reference, "reference", batch, number)
 
-    def _run(self, forward_fn: ForwardFn, model: nn.Module, role: str, batch: Any) -> Any:
+    def _run(self, forward_fn: ForwardFn, model: nn.Module, role: str, batch: Any, number: int | None) -> Any:
         try:
             return forward_fn(model, batch)
         except NabnError:
             raise
         except Exception as error:
             raise CalibrationError(
-                f"the {role} failed on calibration batch {self.n_batches - 1} ({describe(batch)}): "
+                f"the {role} failed on calibration batch {self.n_batches - 1 if number is None else number} "
+                f"({describe(batch)}): "
                 f"{type(error).__name__}: {error}"
             ) from error
 
@@ -138,69 +187,9 @@ class CalibrationSession:
         with watched(modules, lambda name, args, kwargs, output: record(name, output)):
             yield
 
-    @torch.no_grad()
-    def observe_batchnorms(self, rule: BatchNormRule) -> dict[str, Moments]:
-        """Run the chip over the batches, each BatchNorm normalising with what `rule` makes of its input so far.
-
-        Args:
-            rule: Called as ``rule(layer, moments so far, moments of this call)``; returns mean and variance
-                ``[channels]``.
-
-        Returns:
-            Population moments of each BatchNorm's input.
-
-        Raises:
-            CalibrationError: the model has no BatchNorm, or one of them saw nothing or NaN.
-        """
-        if not self.batchnorms:
-            raise CalibrationError(
-                "the model has no BatchNorm with trained statistics to calibrate; use method='paired', which needs none"
-            )
-        gathered = {
-            name: Moments.empty(bn.num_features, bn.trained_statistics()[0].device)
-            for name, bn in self.batchnorms.items()
-        }
-        try:
-            for name, bn in self.batchnorms.items():
-                bn.observer = _batchnorm_observer(name, gathered[name], rule)
-            for batch in self.batches():
-                self.run_analog(batch)
-        finally:
-            for bn in self.batchnorms.values():
-                bn.observer = None
-        unseen = [name for name, moments in gathered.items() if moments.count == 0]
-        for name in unseen:  # a branch that eval mode does not take (an auxiliary head) keeps its trained statistics
-            del gathered[name]
-        if not gathered:
-            raise CalibrationError("no BatchNorm layer ran on the calibration set")
-        return gathered
-
-    def set_batchnorms(self, gathered: dict[str, Moments], rule: BatchNormRule) -> None:
-        """Give each BatchNorm the statistics `rule` makes of its population moments, and note the shifts."""
-        for name, moments in gathered.items():
-            bn = self.batchnorms[name]
-            mean, var = rule(bn, moments, moments)
-            trained = _as_moments(*bn.trained_statistics(), moments.count)
-            bn.set_calibrated(mean, var)
-            self.layers.append(
-                LayerShift.between(name, "BatchNorm", moments, trained, moments, _as_moments(mean, var, moments.count))
-            )
-
-
-def _batchnorm_observer(name: str, total: Moments, rule: BatchNormRule) -> Callable[..., Statistics]:
-    def observe(x: Tensor, bn: NoiseAwareBatchNorm) -> Statistics:
-        now = Moments.of(x, 1)
-        now.check_finite(f"the input of BatchNorm {name!r}")
-        total.merge(now)
-        mean, var = rule(bn, total, now) if now.count else bn.trained_statistics()
-        like = bn.trained_statistics()[0]
-        return mean.to(like), var.to(like)
-
-    return observe
-
-
-def _as_moments(mean: Tensor, var: Tensor, count: int) -> Moments:
-    return Moments(count, mean.double(), var.double() * count)
+    def measure_batchnorms(self, rule: StatisticsRule) -> dict[str, Moments]:
+        """Give every BatchNorm what `rule` makes of its input's moments on the chip, see `batchnorms`."""
+        return measure_batchnorms(self, rule)
 
 
 def match_reference(model: nn.Module, reference: nn.Module) -> dict[str, nn.Module]:

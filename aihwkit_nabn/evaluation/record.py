@@ -21,6 +21,7 @@ class Record:
         seconds_calibration: Time that calibrating took.
         seconds_evaluation: Time that ``eval_fn`` took.
         n_calibration_samples: Number of samples that calibrating used.
+        note: What calibrating had to say beside the numbers, such as that tuning stayed at its start.
     """
 
     scenario: str
@@ -34,3 +35,4 @@ class Record:
     seconds_calibration: float
     seconds_evaluation: float
     n_calibration_samples: int
+    note: str = ""

@@ -12,14 +12,16 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import nn
 
-from aihwkit_nabn.calibration.routine import evaluation_mode
 from aihwkit_nabn.chip import program_chip
+from aihwkit_nabn.evaluation.first_call import FirstCall
 from aihwkit_nabn.evaluation.measuring import Measuring
 from aihwkit_nabn.evaluation.plan import CalibrationBatches, EvalFn, Plan, PlannedMethod, make_plan
 from aihwkit_nabn.evaluation.result import EvaluationResult, Record
 from aihwkit_nabn.evaluation.scenario import MethodSpec, Scenario, config_key
 from aihwkit_nabn.evaluation.settings import describe, describe_shifts
 from aihwkit_nabn.nn import convert_to_noise_aware
+from aihwkit_nabn.nn.evaluation_mode import evaluation_mode
+from aihwkit_nabn.nn.verification import verification_of
 from aihwkit_nabn.seeding import derive_seed, isolated_rng
 
 
@@ -98,6 +100,7 @@ def evaluate(
                 on_record(record)
     settings["conversion"] = run.conversions
     settings["layer_shifts"] = run.shifts
+    settings["unverified"] = run.unverified
     return EvaluationResult(records=run.done, digital=run.digital, settings=settings)
 
 
@@ -109,21 +112,26 @@ class _Run:
         self.done: list[Record] = []
         self.conversions: dict[str, str] = {}
         self.shifts: dict[str, dict[str, Any]] = {}
+        self.unverified: dict[str, str] = {}
         self.digital: dict[str, float] = {}
 
     def records(self, exclude: tuple[str, ...]) -> Iterator[Record]:
         """Do everything, giving each record when it is measured."""
         keys = [config_key(scenario.rpu_config) for scenario in self.plan.scenarios]
         models: dict[bytes, nn.Module] = {}
+        reasons: dict[bytes, str] = {}
         for index, (scenario, key) in enumerate(zip(self.plan.scenarios, keys, strict=True)):
-            if key not in models:
+            is_new = key not in models
+            if is_new:
                 models[key] = convert_to_noise_aware(self.measuring.model, scenario.rpu_config, exclude=exclude)
                 self.measuring.set_input_ranges(models[key], self.plan.range_batches)
             if not self.digital:  # after the first conversion: what cannot be converted should not cost an evaluation
                 model, seed = self.measuring.model, self.measuring.seed
-                self.digital = self.measuring.measure(model, seed, place="for the digital model")
+                with FirstCall(model) as self.first_call:
+                    self.digital = self.measuring.measure(model, seed, place="for the digital model")
                 self.bar.advance()
-            self.conversions[scenario.name] = str(getattr(models[key], "conversion_report", ""))
+            if is_new:
+                reasons[key] = self.measuring.verify(models[key], self.first_call)
             for chip_seed in self.plan.chip_seeds:
                 program_chip(models[key], chip_seed, float(scenario.t_inference))
                 for method in self.plan.methods:
@@ -131,6 +139,9 @@ class _Run:
                     self.done.append(self._try_method(models[key], scenario, chip_seed, method))
                     self.bar.advance()
                     yield self.done[-1]
+            if reasons[key] and verification_of(models[key]) is None:  # nor by calibrating
+                self.unverified[scenario.name] = reasons[key]
+            self.conversions[scenario.name] = str(getattr(models[key], "conversion_report", ""))
             if key not in keys[index + 1 :]:
                 del models[key]  # a large model per noise setting would fill the memory
 
@@ -162,6 +173,7 @@ class _Run:
             seconds_calibration=calibrated - started if method.calibrates else 0.0,
             seconds_evaluation=evaluated - calibrated,
             n_calibration_samples=0 if report is None else int(report.n_samples),
+            note="" if report is None else "; ".join(report.notes),
         )
 
 

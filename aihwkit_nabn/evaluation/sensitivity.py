@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import nn
 
-from aihwkit_nabn.calibration.routine import evaluation_mode
 from aihwkit_nabn.calibration.session import match_reference
 from aihwkit_nabn.chip import program_chip
+from aihwkit_nabn.evaluation.first_call import FirstCall
 from aihwkit_nabn.evaluation.layer_loss import BUT, ONLY, WHOLE, LayerLoss, SensitivityResult
 from aihwkit_nabn.evaluation.measuring import Measuring
 from aihwkit_nabn.evaluation.plan import CalibrationBatches, EvalFn, Plan, PlannedMethod, make_plan
@@ -18,6 +18,7 @@ from aihwkit_nabn.evaluation.scenario import UNCALIBRATED, MethodSpec, Scenario
 from aihwkit_nabn.evaluation.settings import describe
 from aihwkit_nabn.nn import convert_to_noise_aware
 from aihwkit_nabn.nn.attention import split_attention
+from aihwkit_nabn.nn.evaluation_mode import evaluation_mode
 from aihwkit_nabn.nn.layers import named_analog_layers
 from aihwkit_nabn.nn.reparametrization import copy_model
 from aihwkit_nabn.seeding import derive_seed, isolated_rng
@@ -109,7 +110,9 @@ class _Study:
         for scenario in self.plan.scenarios:
             analog = convert_to_noise_aware(model, scenario.rpu_config, exclude=exclude)
             if not self.digital:  # after the first conversion: what cannot be converted should not cost a measurement
-                self.digital = self._measure(model, self.measuring.seed)
+                with FirstCall(model) as first_call:
+                    self.digital = self._measure(model, self.measuring.seed)
+            self.measuring.verify(analog, first_call)
             self.measuring.set_input_ranges(analog, self.plan.range_batches)
             layers = named_analog_layers(analog)
             self.shares = _weight_shares(analog, layers)

@@ -95,6 +95,10 @@ def read_record(path: Path, where: str, entry: Any) -> Record:
     fields = {field.name: _KINDS[str(field.type)] for field in dataclasses.fields(Record)}
     if not isinstance(entry, dict):
         raise NabnError(f"{path} is damaged: {where} must be a mapping")
+    optional = {
+        field.name: field.default for field in dataclasses.fields(Record) if field.default is not dataclasses.MISSING
+    }
+    entry = {**optional, **entry}  # files of before there was one
     _check_keys(path, where, entry, list(fields))
     for name, kinds in fields.items():
         if not isinstance(entry[name], kinds) or isinstance(entry[name], bool):

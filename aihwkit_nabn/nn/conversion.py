@@ -22,16 +22,19 @@ from aihwkit_nabn.nn.batchnorm import (
     NoiseAwareBatchNorm2d,
     NoiseAwareBatchNorm3d,
 )
+from aihwkit_nabn.nn.evaluation_mode import evaluation_mode
 from aihwkit_nabn.nn.inference_mode import outside_inference_mode
 from aihwkit_nabn.nn.layers import NoiseAwareConv1d, NoiseAwareConv2d, NoiseAwareConv3d, NoiseAwareLinear
 from aihwkit_nabn.nn.matrices import kept_reason, matrix_parameters
 from aihwkit_nabn.nn.reparametrization import copy_model, refresh_weights
 from aihwkit_nabn.nn.report import ConversionReport, LayerEntry
+from aihwkit_nabn.nn.rewiring import check_not_compiled, rewire
 from aihwkit_nabn.nn.transposed import (
     NoiseAwareConvTranspose1d,
     NoiseAwareConvTranspose2d,
     NoiseAwareConvTranspose3d,
 )
+from aihwkit_nabn.nn.verification import remember_reference, verify
 
 # The nearest class in the module's own order of inheritance decides.
 ANALOG_FORMS: dict[type[nn.Module], type[nn.Module]] = {
@@ -80,6 +83,7 @@ def convert_to_noise_aware(
     exclude: Iterable[str] = (),
     *,
     specific_rpu_config_fun: SpecificConfig | None = None,
+    example_inputs: Any = None,
 ) -> nn.Module:
     """Return an analog copy of `model`: matrix layers on tiles, BatchNorm noise-aware, everything in eval mode.
 
@@ -93,12 +97,15 @@ def convert_to_noise_aware(
         exclude: Names of modules to leave digital with all they contain; ``*`` and ``?`` match as in file names.
         specific_rpu_config_fun: As in aihwkit: called with name, module and a copy of `rpu_config`, returns the
             configuration for that layer.
+        example_inputs: What the model is called with: a tensor, or a tuple of its arguments. Both models are then run
+            on them, the analog one without noise, and must agree (`verification.verify`).
 
     Returns:
         The copy, with a `ConversionReport` as its attribute `conversion_report`.
 
     Raises:
-        ConversionError: nothing can be converted, an excluded name is not there, or an argument has the wrong type.
+        ConversionError: nothing can be converted, an excluded name is not there, an argument has the wrong type, or the
+            two models do not agree on the inputs given.
     """
     if not isinstance(model, nn.Module):
         raise ConversionError(f"model must be a torch.nn.Module, got {type(model).__name__}")
@@ -114,14 +121,21 @@ def convert_to_noise_aware(
     lazy = next((name for name, buffer in model.named_buffers() if is_lazy(buffer)), None)
     if lazy is not None:  # torch cannot copy these
         raise ConversionError(f"buffer {lazy!r} belongs to a {_LAZY}")
+    check_not_compiled(model)
     copied = copy_model(model)
     copied.eval()  # weights that are computed (spectral_norm) are others in training
     work = _Conversion(rpu_config, _excluded(copied, patterns), specific_rpu_config_fun)
     analog: Any = work.replace(copied)
     if not work.report.converted:
         raise ConversionError(f"model {type(model).__name__} has no layer to put on tiles\n{work.report}")
+    rewire(analog, work.replaced)
     analog.eval()
     analog.conversion_report = work.report
+    remember_reference(analog, model)
+    if example_inputs is not None:
+        inputs = example_inputs if isinstance(example_inputs, (tuple, list)) else (example_inputs,)
+        with evaluation_mode(model):
+            verify(model, analog, lambda network: network(*inputs), "the example inputs")
     return analog
 
 

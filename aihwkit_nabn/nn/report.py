@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+NOT_VERIFIED = "not verified: no inputs were given to run both models on"
+
 
 @dataclass(frozen=True, kw_only=True)
 class LayerEntry:
@@ -34,12 +36,14 @@ class ConversionReport:
         normalization: BatchNorm layers that became noise-aware.
         kept_digital: Left as they were on purpose or because they have no analog form.
         refused: Of a kind that goes on tiles, but these cannot, each for its reason.
+        verified: What a noise-free pass of both models has shown; empty if none was made.
     """
 
     converted: list[LayerEntry] = field(default_factory=list)
     normalization: list[LayerEntry] = field(default_factory=list)
     kept_digital: list[LayerEntry] = field(default_factory=list)
     refused: list[LayerEntry] = field(default_factory=list)
+    verified: str = ""
 
     @property
     def n_weights(self) -> int:
@@ -65,4 +69,5 @@ class ConversionReport:
                 share = sum(entry.n_weights for entry in entries) / max(self.n_weights, 1)
                 lines.append(f"{title}: {len(entries)} layers, {share:.1%} of the weights")
                 lines.extend(f"  {e.name or '(root)'} [{e.kind}, {e.n_weights:,}]: {e.reason}" for e in entries)
+        lines.append(self.verified or NOT_VERIFIED)
         return "\n".join(lines)

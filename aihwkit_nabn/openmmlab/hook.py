@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +22,8 @@ from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.evaluation.plan import PLAIN
 from aihwkit_nabn.evaluation.scenario import UNCALIBRATED
 from aihwkit_nabn.nn import convert_to_noise_aware
+from aihwkit_nabn.nn.evaluation_mode import evaluation_mode
+from aihwkit_nabn.nn.verification import verify
 from aihwkit_nabn.openmmlab.batches import (
     CalibrationImages,
     calibration_forward,
@@ -46,6 +49,7 @@ from aihwkit_nabn.openmmlab.settings import (
 )
 from aihwkit_nabn.seeding import check_seed, derive_seed, isolated_rng
 
+VERIFIED_IMAGES = 2
 RANGE_IMAGES = 64  # for static input ranges, where no number of calibration images is given
 
 
@@ -101,6 +105,7 @@ class AnalogHook(Hook):
         self.method, self.options = _check_calibration(calibration)
         self._digital: Any = None
         self._stored: Any = None
+        self._verified = False
 
     @property
     def settings(self) -> str:
@@ -119,7 +124,7 @@ class AnalogHook(Hook):
         if self.enabled and self._digital is None:
             check_loaded(runner)
             mend_ssd_head()
-            self._enter(runner)
+            self._enter(runner, runner.test_dataloader)
 
     def after_test(self, runner: Any) -> None:
         """Write the chip if asked to, and give the runner its digital model back."""
@@ -131,7 +136,7 @@ class AnalogHook(Hook):
         """Put a copy of the model as trained so far on the chip."""
         if self.enabled and self.in_val and self._digital is None:
             self._stored = None
-            self._enter(runner)
+            self._enter(runner, runner.val_dataloader)
 
     def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
         """Go on training the digital model."""
@@ -143,9 +148,25 @@ class AnalogHook(Hook):
             checkpoint["state_dict"] = digital_state(_inner(self._digital))
             checkpoint[CHIP_KEY] = chip_record(_inner(runner.model), self.settings)
 
-    def _enter(self, runner: Any) -> None:
+    def _verify(self, digital: Any, analog: nn.Module, loader: Any) -> None:
+        """Run both models on the first images to be tested, by the pass that tests them; once per run."""
+        if self._verified:
+            return
+        dataset = loader.dataset
+        with isolated_rng(derive_seed(self.seed, "verification")):
+            batch = loader.collate_fn([dataset[index] for index in range(min(VERIFIED_IMAGES, len(dataset)))])
+
+        def test(model: Any) -> Any:
+            return model.test_step(copy.deepcopy(batch))
+
+        with evaluation_mode(digital, analog):
+            verify(digital, analog, test, f"{VERIFIED_IMAGES} images to be tested")
+        self._verified = True
+
+    def _enter(self, runner: Any, loader: Any) -> None:
         digital = _inner(runner.model)
         analog: Any = convert_to_noise_aware(digital, self.rpu_config, self.exclude)
+        self._verify(digital, analog, loader)
         if self._stored is None:  # else its ranges come with the chip
             self._set_input_ranges(runner, analog)
         with warnings.catch_warnings():

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from aihwkit_nabn.evaluation import Cell, EvaluationResult
-from aihwkit_nabn.reporting.text import WORSE, NumberStyle, best_methods, caption, number_style
+from aihwkit_nabn.reporting.text import NumberStyle, best_methods, caption, footnotes, number_style
 
 _T = TypeVar("_T")
 
@@ -48,8 +48,9 @@ def print_table(result: EvaluationResult, console: Console | None = None, metric
         table = _block_table(result, name, cells, style, console.width)
     console.print(table)
     console.print(Text(caption(result, style, turned=turned), style="dim"))
-    if any(cell.hurts for cell in cells):
-        console.print(Text.assemble((style.mark, "red"), f" {WORSE}.", style="dim"))
+    for note in footnotes(result, style, cells):
+        mark, rest = (style.mark, note[len(style.mark) :]) if note.startswith(style.mark) else ("", note)
+        console.print(Text.assemble((mark, "red"), rest, style="dim"))
 
 
 def markdown_table(result: EvaluationResult, metric: str | None = None) -> str:
@@ -116,10 +117,10 @@ def markdown_overview(result: EvaluationResult, metric: str | None = None) -> st
 def _with_notes(
     lines: list[str], result: EvaluationResult, cells: Sequence[Cell], style: NumberStyle, *, turned: bool
 ) -> str:
-    """Return a markdown table's lines as text, with the caption and, where a method hurts, the footnote below."""
+    """Return a markdown table's lines as text, with the caption and the footnotes below."""
     notes = ["", caption(result, style, turned=turned)]
-    if any(cell.hurts for cell in cells):
-        notes += ["", f"{style.mark} {WORSE}."]
+    for note in footnotes(result, style, cells):
+        notes += ["", note]
     return "\n".join([*lines, *notes]) + "\n"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -70,6 +71,16 @@ def caption(result: EvaluationResult, style: NumberStyle, *, turned: bool) -> st
             f"{', not given for one chip' if chips == 1 else ', - where the loss is within the interval'}."
         )
     return text
+
+
+def footnotes(result: EvaluationResult, style: NumberStyle, cells: Iterable[Cell]) -> list[str]:
+    """Return what must be said under a table: what hurts, what calibrating noted, what was not verified."""
+    notes = [f"{style.mark} {WORSE}."] if any(cell.hurts for cell in cells) else []
+    said = Counter((record.method, note) for record in result.records for note in record.note.split("; ") if note)
+    measured = Counter(record.method for record in result.records)
+    notes += [f"{method}: {note} ({n} of {measured[method]} measurements)." for (method, note), n in said.items()]
+    unverified = result.settings.get("unverified") or {}
+    return [*notes, *dict.fromkeys(f"Not verified: {reason}." for reason in unverified.values())]
 
 
 def best_methods(cells: Iterable[Cell]) -> dict[str, set[str]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import cast
 
 import torch
@@ -15,6 +16,9 @@ from torch import Tensor, nn
 
 from aihwkit_nabn.simulator.crossbar import TileRow
 from aihwkit_nabn.simulator.vectors import CrossbarTile
+
+# Where an array keeps the matrix that stands in for its tiles' for a while.
+_FIXED = "_nabn_fixed_weight"
 
 
 def tiles_of(array: nn.Module) -> list[TileModule]:
@@ -42,6 +46,9 @@ def effective_weight(array: TileModuleArray) -> Tensor:
 
     In training mode aihwkit's weight modifier is drawn into it and the drift factor left out, as its torch tile does.
     """
+    if _FIXED in array.__dict__:
+        fixed: Tensor = array.__dict__[_FIXED]
+        return fixed
     tiles = tiles_of(array)
     if not torch.is_grad_enabled() and not any(tile.training or not isinstance(tile.tile, nn.Module) for tile in tiles):
         return _written_weight(array)
@@ -81,11 +88,45 @@ def _written_weight(array: TileModuleArray) -> Tensor:
     return matrix
 
 
-def tile_output_scale(tile: TileModule) -> Tensor | None:
-    """Return what a tile's analog result is multiplied with (``[1]`` or ``[out]``), or None."""
+@contextmanager
+def fixed_weight(array: TileModuleArray, matrix: Tensor) -> Iterator[None]:
+    """Let `effective_weight` return another matrix ``[out, in]`` inside the block; the tiles stay as they are."""
+    array.__dict__[_FIXED] = matrix
+    try:
+        yield
+    finally:
+        del array.__dict__[_FIXED]
+
+
+@torch.no_grad()
+def target_weight(array: TileModuleArray) -> Tensor | None:
+    """Return the matrix ``[out, in]`` that the tiles were to be programmed with, or hold; None if that is not known."""
+    columns = []
+    for in_tiles in array.array:
+        rows = []
+        for tile in in_tiles:
+            weight = getattr(tile, "reference_combined_weights", None)
+            if weight is None:
+                if getattr(tile, "programmed_weights", None) is not None:
+                    return None
+                weight = tile.tile.get_weights()
+            scale = _mapping_scale(tile)
+            weight = weight.detach().to(tile.device)
+            rows.append(weight if scale is None else weight * scale.view(-1, 1))
+        columns.append(torch.cat(rows, 0))
+    return torch.cat(columns, 1)
+
+
+def _mapping_scale(tile: TileModule) -> Tensor | None:
     scale = tile.mapping_scales
     if tile.out_scaling_alpha is not None:
         scale = tile.out_scaling_alpha if scale is None else scale * tile.out_scaling_alpha
+    return scale
+
+
+def tile_output_scale(tile: TileModule) -> Tensor | None:
+    """Return what a tile's analog result is multiplied with (``[1]`` or ``[out]``), or None."""
+    scale = _mapping_scale(tile)
     if not tile.training and getattr(tile.rpu_config, "drift_compensation", None) is not None:
         scale = tile.alpha if scale is None else scale * tile.alpha
     return scale

@@ -121,6 +121,12 @@ def begin_variation(
             model.register_forward_pre_hook(_before_forward, with_kwargs=True)
 
 
+def variation_of(model: nn.Module) -> ChipVariation | None:
+    """Return how far the noise of the chip on `model` has moved; None where it does not move."""
+    kept: ChipVariation | None = model.__dict__.get(_KEPT)
+    return kept
+
+
 def rewind_variation(model: nn.Module) -> int:
     """Give the tiles back the weights of programming and drift, and return the count, which stays.
 

@@ -39,10 +39,8 @@ class Half(CalibrationMethod):
         self.share = share
 
     def calibrate(self, session):
-        gathered = session.observe_batchnorms(lambda bn, total, now: bn.trained_statistics())
-        session.set_batchnorms(
-            gathered,
-            lambda bn, total, now: (torch.lerp(bn.running_mean.double(), total.mean, self.share), bn.running_var),
+        session.measure_batchnorms(
+            lambda bn, moments: (torch.lerp(bn.running_mean.double(), moments.mean, self.share), bn.running_var)
         )
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from aihwkit_nabn.calibration.batches import SampleStore
-from aihwkit_nabn.calibration.matching import BlockObjective
+from aihwkit_nabn.calibration.matching import BlockObjective, check_predictions
 from aihwkit_nabn.calibration.method import CalibrationMethod, register_calibration_method
 from aihwkit_nabn.calibration.methods.common_mode import CommonMode
 from aihwkit_nabn.calibration.methods.paired import Paired
@@ -21,6 +21,12 @@ from aihwkit_nabn.seeding import derive_seed
 
 _BATCH = 64
 _STEP_VALUES = 2_500_000
+# Stretches of steps between looks at the samples held out; a step size that fails falls by the factor.
+_STRETCHES = 8
+_BACK_OFF = 1 / 3
+# Step sizes tried at the beginning, and steps with each.
+_TRIED_SIZES = 4
+_TRIED_STEPS = 4
 
 
 @register_calibration_method("distill")
@@ -30,17 +36,22 @@ class Distill(CalibrationMethod):
     The loss needs no labels: the squared error of each block's output (`calibration.points`) against the reference's
     on the same inputs, in parts of that output's variance. The divergence of the predictions can be added; measured on
     ResNet-20 it takes away from the gain, because a network is overconfident on the images it was trained on. A share
-    of the samples is held out, and the best state on it is kept: that of ``paired`` where tuning does not help.
+    of the samples is held out, and the best state on it is kept: that of ``paired`` where tuning does not help, which
+    the report then says.
+
+    The step size is found: a few steps are tried with the first one and with fractions of it, the best on the samples
+    held out goes on, and whenever a stretch of steps ends higher than the best so far, the next begins there with a
+    third of the step.
 
     Args:
-        steps: Adam steps.
+        steps: Adam steps, those that try step sizes aside.
         batch_size: Samples per step, where the batches can be regrouped (tensors and tuples of tensors). Default: 64,
             or as many as hold 2.5 million values (16 images of 224 x 224), so that the graph of a step stays small.
-        lr: Step size: scales in parts of one, offsets in the reference's standard deviations. Falls to zero along a
-            half cosine.
+        lr: First and largest step size: scales in parts of one, offsets in the reference's standard deviations. Falls
+            to zero along a half cosine.
         prediction_weight: Weight of the Kullback-Leibler divergence between the predictions, for models that return
             logits ``[batch, classes, ...]``.
-        held_out: Share of the samples that decides, in [0, 0.5].
+        held_out: Share of the samples that decides, in [0, 0.5]. 0 keeps the last state, and the first step size.
         common_mode: Whether it starts from ``common_mode`` instead, whose input gains then stay.
         shrink: As in ``paired``.
         seed: Order of the samples.
@@ -73,52 +84,101 @@ class Distill(CalibrationMethod):
 
     def calibrate(self, session: CalibrationSession) -> None:
         """Align, then tune."""
-        session.keep_batches = True
+        if self.prediction_weight:
+            check_predictions(session)
         pairs = self.start.align(session)
-        store = SampleStore(session.kept)
+        store = SampleStore(session.all_batches())
         tuned = _TunedAlignments(session, pairs)
         size = self.batch_size or max(1, min(_BATCH, _STEP_VALUES // max(store.values_per_sample, 1)))
         objective = BlockObjective(session, store, self.prediction_weight, size)
+        descent = _Descent(tuned, objective, store.split(self.held_out), size, self.seed)
         with _frozen(session.model), torch.enable_grad(), tuned.in_place():
-            state = self._descend(session, tuned, objective, store.split(self.held_out), size)
-        tuned.finish(state)
+            descent.run(self.steps, self.lr, lambda done: session.step_done(done, self.steps))
+        tuned.finish(descent.best_state)
+        if descent.stayed:
+            session.notes.append("tuning found nothing better, so it stayed at its start")
 
-    def _descend(
+
+class _Descent:
+    """Adam on the moves, which goes back to the best state, with smaller steps, where it went up.
+
+    Attributes:
+        best_state: The best moves on the samples held out; the last ones where none are.
+        stayed: Whether that is where it began.
+    """
+
+    def __init__(
         self,
-        session: CalibrationSession,
         tuned: _TunedAlignments,
         objective: BlockObjective,
         split: tuple[list[int], list[int]],
         size: int,
-    ) -> dict[str, tuple[Tensor, Tensor]]:
-        """Return the best state found; the start's where nothing is better on the samples held out."""
-        (learn, held), store = split, objective.store
-        optimizer = torch.optim.Adam(tuned.parameters(), lr=self.lr)
-        order = torch.Generator().manual_seed(derive_seed(self.seed, "distill"))
-        held_groups = store.minibatches(held, size)
-        best, best_state = objective.mean(held_groups), tuned.state()
-        check_every = max(1, self.steps // 8)
-        groups: list[list[int]] = []
-        for step in range(1, self.steps + 1):
-            if not groups:
-                shuffled = [learn[i] for i in torch.randperm(len(learn), generator=order).tolist()]
-                groups = store.minibatches(shuffled, size)
-            for group in optimizer.param_groups:
-                group["lr"] = self.lr * 0.5 * (1 + math.cos(math.pi * (step - 1) / self.steps))
-            tuned.write()
-            loss = objective(groups.pop())
+        seed: int,
+    ) -> None:
+        self.tuned, self.objective, self.size = tuned, objective, size
+        self.learn, held = split
+        self.held = objective.store.minibatches(held, size) if held else []
+        self.order = torch.Generator().manual_seed(derive_seed(seed, "distill"))
+        self.groups: list[list[int]] = []
+        self.best_state = tuned.state()
+        self.stayed = True
+        self.best = objective.mean(self.held) if self.held else math.inf
+
+    def run(self, steps: int, lr: float, done: Callable[[int], None]) -> None:
+        """Take so many steps; `done` is called after each stretch with those taken so far."""
+        stretch = max(1, steps // _STRETCHES)
+        if self.held:
+            lr = self._best_step(lr, min(_TRIED_STEPS, steps))
+        taken = 0
+        while taken < steps:
+            n = min(stretch, steps - taken)
+            rates = [lr * 0.5 * (1 + math.cos(math.pi * (taken + i) / steps)) for i in range(n)]
+            if not self._accept(self._descend(rates)):
+                lr *= _BACK_OFF
+            taken += n
+            done(taken)
+
+    def _best_step(self, lr: float, n: int) -> float:
+        """Return the step size among a few whose first steps come out lowest on the samples held out."""
+        order = self.order.get_state()
+        losses = {}
+        for rate in (lr * _BACK_OFF**k for k in range(_TRIED_SIZES)):
+            self.order.set_state(order)
+            self.groups = []
+            losses[rate] = self._descend([rate] * n)
+            self.tuned.load(self.best_state)
+        self.order.set_state(order)
+        self.groups = []
+        return min(losses, key=lambda rate: losses[rate])
+
+    def _descend(self, rates: list[float]) -> float:
+        """Take one step with each rate, and return the loss on the samples held out; infinity where it broke down."""
+        optimizer = torch.optim.Adam(self.tuned.parameters(), lr=rates[0])
+        for rate in rates:
+            optimizer.param_groups[0]["lr"] = rate
+            self.tuned.write()
+            loss = self.objective(self._next_group())
             if not bool(torch.isfinite(loss)):
-                break
+                return math.inf
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-            session.step_done(step, self.steps)
-            if held and (step % check_every == 0 or step == self.steps):
-                tuned.write()
-                now = objective.mean(held_groups)
-                if now < best:
-                    best, best_state = now, tuned.state()
-        return best_state if held else tuned.state()
+        self.tuned.write()
+        return self.objective.mean(self.held) if self.held else -math.inf
+
+    def _accept(self, loss: float) -> bool:
+        """Take the state over if it is better than the best, else go back to that."""
+        if loss < self.best:
+            self.best, self.best_state, self.stayed = loss, self.tuned.state(), False
+            return True
+        self.tuned.load(self.best_state)
+        return False
+
+    def _next_group(self) -> list[int]:
+        if not self.groups:
+            shuffled = [self.learn[i] for i in torch.randperm(len(self.learn), generator=self.order).tolist()]
+            self.groups = self.objective.store.minibatches(shuffled, self.size)
+        return self.groups.pop()
 
 
 class _TunedAlignments:
@@ -146,6 +206,13 @@ class _TunedAlignments:
             (scale, offset), (a, b) = self.start[name], self.moves[name]
             alignment.scale = scale * (1 + a)
             alignment.offset = offset + b * self.unit[name]
+
+    def load(self, state: dict[str, tuple[Tensor, Tensor]]) -> None:
+        """Go to an earlier `state`."""
+        with torch.no_grad():
+            for name, moves in self.moves.items():
+                for move, value in zip(moves, state[name], strict=True):
+                    move.copy_(value)
 
     def state(self) -> dict[str, tuple[Tensor, Tensor]]:
         return {name: (a.detach().clone(), b.detach().clone()) for name, (a, b) in self.moves.items()}

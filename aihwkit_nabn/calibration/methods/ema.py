@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from aihwkit_nabn.calibration.batchnorms import follow_batchnorms, set_batchnorms
 from aihwkit_nabn.calibration.method import CalibrationMethod, register_calibration_method
 from aihwkit_nabn.calibration.moments import Moments
 from aihwkit_nabn.calibration.session import CalibrationSession
@@ -32,14 +33,14 @@ class ExponentialAverage(CalibrationMethod):
         """Note every call's statistics, then average: p is known only when the batches have been counted."""
         history: dict[int, list[tuple[int, Moments]]] = {}
 
-        def own(bn: NoiseAwareBatchNorm, total: Moments, now: Moments) -> Statistics:
+        def own(bn: NoiseAwareBatchNorm, now: Moments) -> Statistics:
             history.setdefault(id(bn), []).append((session.n_batches, now))
             return now.mean, now.var
 
-        gathered = session.observe_batchnorms(own)
+        gathered = follow_batchnorms(session, own)
         keep = self.remainder ** (1.0 / session.n_batches)
 
-        def average(bn: NoiseAwareBatchNorm, total: Moments, now: Moments) -> Statistics:
+        def average(bn: NoiseAwareBatchNorm, whole: Moments) -> Statistics:
             mean, var = (statistic.double() for statistic in bn.trained_statistics())
             per_batch: dict[int, Moments] = {}
             for index, moments in history[id(bn)]:
@@ -55,4 +56,4 @@ class ExponentialAverage(CalibrationMethod):
                 var = keep * var + (1 - keep) * moments.var
             return mean, var
 
-        session.set_batchnorms(gathered, average)
+        set_batchnorms(session, gathered, average)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from aihwkit_nabn.calibration.batchnorms import follow_batchnorms
 from aihwkit_nabn.calibration.method import CalibrationMethod, register_calibration_method
 from aihwkit_nabn.calibration.moments import Moments
 from aihwkit_nabn.calibration.session import CalibrationSession
@@ -69,6 +70,6 @@ class Online(CalibrationMethod):
             raise CalibrationError("the model has no BatchNorm; use method='paired', which needs none")
         followers = {id(bn): RunningStatistics(self.momentum) for bn in session.batchnorms.values()}
         if session.has_batches:
-            session.observe_batchnorms(lambda bn, total, now: followers[id(bn)].take_in(now, bn))
+            follow_batchnorms(session, lambda bn, now: followers[id(bn)].take_in(now, bn))
         for bn in session.batchnorms.values():
             bn.live = followers[id(bn)]

@@ -26,11 +26,11 @@ class Prior(CalibrationMethod):
         self.strength = check_number("strength", strength, minimum=0.0)
 
     def calibrate(self, session: CalibrationSession) -> None:
-        """Gather the chip's moments, mixing as it goes, and set the final mixture."""
+        """Mix the chip's moments in, layer by layer."""
 
-        def mixture(bn: NoiseAwareBatchNorm, total: Moments, now: Moments) -> Statistics:
+        def mixture(bn: NoiseAwareBatchNorm, moments: Moments) -> Statistics:
             share = self.strength / (self.strength + session.n_samples)
             mean, var = bn.trained_statistics()
-            return share * mean.double() + (1 - share) * total.mean, share * var.double() + (1 - share) * total.var
+            return share * mean.double() + (1 - share) * moments.mean, share * var.double() + (1 - share) * moments.var
 
-        session.set_batchnorms(session.observe_batchnorms(mixture), mixture)
+        session.measure_batchnorms(mixture)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from aihwkit_nabn.evaluation import Cell, EvaluationResult
 from aihwkit_nabn.evaluation.metrics import detail_metrics
-from aihwkit_nabn.reporting.text import WORSE, best_methods, number_style
+from aihwkit_nabn.reporting.text import best_methods, footnotes, number_style
 
 _UNDEFINED = -1.0  # COCO's word for a size that no object has
 _SIZES = {"s": "small", "m": "medium", "l": "large"}
@@ -52,8 +52,7 @@ def overview(result: EvaluationResult, metric: str) -> Table:
             entries.append(Entry(text=text + (f" {style.mark}" if cell.hurts else ""), mark=mark))
         rows.append((method, entries))
     notes = ["Bold: the best calibration method of a column."]
-    if any(cell.hurts for cell in cells):
-        notes.append(f"{style.mark} {WORSE}.")
+    notes += footnotes(result, style, cells)
     return Table(caption=f"{metric}, higher is better", header=["method", *result.scenarios], rows=rows, notes=notes)
 
 

@@ -1,0 +1,160 @@
+"""The chip's statistics at every BatchNorm."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from aihwkit_nabn.calibration.exact import Gate, measure
+from aihwkit_nabn.calibration.moments import Moments
+from aihwkit_nabn.calibration.report import LayerShift
+from aihwkit_nabn.errors import CalibrationError
+from aihwkit_nabn.nn.batchnorm import NoiseAwareBatchNorm, Statistics
+
+if TYPE_CHECKING:
+    from aihwkit_nabn.calibration.session import CalibrationSession
+
+# Called with a layer and moments of its input; returns mean and variance, each ``[channels]``.
+StatisticsRule = Callable[[NoiseAwareBatchNorm, Moments], Statistics]
+
+
+class _BatchNormGate(Gate[Moments, Statistics]):
+    def __init__(self, name: str, bn: NoiseAwareBatchNorm, rule: StatisticsRule) -> None:
+        super().__init__(name)
+        self.bn = bn
+        self.rule = rule
+
+    def empty(self, call: int) -> Moments:
+        return Moments.empty(self.bn.num_features, self.bn.trained_statistics()[0].device)
+
+    def merged(self) -> Moments:
+        whole = self.empty(0)
+        for moments in self.calls:
+            whole.merge(moments)
+        return whole
+
+    def chip_moments(self, moments: Moments) -> Moments:
+        return moments
+
+    def correction(self, moments: Moments) -> Statistics:
+        trained = self.bn.trained_statistics()
+        if moments.count == 0:
+            return trained
+        mean, var = self.rule(self.bn, moments)
+        return mean.to(trained[0]), var.to(trained[0])
+
+    def observe(self, x: Tensor, bn: NoiseAwareBatchNorm) -> Statistics:
+        def take_in(moments: Moments, batch: int, call: int) -> None:
+            now = Moments.of(x, 1)
+            now.check_finite(f"the input of BatchNorm {self.name!r}")
+            moments.merge(now)
+
+        return self.pass_through(take_in)
+
+
+@torch.no_grad()
+def measure_batchnorms(session: CalibrationSession, rule: StatisticsRule) -> dict[str, Moments]:
+    """Give every BatchNorm what `rule` makes of its input's moments over the whole calibration set.
+
+    Every layer is measured behind the final statistics of those before it, and so any split into batches gives the
+    same. See `exact.measure` for what that takes.
+
+    Args:
+        session: The calibration at hand.
+        rule: Called as ``rule(layer, moments)``; returns mean and variance ``[channels]``.
+
+    Returns:
+        The moments by layer; the statistics are set and the shifts noted in the session.
+
+    Raises:
+        CalibrationError: the model has no BatchNorm, none ran, or one saw NaN.
+    """
+    _check_batchnorms(session)
+    gates = {name: _BatchNormGate(name, bn, rule) for name, bn in session.batchnorms.items()}
+    try:
+        for gate in gates.values():
+            gate.bn.observer = gate.observe
+        measure(session, gates)
+    finally:
+        for gate in gates.values():
+            gate.bn.observer = None
+    found = _of_layers_that_ran({name: gate.merged() for name, gate in gates.items()})
+    set_batchnorms(session, found, rule)
+    return found
+
+
+@torch.no_grad()
+def follow_batchnorms(session: CalibrationSession, rule: StatisticsRule) -> dict[str, Moments]:
+    """Run the chip over one batch after the other, each BatchNorm normalising a batch with what `rule` makes of it.
+
+    Args:
+        session: The calibration at hand.
+        rule: Called as ``rule(layer, moments of this call)``; returns mean and variance ``[channels]``.
+
+    Returns:
+        Population moments of each BatchNorm's input.
+
+    Raises:
+        CalibrationError: the model has no BatchNorm, none ran, or one saw NaN.
+    """
+    _check_batchnorms(session)
+    gathered = {
+        name: Moments.empty(bn.num_features, bn.trained_statistics()[0].device)
+        for name, bn in session.batchnorms.items()
+    }
+    try:
+        for name, bn in session.batchnorms.items():
+            bn.observer = _follower(name, gathered[name], rule)
+        for batch in session.batches():
+            session.run_analog(batch)
+    finally:
+        for bn in session.batchnorms.values():
+            bn.observer = None
+    session.n_passes += 1
+    return _of_layers_that_ran(gathered)
+
+
+def set_batchnorms(session: CalibrationSession, gathered: dict[str, Moments], rule: StatisticsRule) -> None:
+    """Give each BatchNorm the statistics `rule` makes of its population moments, and note the shifts."""
+    for name, moments in gathered.items():
+        bn = session.batchnorms[name]
+        mean, var = rule(bn, moments)
+        trained = _as_moments(*bn.trained_statistics(), moments.count)
+        bn.set_calibrated(mean, var)
+        session.layers.append(
+            LayerShift.between(name, "BatchNorm", moments, trained, moments, _as_moments(mean, var, moments.count))
+        )
+
+
+def _check_batchnorms(session: CalibrationSession) -> None:
+    if not session.batchnorms:
+        raise CalibrationError(
+            "the model has no BatchNorm with trained statistics to calibrate; use method='paired', which needs none"
+        )
+
+
+def _of_layers_that_ran(gathered: dict[str, Moments]) -> dict[str, Moments]:
+    """Leave out branches that eval mode does not take (an auxiliary head): they keep their trained statistics."""
+    found = {name: moments for name, moments in gathered.items() if moments.count}
+    if not found:
+        raise CalibrationError("no BatchNorm layer ran on the calibration set")
+    return found
+
+
+def _follower(name: str, total: Moments, rule: StatisticsRule) -> Callable[..., Statistics]:
+    def observe(x: Tensor, bn: NoiseAwareBatchNorm) -> Statistics:
+        now = Moments.of(x, 1)
+        now.check_finite(f"the input of BatchNorm {name!r}")
+        total.merge(now)
+        mean, var = rule(bn, now) if now.count else bn.trained_statistics()
+        like = bn.trained_statistics()[0]
+        return mean.to(like), var.to(like)
+
+    return observe
+
+
+def _as_moments(mean: Tensor, var: Tensor, count: int) -> Moments:
+    return Moments(count, mean.double(), var.double() * count)

@@ -1,0 +1,113 @@
+"""Measuring layer after layer exactly, whatever the batches: what the statistical methods have in common."""
+
+from __future__ import annotations
+
+import functools
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from aihwkit_nabn.calibration.lockstep import Lockstep
+from aihwkit_nabn.calibration.moments import Moments
+from aihwkit_nabn.calibration.report import distance
+
+if TYPE_CHECKING:
+    from aihwkit_nabn.calibration.session import CalibrationSession
+
+# Where layers are called several times, moments that a further pass moves by no more than this have settled: in
+# standard deviations, root mean square over a layer's channels.
+_SETTLED = 1e-3
+_MOST_PASSES = 10
+
+M = TypeVar("M")
+C = TypeVar("C")
+
+
+class Gate(ABC, Generic[M, C]):
+    """One layer that is measured on all batches before any of them goes on to the next.
+
+    What a layer that is called several times computes in the end is known behind its last call only. In a first pass
+    each call is corrected by its own moments over all batches; in further ones by what the pass before found for all
+    calls together, until that has settled. It has at the latest after as many passes as there are such layers.
+
+    Attributes:
+        name: The layer's.
+        calls: Moments of each call over all batches, of the pass at hand.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.calls: list[M] = []
+        self._line: Lockstep | None = None
+        self._estimates: dict[int, C] = {}
+        self._of_all_calls: C | None = None
+
+    @abstractmethod
+    def empty(self, call: int) -> M:
+        """Return the moments of a call before the chip's part is taken in."""
+
+    @abstractmethod
+    def merged(self) -> M:
+        """Return the moments of all calls together."""
+
+    @abstractmethod
+    def chip_moments(self, moments: M) -> Moments:
+        """Return the chip's part of the moments, by which it is told whether they have settled."""
+
+    @abstractmethod
+    def correction(self, moments: M) -> C:
+        """Return what follows from moments."""
+
+    def begin(self, line: Lockstep) -> None:
+        """Begin a pass over the batches."""
+        self._of_all_calls = self.correction(self.merged()) if len(self.calls) > 1 else None
+        self.calls, self._estimates, self._line = [], {}, line
+
+    def pass_through(self, take_in: Callable[[M, int, int], None]) -> C:
+        """Take in a call of the running batch, wait for the other batches, and return the correction.
+
+        Args:
+            take_in: Called with the moments to add to, the number of the batch and that of the call among the batch's.
+        """
+        assert self._line is not None
+        stop = self._line.next_call(self.name)
+        call = stop[1]
+        if self._line.is_new(stop):
+            if call == len(self.calls):
+                self.calls.append(self.empty(call))
+            take_in(self.calls[call], self._line.batch, call)
+            self._estimates.pop(call, None)
+        if self._of_all_calls is not None:
+            return self._of_all_calls
+        self._line.halt(stop)
+        if call not in self._estimates:
+            self._estimates[call] = self.correction(self.calls[call])
+        return self._estimates[call]
+
+
+def measure(session: CalibrationSession, gates: Mapping[str, Gate[M, C]]) -> None:
+    """Run the chip over all batches, every gate's correction following from all of them, until the moments are final.
+
+    Args:
+        session: Its batches, all of which are kept, and how the chip is run.
+        gates: By layer, in the order of the network's modules; called from inside the layers.
+    """
+    batches = session.all_batches()
+    order = {name: number for number, name in enumerate(gates)}
+    before: dict[str, Moments] = {}
+    for number in range(_MOST_PASSES):
+        forwards = [functools.partial(session.run_analog, batch, index) for index, batch in enumerate(batches)]
+        line = Lockstep(session.model, forwards, order, on_stop=lambda done: session.step_done(done, len(gates)))
+        for gate in gates.values():
+            gate.begin(line)
+        line.run()
+        session.n_passes += line.n_passes
+        now = {name: gate.chip_moments(gate.merged()) for name, gate in gates.items() if gate.calls}
+        n_shared = sum(len(gate.calls) > 1 for gate in gates.values())
+        if number >= n_shared or _has_settled(before, now):
+            return
+        before = now
+
+
+def _has_settled(before: Mapping[str, Moments], now: Mapping[str, Moments]) -> bool:
+    return before.keys() == now.keys() and all(max(distance(now[name], before[name])) <= _SETTLED for name in now)

@@ -1,0 +1,278 @@
+"""All calibration batches through the network side by side, so that a layer is measured on all before any leaves it."""
+
+from __future__ import annotations
+
+import functools
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import _get_current_function_mode_stack
+
+from aihwkit_nabn.calibration.batches import tensors_in
+from aihwkit_nabn.nn.moment import ChipMoment
+
+#: A gate, and which of a batch's calls of it.
+Stop = tuple[str, int]
+
+HELD_BYTES = 4 * 2**30
+"""What halted passes may hold in all on a CPU; on a GPU it is half of what is free."""
+
+# Threads in all of torch's pools: each Python thread gets a pool of its own.
+_POOL_THREADS = 1024
+
+
+class Lockstep:
+    """Passes of one network that halt at every gate until all of them are there; one runs at a time.
+
+    A gate is a place in the network, such as a layer's output, where something is measured over all batches before any
+    goes on. Passes run in the order of the batches from gate to gate, so what is drawn there is drawn in that order.
+    Where the halted passes would hold too much memory, they are given up at that gate and begin again; gates that are
+    done let them through.
+
+    Args:
+        chip: The analog model; what moves while it runs moves for each batch as if that ran alone.
+        forwards: Each runs the chip on one batch.
+        order: Where passes have come to different gates, those at the first in this order go on.
+        on_stop: Called with the number of stops done so far.
+
+    Attributes:
+        batch: Which of the batches is running.
+        n_passes: How often the network began on the batches.
+    """
+
+    def __init__(
+        self,
+        chip: nn.Module,
+        forwards: Sequence[Callable[[], Any]],
+        order: Mapping[str, int],
+        on_stop: Callable[[int], None] | None = None,
+    ) -> None:
+        self.batch = 0
+        self.n_passes = 0
+        self._start = ChipMoment.take(chip)
+        self._forwards = list(forwards)
+        self._order = order
+        self._on_stop = on_stop
+        self._done: set[Stop] = set()
+        self._too_large: dict[Stop, bool] = {}
+        self._seen: set[tuple[int, Stop]] = set()
+        self._calls: dict[str, int] = {}
+        self._running: _Pass | None = None
+
+    def next_call(self, gate: str) -> Stop:
+        """Return the stop that the running batch has come to; to be asked once per call of the gate."""
+        self._calls[gate] = self._calls.get(gate, -1) + 1
+        return gate, self._calls[gate]
+
+    def is_new(self, stop: Stop) -> bool:
+        """Whether the running batch is there for the first time; a pass that began again is not."""
+        seen = (self.batch, stop)
+        if seen in self._seen:
+            return False
+        self._seen.add(seen)
+        return True
+
+    def halt(self, stop: Stop) -> None:
+        """Wait until every batch has come to the stop, or has gone another way."""
+        if self._running is not None and stop not in self._done:
+            self._running.halt(stop, weigh=stop not in self._too_large)
+
+    def run(self) -> None:
+        """Run all passes to their ends.
+
+        Raises:
+            BaseException: whatever a pass raised; the others are stopped then.
+        """
+        again = True
+        while again:
+            if self.n_passes:
+                self._start.restore()
+            self.n_passes += 1
+            again = self._run_once()
+
+    def _run_once(self) -> bool:
+        """Run the passes; return whether they must begin again."""
+        if len(self._forwards) == 1:
+            self._calls = {}
+            self._forwards[0]()
+            return False
+        passes = [_Pass(forward, index) for index, forward in enumerate(self._forwards)]
+        try:
+            with _bounded_pools(len(passes)):
+                for one in passes:
+                    self._advance(one)
+                while True:
+                    stops = {one.at for one in passes if one.at is not None}
+                    if not stops:
+                        return False
+                    stop = min(stops, key=lambda stop: (stop[1], self._order.get(stop[0], len(self._order))))
+                    self._done.add(stop)
+                    if self._on_stop is not None:
+                        self._on_stop(len(self._done))
+                    if self._too_large[stop]:
+                        return True
+                    for one in passes:
+                        if one.at == stop:
+                            self._advance(one)
+        finally:
+            self._running = None
+            for one in passes:
+                one.give_up()
+
+    def _advance(self, one: _Pass) -> None:
+        """Let a pass go on to its next stop, and give it up there if it holds too much."""
+        self._running, self._calls, self.batch = one, one.calls, one.index
+        self._start.enter(one.place)
+        one.advance()
+        one.place = self._start.leave()
+        if one.at is not None:
+            if one.at not in self._too_large:
+                self._too_large[one.at] = one.live_bytes * len(self._forwards) > self._limit(one)
+            if self._too_large[one.at]:
+                one.give_up()
+
+    @staticmethod
+    def _limit(one: _Pass) -> int:
+        return torch.cuda.mem_get_info()[0] // 2 if one.on_gpu else HELD_BYTES
+
+
+class _GivenUp(BaseException):
+    """Ends a pass from inside; no error, so that no network's own ``except Exception`` catches it."""
+
+
+class _Pass:
+    """One pass, on a thread of its own, which runs only inside `advance`.
+
+    Attributes:
+        at: Where it waits or has been given up; None before it begins and once it has ended.
+        calls: How often it has come to each gate.
+        live_bytes: What it holds where it waits, as far as was asked.
+        on_gpu: Whether any of that is on a GPU.
+        place: What `ChipMoment.leave` gave when it halted.
+    """
+
+    def __init__(self, forward: Callable[[], Any], index: int) -> None:
+        self.index = index
+        self.at: Stop | None = None
+        self.calls: dict[str, int] = {}
+        self.live_bytes = 0
+        self.on_gpu = False
+        self.place: Any = None
+        self._forward = forward
+        self._error: BaseException | None = None
+        self._stopped = False
+        self._go, self._back = threading.Semaphore(0), threading.Semaphore(0)
+        # What torch keeps per thread goes along.
+        self._contexts = _thread_state()
+        self._thread = threading.Thread(target=self._body, name=f"calibration batch {index}", daemon=True)
+
+    def advance(self) -> None:
+        """Run on to the next stop or to the end."""
+        self.at = None
+        if self._thread.ident is None:
+            self._thread.start()
+        else:
+            self._go.release()
+        self._back.acquire()
+        if self._error is not None:
+            raise self._error
+
+    def halt(self, stop: Stop, weigh: bool) -> None:
+        """Called on the pass's thread: wait there for `advance`."""
+        if weigh:
+            self.live_bytes, self.on_gpu = _live(sys._getframe(1))
+        self.at = stop
+        self._back.release()
+        self._go.acquire()
+        if self._stopped:
+            raise _GivenUp
+
+    def give_up(self) -> None:
+        """End it where it is; nothing happens if it has ended."""
+        if self._thread.ident is not None and self._thread.is_alive():
+            self._stopped = True
+            self._go.release()
+            self._thread.join()
+
+    def _body(self) -> None:
+        try:
+            with self._contexts:
+                self._forward()
+        except _GivenUp:
+            return
+        except BaseException as error:
+            self._error = error
+        self.at = None
+        self._back.release()
+
+
+def _thread_state() -> ExitStack:
+    """Return a context that gives another thread what this one has set: gradients, autocast, devices, modes."""
+    wanted: list[Callable[[], Any]] = [_grad_mode(torch.is_grad_enabled())]
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        device = torch.cuda.current_device()
+        wanted.append(lambda: torch.cuda.device(device))
+    for kind in ("cpu", "cuda"):
+        if torch.is_autocast_enabled(kind):
+            wanted.append(_autocast(kind, torch.get_autocast_dtype(kind)))
+    wanted += [functools.partial(_same, mode) for mode in _get_current_function_mode_stack()]
+    return _Entered(wanted)
+
+
+class _Entered(ExitStack):
+    """Enters what it was given when it is entered itself, on that thread."""
+
+    def __init__(self, wanted: list[Callable[[], Any]]) -> None:
+        super().__init__()
+        self._wanted = wanted
+
+    def __enter__(self) -> _Entered:
+        for make in self._wanted:
+            self.enter_context(make())
+        return self
+
+
+def _same(mode: Any) -> Any:
+    return mode
+
+
+def _grad_mode(enabled: bool) -> Callable[[], Any]:
+    return torch.enable_grad if enabled else torch.no_grad
+
+
+def _autocast(kind: str, dtype: torch.dtype) -> Callable[[], Any]:
+    return lambda: torch.autocast(kind, dtype=dtype)
+
+
+@contextmanager
+def _bounded_pools(n_threads: int) -> Iterator[None]:
+    """Keep torch's pools small where there are very many passes."""
+    before = torch.get_num_threads()
+    allowed = max(1, _POOL_THREADS // n_threads)
+    try:
+        if allowed < before:
+            torch.set_num_threads(allowed)
+        yield
+    finally:
+        if allowed < before:
+            torch.set_num_threads(before)
+
+
+def _live(frame: FrameType | None) -> tuple[int, bool]:
+    """Return how many bytes the tensors in the local variables of a call and of its callers take, and if on a GPU."""
+    found: dict[int, int] = {}
+    on_gpu = False
+    while frame is not None:
+        for tensor in tensors_in(list(frame.f_locals.values())):
+            if type(tensor) is Tensor and tensor.layout is torch.strided:
+                storage = tensor.untyped_storage()
+                found[storage.data_ptr()] = storage.nbytes()
+                on_gpu = on_gpu or tensor.is_cuda
+        frame = frame.f_back
+    return sum(found.values()), on_gpu

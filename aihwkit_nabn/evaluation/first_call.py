@@ -1,0 +1,46 @@
+"""What a model is first called with while it is measured: inputs to verify its conversion on."""
+
+from __future__ import annotations
+
+import copy
+from types import TracebackType
+from typing import Any
+
+from torch import Tensor, nn
+
+# Samples that are kept, where they can be told.
+_SAMPLES = 2
+
+
+class FirstCall:
+    """Keeps a copy of the arguments of the first call of a model inside the block.
+
+    Args:
+        model: The model.
+
+    Attributes:
+        arguments: Positional and keyword arguments; None if there was no call, or they cannot be copied.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.arguments: tuple[tuple[Any, ...], dict[str, Any]] | None = None
+        self.described = ""
+
+    def __enter__(self) -> FirstCall:
+        self._handle = self.model.register_forward_pre_hook(self._note, with_kwargs=True)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._handle.remove()
+
+    def _note(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._handle.remove()
+        try:
+            if len(args) == 1 and not kwargs and isinstance(args[0], Tensor) and args[0].dim() > 1:
+                images = args[0][:_SAMPLES].clone()
+                self.arguments, self.described = ((images,), {}), f"{len(images)} of the test samples"
+            else:
+                self.arguments, self.described = copy.deepcopy((args, kwargs)), "the first test batch"
+        except Exception:  # whatever is in there; then it cannot be verified on it, which the caller tells
+            self.arguments = None

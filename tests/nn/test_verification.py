@@ -1,0 +1,309 @@
+"""A chip that computes something else than its model is an error that names the layer."""
+
+from __future__ import annotations
+
+import copy
+import functools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
+
+import aihwkit_nabn as nabn
+from aihwkit_nabn.errors import ConversionError, VerificationError
+from aihwkit_nabn.nn import named_analog_layers
+from aihwkit_nabn.nn.verification import verification_of
+from aihwkit_nabn.reporting import markdown_table, print_table
+
+
+class Two(nn.Module):
+    """Two layers, called one after the other; subclasses reach them in their own ways."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 1)
+        self.keep()
+
+    def keep(self):
+        pass
+
+    def forward(self, x):
+        return self.b(self.a(x).relu())
+
+
+class InList(Two):
+    def keep(self):
+        self.stages = [self.a, self.b]
+
+    def forward(self, x):
+        return self.stages[1](self.stages[0](x).relu())
+
+
+class InNestedTuples(InList):
+    def keep(self):
+        self.parts = ({"first": self.a}, ["b", (self.b,)])
+
+    def forward(self, x):
+        return self.parts[1][1][0](self.parts[0]["first"](x).relu())
+
+
+class InDict(Two):
+    def keep(self):
+        self.by_name = {"a": self.a, "b": self.b}
+
+    def forward(self, x):
+        return self.by_name["b"](self.by_name["a"](x).relu())
+
+
+class InPartial(Two):
+    def keep(self):
+        self.first = functools.partial(self.a)
+
+    def forward(self, x):
+        return self.b(self.first(x).relu())
+
+
+class KeptMethod(Two):
+    def keep(self):
+        self.op = self.a.forward
+
+    def forward(self, x):
+        return self.b(self.op(x).relu())
+
+
+class InLambda(Two):
+    def keep(self):
+        self.op = lambda x: self.a(x).relu()
+
+    def forward(self, x):
+        return self.b(self.op(x))
+
+
+class InClosure(Two):
+    def keep(self):
+        a = self.a
+
+        def op(x):
+            return a(x).relu()
+
+        self.op = op
+
+    def forward(self, x):
+        return self.b(self.op(x))
+
+
+def wrapped_forward():
+    net = Two()
+    net.forward = torch.autocast("cpu", dtype=torch.bfloat16, enabled=False)(net.forward)
+    return net
+
+
+def compiled_layer():
+    net = Two()
+    net.a = torch.compile(net.a, backend="eager")
+    return net
+
+
+X = torch.randn(4, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+RPU = nabn.presets.GaussianWeightNoisePreset(sigma=1.0)
+
+
+@pytest.mark.parametrize("make", [Two, InList, InNestedTuples, InDict, InPartial])
+def test_layers_held_in_containers_are_on_the_chip(make):
+    net = make().eval()
+    held = copy.deepcopy(net)
+    chip = nabn.program_chip(nabn.convert_to_noise_aware(net, RPU, example_inputs=X), seed=0)
+    assert "verified on the example inputs: 2 layers" in str(chip.conversion_report)
+    assert not torch.allclose(chip(X), net(X), atol=0.1)
+    assert torch.equal(net(X), held(X))  # the model's own containers hold what they held
+
+
+@pytest.mark.parametrize("make", [KeptMethod, InLambda, InClosure, wrapped_forward])
+def test_layers_reached_otherwise_are_named(make):
+    net = make().eval()
+    with pytest.raises(VerificationError, match=r"layer 'a' \(Conv2d\) ran .* in the model and 0 times on the chip"):
+        nabn.convert_to_noise_aware(net, RPU, example_inputs=X)
+    chip = nabn.program_chip(nabn.convert_to_noise_aware(net, RPU), seed=0)
+    assert "not verified" in str(chip.conversion_report)
+    with pytest.raises(VerificationError, match="layer 'a'"):
+        nabn.calibrate(chip, [X], "paired", reference=net)
+    with pytest.raises(VerificationError, match="layer 'a'"):
+        nabn.evaluate(
+            net,
+            scenarios=[nabn.Scenario(name="s", rpu_config=RPU)],
+            methods=["none"],
+            eval_fn=lambda model: {"mean": float(model(X).mean())},
+            chips=1,
+            progress=False,
+        )
+
+
+def test_compiled_layers_are_told_at_once():
+    for net in (compiled_layer(), torch.compile(Two(), backend="eager")):
+        with pytest.raises(ConversionError, match=r"was compiled by torch.compile.*convert the model first"):
+            nabn.convert_to_noise_aware(net.eval(), RPU)
+
+
+class Wrapped(nn.Module):
+    """Holds one layer in some way that takes its forward pass along."""
+
+    def __init__(self, layer, way):
+        super().__init__()
+        self.layer = layer
+        self.held = {
+            "module": None,
+            "list": [layer],
+            "dict": {"layer": {"layer": layer}},
+            "tuple": (0, (layer, "x")),
+            "partial": functools.partial(layer),
+            "method": layer.forward,
+            "call": layer.__call__,
+            "lambda": lambda x: layer(x),
+        }[way]
+        self.way = way
+
+    def forward(self, x):
+        layer = {
+            "module": lambda: self.layer,
+            "list": lambda: self.held[0],
+            "dict": lambda: self.held["layer"]["layer"],
+            "tuple": lambda: self.held[1][0],
+        }.get(self.way, lambda: self.held)()
+        return layer(x)
+
+
+WAYS = ["module", "list", "dict", "tuple", "partial", "method", "call", "lambda"]
+
+
+@given(ways=st.lists(st.sampled_from(WAYS), min_size=1, max_size=5), seed=st.integers(0, 1000))
+@settings(max_examples=30, deadline=None)
+def test_either_on_the_chip_or_an_error(ways, seed):
+    """Whatever holds the layers: at a noise of this size no layer gives its digital output by chance."""
+    torch.manual_seed(seed)
+    net = nn.Sequential(*(Wrapped(nn.Linear(5, 5), way) for way in ways)).eval()
+    x = torch.randn(3, 5)
+    try:
+        chip = nabn.convert_to_noise_aware(net, RPU, example_inputs=x)
+    except VerificationError:
+        assert {"method", "call", "lambda"} & set(ways)
+        return
+    nabn.program_chip(chip, seed=seed)
+    for n in range(len(ways)):
+        assert not torch.allclose(chip[: n + 1](x), net[: n + 1](x), atol=1e-3)
+        assert not torch.allclose(chip[n](x), net[n](x), atol=1e-3)
+
+
+def test_values_are_compared_layer_by_layer():
+    net = Two().eval()
+    chip = nabn.convert_to_noise_aware(net, RPU)
+    with torch.no_grad():
+        net.b.weight[0, 0] += 0.1
+    nabn.program_chip(chip, seed=0)
+    with pytest.raises(VerificationError, match="layer 'b' gives something else on the chip without noise"):
+        nabn.calibrate(chip, [X], "paired", reference=net)
+    # Without a reference nobody says that the model is still what it was: the layers that ran are compared alone.
+    net.bn = nn.BatchNorm2d(2).eval()
+    assert verification_of(chip) is None
+
+
+def test_shapes_are_compared():
+    net = Two().eval()
+    chip = nabn.convert_to_noise_aware(net, RPU)
+    chip.a.linear_map = copy.copy(chip.a.linear_map)
+    object.__setattr__(chip.a.linear_map, "padding", (1, 1))
+    nabn.program_chip(chip, seed=0)
+    with pytest.raises(
+        VerificationError, match=r"layer 'a' gives \(2, 4, 4, 4\) in the model and \(2, 4, 6, 6\) on the"
+    ):
+        nabn.calibrate(chip, [X], "paired", reference=net)
+
+
+def test_results_are_compared():
+    class Other(Two):
+        def forward(self, x):
+            return super().forward(x) * (1.0 if isinstance(self.a, nn.Conv2d) else 1.01)
+
+    with pytest.raises(VerificationError, match="all layers give the same .* but the results differ by 1.0e-02"):
+        nabn.convert_to_noise_aware(Other().eval(), RPU, example_inputs=X)
+
+
+@pytest.mark.parametrize(
+    "preset", ["GaussianWeightNoisePreset", "PCMPreset", "StandardCrossbarPreset", "ReRAMWanPreset"]
+)
+def test_a_programmed_chip_is_verified_without_its_noise_and_comes_out_as_it_was(preset, net, images):
+    rpu_config = getattr(nabn.presets, preset)()
+    rpu_config.mapping.max_input_size, rpu_config.mapping.max_output_size = 16, 7
+    chip = nabn.program_chip(nabn.convert_to_noise_aware(net, rpu_config), seed=0, t_inference="1d")
+    twin = copy.deepcopy(chip)
+    report = nabn.calibrate(chip, [images(4)], "population")
+    assert report.verified.startswith("verified on 2 calibration samples") and verification_of(chip) is not None
+    assert float(report.verified.partition("largest difference ")[2].split()[0]) < 1e-5
+    report.undo()
+    nabn.set_read_noise_seed(chip, 3), nabn.set_read_noise_seed(twin, 3)
+    assert torch.equal(chip(images(3, 5)), twin(images(3, 5)))
+
+
+def test_once_per_model(net, images):
+    counts = []
+
+    def forward(model, batch):
+        counts.append(model is not net)
+        return model(batch)
+
+    chip = nabn.program_chip(nabn.convert_to_noise_aware(net, nabn.presets.PCMPreset()), seed=0)
+    nabn.calibrate(chip, [images(4)], "paired", reference=net, forward_fn=forward)
+    assert len(counts) == 4
+    nabn.program_chip(chip, seed=1)
+    nabn.calibrate(chip, [images(4)], "paired", reference=net, forward_fn=forward)
+    assert len(counts) == 6
+
+
+def test_weights_that_are_read_are_no_error_but_layers_never_called_are_told():
+    class Reads(Two):
+        def forward(self, x):
+            return F.conv2d(self.a(x).relu(), self.b.weight, self.b.bias)
+
+    chip = nabn.convert_to_noise_aware(Reads().eval(), RPU, example_inputs=X)
+    assert "verified" in chip.conversion_report.verified
+
+    class Auxiliary(Two):
+        def forward(self, x):
+            return self.a(x)
+
+    chip = nabn.convert_to_noise_aware(Auxiliary().eval(), RPU, example_inputs=X)
+    assert "1 did not run: b" in chip.conversion_report.verified
+
+
+def test_what_is_not_verified_stands_under_the_table(net, images, capsys):
+    x = images(4)
+
+    def evaluate(eval_fn):
+        return nabn.evaluate(
+            net,
+            scenarios=[nabn.Scenario(name="s", rpu_config=nabn.presets.PCMPreset())],
+            methods=["none"],
+            eval_fn=eval_fn,
+            chips=1,
+            progress=False,
+        )
+
+    plain = evaluate(lambda model: {"mean": float(model(x).mean())})
+    assert plain.settings["unverified"] == {}
+    assert "verified on 2 of the test samples" in plain.settings["conversion"]["s"]
+    print_table(plain)
+    assert "ot verified" not in capsys.readouterr().out
+    other = evaluate(lambda model: {"mean": float(model.forward(x).mean())})
+    print_table(other)
+    assert "Not verified: eval_fn does not call the model itself" in " ".join(capsys.readouterr().out.split())
+    assert "Not verified" in markdown_table(other)
+
+
+def test_calibrated_layers_do_not_change_what_is_compared(net, images):
+    chip = nabn.program_chip(nabn.convert_to_noise_aware(net, nabn.presets.PCMPreset()), seed=0)
+    nabn.calibrate(chip, [images(8)], "paired", reference=net)
+    chip.__dict__.pop("verification")
+    nabn.calibrate(chip, [images(8)], "common_mode", reference=net)
+    assert verification_of(chip).n_layers == len(named_analog_layers(chip))
