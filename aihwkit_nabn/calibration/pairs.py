@@ -253,7 +253,7 @@ def align_with_reference(
         observers[name].note_reference(output)
 
     try:
-        with session.recording(reference_layers, note):
+        with session.recording_products(reference_layers, note):
             for batch in session.batches():
                 session.run_reference(batch)
                 for name, observer in observers.items():

@@ -18,6 +18,7 @@ from aihwkit_nabn.nn.alignment import OutputAlignment
 from aihwkit_nabn.nn.batchnorm import NoiseAwareBatchNorm, Statistics
 from aihwkit_nabn.nn.calls import watched
 from aihwkit_nabn.nn.layers import NoiseAwareLayer, named_analog_layers
+from aihwkit_nabn.nn.own_forward import NoiseAwareOwnForward, watched_products
 
 BatchNormRule = Callable[[NoiseAwareBatchNorm, Moments, Moments], Statistics]
 
@@ -136,6 +137,21 @@ class CalibrationSession:
     def recording(self, modules: dict[str, nn.Module], record: Callable[[str, Any], None]) -> Iterator[None]:
         """Call ``record(name, output)`` for every output of the given modules inside the block."""
         with watched(modules, lambda name, args, kwargs, output: record(name, output)):
+            yield
+
+    @contextmanager
+    def recording_products(self, layers: dict[str, nn.Module], record: Callable[[str, Any], None]) -> Iterator[None]:
+        """Call ``record(name, output)`` for every output of layers of the reference, as the chip's alignments see it.
+
+        That is the output of the operation on tiles, where a layer's forward pass goes on from there.
+        """
+        analog = named_analog_layers(self.model)
+        own = {name: layer for name, layer in analog.items() if isinstance(layer, NoiseAwareOwnForward)}
+        others = {name: layer for name, layer in layers.items() if name not in own}
+        with (
+            self.recording(others, record),
+            watched_products(own, lambda name, x, product: record(name, product), layers),
+        ):
             yield
 
     @torch.no_grad()

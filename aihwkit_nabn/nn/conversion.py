@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 
-from aihwkit_nabn.errors import ConversionError, suggestion
+from aihwkit_nabn.errors import ConversionError, NabnError, suggestion
 from aihwkit_nabn.nn import probe
 from aihwkit_nabn.nn.attention import NoiseAwareMultiheadAttention, close_fast_path, is_plain_attention, split_windows
 from aihwkit_nabn.nn.batchnorm import (
@@ -25,6 +25,7 @@ from aihwkit_nabn.nn.batchnorm import (
 from aihwkit_nabn.nn.inference_mode import outside_inference_mode
 from aihwkit_nabn.nn.layers import NoiseAwareConv1d, NoiseAwareConv2d, NoiseAwareConv3d, NoiseAwareLinear
 from aihwkit_nabn.nn.matrices import kept_reason, matrix_parameters
+from aihwkit_nabn.nn.own_forward import NoiseAwareOwnForward
 from aihwkit_nabn.nn.reparametrization import copy_model, refresh_weights
 from aihwkit_nabn.nn.report import ConversionReport, LayerEntry
 from aihwkit_nabn.nn.transposed import (
@@ -49,6 +50,7 @@ NORMALIZATION_FORMS: dict[type[nn.Module], type[NoiseAwareBatchNorm]] = {
     nn.BatchNorm3d: NoiseAwareBatchNorm3d,
     _BatchNorm: NoiseAwareBatchNorm,
 }
+_PLAIN_FORMS = frozenset(ANALOG_FORMS.values())
 _LAZY = "lazy layer without weights yet; run the model once first"
 
 SpecificConfig = Callable[[str, nn.Module, RPUConfigBase], RPUConfigBase]
@@ -83,9 +85,10 @@ def convert_to_noise_aware(
 ) -> nn.Module:
     """Return an analog copy of `model`: matrix layers on tiles, BatchNorm noise-aware, everything in eval mode.
 
-    Subclasses of the layers are converted too (where their forward pass computes the plain layer's function: it is
-    tried), a module used in several places stays one, and hooks are kept. The copy has the model's own class, so code
-    that knows the model knows the copy.
+    Subclasses of the layers are converted too: where their forward pass prepares the input, calls the plain operation
+    and goes on with the output, it runs as it is and that operation lies on tiles. Trial inputs show what a forward
+    pass does. A module used in several places stays one, and hooks are kept. The copy has the model's own class, so
+    code that knows the model knows the copy.
 
     Args:
         model: The reference; not changed.
@@ -200,12 +203,15 @@ class _Conversion:
         if self.specific is not None:
             config = self.specific(name, module, config)
         refresh_weights(module)
+        stock = probe.has_stock_forward(module)
+        if not stock and form in _PLAIN_FORMS:
+            form = NoiseAwareOwnForward
         try:
             analog = form.from_digital(module, config)  # type: ignore[attr-defined]
-        except ConversionError as error:
+        except NabnError as error:
             return self._refuse(module, name, str(error))
-        if not probe.has_stock_forward(module):
-            reason = probe.differs(module, _perfect_twin(module, form), probe.trial_shape(module))
+        if not stock and form is not NoiseAwareOwnForward:
+            reason = probe.differs(module, _perfect_twin(module, form))
             if reason:
                 return self._refuse(module, name, reason)
         self._adopt_children(module, analog, name)
@@ -224,7 +230,7 @@ class _Conversion:
             return self._keep(module, name, "keeps no running statistics: normalises with each batch's own")
         new = form.from_digital(module)
         if not probe.has_stock_forward(module):
-            reason = probe.differs(module, new, probe.trial_shape(module))
+            reason = probe.differs(module, new)
             if reason:
                 return self._refuse(module, name, reason)
         self.report.normalization.append(self._entry(module, name))

@@ -18,9 +18,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from aihwkit_nabn.calibration.batches import batch_size, check_finite, default_forward
 from aihwkit_nabn.errors import NabnError, check_count, check_number
-from aihwkit_nabn.nn import NoiseAwareBatchNorm, convert_to_noise_aware
+from aihwkit_nabn.nn import NoiseAwareBatchNorm
 from aihwkit_nabn.seeding import check_seed, isolated_rng
-from aihwkit_nabn.training.digital import digital_twin
+from aihwkit_nabn.training.digital import convert_for_training, digital_twin
 from aihwkit_nabn.training.noise import TrainingNoise
 from aihwkit_nabn.training.report import TrainedModel, TrainingReport
 from aihwkit_nabn.training.settings import spare_degenerate, training_config
@@ -104,7 +104,7 @@ def train_hardware_aware(
     config = training_config(rpu_config, noise, clip_sigma)
     started = time.perf_counter()
     with _generators_restored(model, seed):
-        analog = convert_to_noise_aware(
+        analog: Any = convert_for_training(
             model, config, _excluded(model, exclude), specific_rpu_config_fun=spare_degenerate
         )
         stepper: Any = _optimizer(optimizer, analog, learning_rate, options)
