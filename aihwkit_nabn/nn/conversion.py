@@ -24,8 +24,9 @@ from aihwkit_nabn.nn.batchnorm import (
 )
 from aihwkit_nabn.nn.inference_mode import outside_inference_mode
 from aihwkit_nabn.nn.layers import NoiseAwareConv1d, NoiseAwareConv2d, NoiseAwareConv3d, NoiseAwareLinear
-from aihwkit_nabn.nn.matrices import kept_reason, matrix_parameters
+from aihwkit_nabn.nn.matrices import kept_reason, matrix_parameters, opaque_weights
 from aihwkit_nabn.nn.own_forward import NoiseAwareOwnForward
+from aihwkit_nabn.nn.own_normalization import NoiseAwareNormalization, has_running_statistics
 from aihwkit_nabn.nn.reparametrization import copy_model, refresh_weights
 from aihwkit_nabn.nn.report import ConversionReport, LayerEntry
 from aihwkit_nabn.nn.transposed import (
@@ -185,16 +186,23 @@ class _Conversion:
         if isinstance(module, NoiseAwareBatchNorm):
             self.report.normalization.append(self._entry(module, name))
             return module
-        norm_form = _form(module, NORMALIZATION_FORMS) or _frozen_form(module)
+        opaque = opaque_weights(module)
+        if opaque is not None:
+            return self._keep(module, name, *opaque)
+        norm_form, reason = _normalization_form(module), ""
         if norm_form is not None:
-            return self._to_noise_aware(module, name, norm_form)
+            try:
+                return self._to_noise_aware(module, name, norm_form)
+            except NabnError as error:
+                reason = str(error)
+                self._refuse(module, name, reason, recurse=False)
         split_windows(module)
         for child_name, child in list(module._modules.items()):
             if child is not None:
                 module._modules[child_name] = self.replace(child, f"{name}.{child_name}" if name else child_name)
         close_fast_path(module)
-        reason = kept_reason(module)
-        return self._keep(module, name, reason, recurse=False) if reason else module
+        kept = "" if reason else kept_reason(module)
+        return self._keep(module, name, kept, recurse=False) if kept else module
 
     def _to_tiles(self, module: nn.Module, name: str, form: type[nn.Module]) -> nn.Module:
         if any(is_lazy(parameter) for parameter in module.parameters()):
@@ -229,20 +237,22 @@ class _Conversion:
         if getattr(module, "running_mean", None) is None:
             return self._keep(module, name, "keeps no running statistics: normalises with each batch's own")
         new = form.from_digital(module)
-        if not probe.has_stock_forward(module):
+        if form is not NoiseAwareNormalization and not probe.has_stock_forward(module):
             reason = probe.differs(module, new)
             if reason:
-                return self._refuse(module, name, reason)
+                raise ConversionError(reason)
+        self._adopt_children(module, new, name)
         self.report.normalization.append(self._entry(module, name))
         return new
 
-    def _keep(self, module: nn.Module, name: str, reason: str, recurse: bool = True) -> nn.Module:
-        n_weights = self._count(module, recurse)
+    def _keep(self, module: nn.Module, name: str, reason: str, n_packed: int = 0, recurse: bool = True) -> nn.Module:
+        n_weights = n_packed + self._count(module, recurse)
         self.report.kept_digital.append(self._entry(module, name, reason=reason, n_weights=n_weights))
         return module
 
-    def _refuse(self, module: nn.Module, name: str, reason: str) -> nn.Module:
-        self.report.refused.append(self._entry(module, name, reason=reason))
+    def _refuse(self, module: nn.Module, name: str, reason: str, recurse: bool = True) -> nn.Module:
+        n_weights = self._count(module, recurse)
+        self.report.refused.append(self._entry(module, name, reason=reason, n_weights=n_weights))
         return module
 
     def _count(self, module: nn.Module, recurse: bool = True) -> int:
@@ -271,6 +281,15 @@ def _perfect_twin(module: nn.Module, form: type[nn.Module]) -> nn.Module:
 
 def _form(module: nn.Module, forms: dict[type[nn.Module], type]) -> type | None:
     return next((forms[cls] for cls in type(module).__mro__ if cls in forms), None)
+
+
+def _normalization_form(module: nn.Module) -> type[NoiseAwareBatchNorm] | None:
+    form = _form(module, NORMALIZATION_FORMS)
+    if form is None:
+        form = _frozen_form(module) or (NoiseAwareNormalization if has_running_statistics(module) else None)
+    elif has_running_statistics(module) and not probe.has_stock_forward(module):
+        form = NoiseAwareNormalization
+    return form
 
 
 def _frozen_form(module: nn.Module) -> type[NoiseAwareBatchNorm] | None:

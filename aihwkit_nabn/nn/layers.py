@@ -48,7 +48,7 @@ class NoiseAwareLayer(AnalogLayerBase, nn.Module):
         weight_reads: How often `weight` has been read.
 
     Raises:
-        ConversionError: dtype or tile cannot hold this layer.
+        ConversionError: there are no weights, or dtype or tile cannot hold them.
     """
 
     def __init__(
@@ -63,6 +63,8 @@ class NoiseAwareLayer(AnalogLayerBase, nn.Module):
         super().__init__()
         weight, bias = module.weight if weight is None else weight, getattr(module, "bias", None)
         bias = bias if with_bias else None
+        if not weight.numel():
+            raise ConversionError(f"there are no weights to go on a tile: their shape is {tuple(weight.shape)}")
         if weight.dtype not in _DATA_TYPES:
             raise ConversionError(f"weights must be float32 or float64 to go on a tile, got {weight.dtype}")
         if not hasattr(rpu_config, "noise_model"):

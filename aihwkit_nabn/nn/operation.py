@@ -40,7 +40,7 @@ _GETTERS = ("shape", "dtype", "device", "ndim", "requires_grad", "is_leaf", "is_
 _METHODS = ("size", "dim", "ndimension", "numel", "nelement", "element_size", "is_floating_point", "is_complex")
 _MORE_METHODS = ("stride", "is_contiguous", "get_device", "__len__")
 # What these tell does not depend on the values.
-_ABOUT_THE_TENSOR: set[Any] = {
+ABOUT_THE_TENSOR: set[Any] = {
     *(getattr(Tensor, name).__get__ for name in _GETTERS),
     *(getattr(Tensor, name) for name in (*_METHODS, *_MORE_METHODS)),
     *(torch.numel, torch.is_floating_point, torch.is_complex, torch.is_tensor),
@@ -114,7 +114,7 @@ class OwnForward:
 
     @classmethod
     def of(cls, module: nn.Module, operation: Callable[..., Tensor]) -> OwnForward:
-        """Return the forward pass of a digital layer.
+        """Return the forward pass of a digital layer, and what is to be caught in it.
 
         Raises:
             NabnError: it cannot be run on another object than the layer.
@@ -155,18 +155,24 @@ class OwnForward:
         Raises:
             NabnError: the weight is used for something else, or the calls differ in geometry.
         """
+        layer = self.seen(module, weight, bias)
+        caught = _Caught(self.operation, product, weight, bias)
+        with caught:
+            output = self.function(layer, *args, **kwargs)
+        if any(caught.is_derived(value) for value in tree_leaves(output)):
+            raise NabnError(f"its forward pass uses the weight for more than {name_of(self.operation)}")
+        if caught.bias_given and caught.bias_elsewhere:
+            raise NabnError(f"its forward pass uses the bias for more than {name_of(self.operation)}")
+        if len(caught.maps) < n_calls:
+            raise NabnError(f"its forward pass never gives the layer's weight to {name_of(self.operation)}")
+        return output
+
+    def seen(self, module: nn.Module, weight: Tensor | None, bias: Tensor | None) -> nn.Module:
+        """Return an object of the layer's class with the attributes of `module`, but this weight and bias."""
         layer = object.__new__(_seen_as(self.kind))  # type: ignore[arg-type]
         for name, value in (("__dict__", module.__dict__), ("_own_weight", weight), ("_own_bias", bias)):
             object.__setattr__(layer, name, value)
-        with _Caught(self.operation, product, weight, bias) as caught:
-            output = self.function(layer, *args, **kwargs)
-        if any(caught.is_derived(value) for value in tree_leaves(output)):
-            raise NabnError(f"its forward pass uses the weight for more than {_name(self.operation)}")
-        if caught.bias_given and caught.bias_elsewhere:
-            raise NabnError(f"its forward pass uses the bias for more than {_name(self.operation)}")
-        if len(caught.maps) < n_calls:
-            raise NabnError(f"its forward pass never gives the layer's weight to {_name(self.operation)}")
-        return output
+        return layer
 
 
 @functools.cache
@@ -211,12 +217,12 @@ class _Caught(TorchFunctionMode):
         ):  # tensors are not the same objects there; torch runs the layer as it is
             raise NabnError("a layer with a forward pass of its own cannot be compiled on tiles")
         kwargs = kwargs or {}
-        given = list(_tensors(args, kwargs))
+        given = list(tensors_in(args, kwargs))
         derived = [value for value in given if id(value) in self.derived]
         if derived and func is self.operation:
             return self._operate(args, kwargs, derived)
         output = func(*args, **kwargs)
-        if func in _ABOUT_THE_TENSOR:
+        if func in ABOUT_THE_TENSOR:
             return output
         self.bias_elsewhere |= any(value is self.bias for value in given)
         if not derived or (func in _LIKE and not self.is_derived(args[0])):
@@ -225,7 +231,7 @@ class _Caught(TorchFunctionMode):
             if isinstance(value, Tensor):
                 self.derived[id(value)] = value
             elif value is not None:
-                raise NabnError(f"its forward pass looks at values of the weight ({_name(func)})")
+                raise NabnError(f"its forward pass looks at values of the weight ({name_of(func)})")
         return output
 
     def _operate(self, args: Sequence[Any], kwargs: Mapping[str, Any], derived: list[Tensor]) -> Tensor:
@@ -233,7 +239,7 @@ class _Caught(TorchFunctionMode):
         given = {**dict(zip(names, args, strict=False)), **kwargs}
         x, weight, bias = given.pop("input"), given.pop("weight"), given.pop("bias", None)
         if len(derived) > 1 or not self.is_derived(weight):
-            raise NabnError(f"its forward pass uses the weight as the input or bias of {_name(self.operation)}")
+            raise NabnError(f"its forward pass uses the weight as the input or bias of {name_of(self.operation)}")
         own = bias is self.bias
         self.bias_given |= own and bias is not None
         call = OperationCall(
@@ -242,19 +248,21 @@ class _Caught(TorchFunctionMode):
         self.maps.append(call.linear_map)
         if self.maps[-1] != self.maps[0]:
             raise NabnError(
-                f"its forward pass calls {_name(self.operation)} with its weight twice, in different geometry"
+                f"its forward pass calls {name_of(self.operation)} with its weight twice, in different geometry"
             )
         product = self.product(call)
         return product if own or bias is None else product + bias.view(-1, *[1] * n)
 
 
-def _tensors(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[Tensor]:
+def tensors_in(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[Tensor]:
+    """Yield the tensors among a call's arguments, those in lists too."""
     for value in (*args, *kwargs.values()):
         if isinstance(value, Tensor):
             yield value
         elif isinstance(value, (list, tuple)):
-            yield from _tensors(value, {})
+            yield from tensors_in(value, {})
 
 
-def _name(function: Callable[..., Any]) -> str:
+def name_of(function: Callable[..., Any]) -> str:
+    """Return a function's name as torch documents it."""
     return resolve_name(function) or getattr(function, "__name__", repr(function))

@@ -58,22 +58,25 @@ def differs(original: nn.Module, converted: nn.Module) -> str:
 
     Both are run in eval mode on copies, so neither is changed.
     """
-    twins = []
-    for module in (original, converted):
-        twin = copy.deepcopy(module).eval()
-        twin._forward_hooks.clear()
-        twin._forward_pre_hooks.clear()
-        twins.append(twin)
-    return first_difference(original, *twins)
+    return first_difference(original, _without_hooks(original), _without_hooks(converted))
 
 
-def first_difference(layer: nn.Module, original: Function, other: Function) -> str:
+def _without_hooks(module: nn.Module) -> nn.Module:
+    twin = copy.deepcopy(module).eval()
+    twin._forward_hooks.clear()
+    twin._forward_pre_hooks.clear()
+    return twin
+
+
+def first_difference(
+    layer: nn.Module, original: Function, other: Function, shapes: list[tuple[int, ...]] | None = None
+) -> str:
     """Return why two functions differ on random inputs that suit `layer`; empty when they are the same.
 
     Sizes that `original` does not take are left out.
     """
     failures = []
-    shapes = trial_shapes(layer)
+    shapes = trial_shapes(layer) if shapes is None else shapes
     for shape in shapes:
         x = trial_input(layer, shape)
         try:
@@ -141,5 +144,13 @@ def trial_shapes(module: Any) -> list[tuple[int, ...]]:
         ]
         return [(2 - i % 2, module.in_channels, *size) for i, size in enumerate(sizes)]
     n_channels = len(next(t for t in (*module.buffers(), *module.parameters()) if t.dim() == 1))
-    rank = next((r for c, r in ((nn.BatchNorm1d, 1), (nn.BatchNorm3d, 3)) if isinstance(module, c)), 2)
-    return [(2, n_channels, *(3,) * rank)]
+    ranks = [rank for rank, kinds in _RANKS.items() if isinstance(module, kinds)] or [2]
+    return [(2, n_channels, *(3,) * rank) for rank in ranks]
+
+
+_RANKS = {
+    3: (nn.BatchNorm3d, nn.InstanceNorm3d),
+    2: (nn.BatchNorm2d, nn.InstanceNorm2d),
+    1: (nn.BatchNorm1d, nn.InstanceNorm1d),
+    0: (nn.BatchNorm1d,),
+}

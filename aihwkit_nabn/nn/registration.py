@@ -8,6 +8,7 @@ from torch import nn
 from aihwkit_nabn.nn.batchnorm import NoiseAwareBatchNorm
 from aihwkit_nabn.nn.conversion import ANALOG_FORMS, NORMALIZATION_FORMS
 from aihwkit_nabn.nn.own_forward import NoiseAwareOwnForward
+from aihwkit_nabn.nn.own_normalization import NoiseAwareNormalization
 
 _replaced: dict[type[nn.Module], type | None] = {}
 
@@ -18,7 +19,7 @@ def _forms() -> dict[type[nn.Module], type]:
 
 def _analog() -> set[type]:
     """What has a digital form to go back to."""
-    return {*_forms().values(), NoiseAwareOwnForward}
+    return {*_forms().values(), NoiseAwareOwnForward, NoiseAwareNormalization}
 
 
 def register() -> None:

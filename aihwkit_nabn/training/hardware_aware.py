@@ -14,7 +14,6 @@ from aihwkit.optim import AnalogOptimizer
 from aihwkit.simulator.parameters.base import RPUConfigBase
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from aihwkit_nabn.calibration.batches import batch_size, check_finite, default_forward
 from aihwkit_nabn.errors import NabnError, check_count, check_number
@@ -187,11 +186,14 @@ def _optimizer(kind: Any, analog: nn.Module, learning_rate: float, options: Mapp
 
 
 def _training_mode(analog: nn.Module, model: nn.Module) -> None:
-    """Put the model into training mode, but not BatchNorm layers that the user's network has frozen for good."""
+    """Put the model into training mode, but not BatchNorm layers that the user's network has frozen for good.
+
+    Those hold no parameters.
+    """
     analog.train()
     digital = dict(model.named_modules())
     for name, module in analog.named_modules():
-        if isinstance(module, NoiseAwareBatchNorm) and not isinstance(digital.get(name), _BatchNorm):
+        if isinstance(module, NoiseAwareBatchNorm) and "weight" in digital[name]._buffers:
             module.eval()
 
 
