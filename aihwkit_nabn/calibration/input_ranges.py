@@ -17,6 +17,7 @@ from aihwkit_nabn.errors import CalibrationError, NabnError, check_count, check_
 from aihwkit_nabn.nn.calls import first_argument, watched
 from aihwkit_nabn.nn.evaluation_mode import evaluation_mode
 from aihwkit_nabn.nn.layers import NoiseAwareLayer, named_analog_layers
+from aihwkit_nabn.nn.own_forward import NoiseAwareOwnForward, watched_products
 from aihwkit_nabn.simulator.converters import input_converter, output_converter
 from aihwkit_nabn.simulator.mvm import tiles_of
 
@@ -120,7 +121,9 @@ def _observing(layers: dict[str, nn.Module], inputs: dict[str, AbsHistogram]) ->
         if isinstance(x, Tensor):
             inputs[name].add(x)
 
-    with watched(layers, observe):
+    own = {name: layer for name, layer in layers.items() if isinstance(layer, NoiseAwareOwnForward)}
+    others = {name: layer for name, layer in layers.items() if name not in own}
+    with watched(others, observe), watched_products(own, lambda name, x, product: inputs[name].add(x)):
         yield
 
 

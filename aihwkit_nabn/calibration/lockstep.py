@@ -186,7 +186,8 @@ class _Pass:
     def halt(self, stop: Stop, weigh: bool) -> None:
         """Called on the pass's thread: wait there for `advance`."""
         if weigh:
-            self.live_bytes, self.on_gpu = _live(sys._getframe(1))
+            with torch._C.DisableTorchFunction():  # whatever mode the layer runs under
+                self.live_bytes, self.on_gpu = _live(sys._getframe(1))
         self.at = stop
         self._back.release()
         self._go.acquire()

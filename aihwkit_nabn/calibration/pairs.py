@@ -324,7 +324,7 @@ def _run_reference(session: CalibrationSession, wants_joint: bool) -> dict[str, 
             calls[name] += 1
             found[name].take_in(f"layer {name!r} of the reference", output, number, calls[name], size)
 
-        with session.recording(layers, note):
+        with session.recording_products(layers, note):
             session.run_reference(batch, number)
     return found
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -14,11 +14,12 @@ from aihwkit_nabn.calibration.batchnorms import StatisticsRule, measure_batchnor
 from aihwkit_nabn.calibration.moments import Moments
 from aihwkit_nabn.calibration.report import LayerShift
 from aihwkit_nabn.chip.calibration_state import alignments, batchnorms
-from aihwkit_nabn.errors import CalibrationError, NabnError, suggestion
+from aihwkit_nabn.errors import CalibrationError, NabnError, VerificationError, suggestion
 from aihwkit_nabn.nn.alignment import OutputAlignment
 from aihwkit_nabn.nn.batchnorm import NoiseAwareBatchNorm
 from aihwkit_nabn.nn.calls import watched
 from aihwkit_nabn.nn.layers import NoiseAwareLayer, named_analog_layers
+from aihwkit_nabn.nn.own_forward import watched_outputs
 from aihwkit_nabn.nn.verification import verify
 
 # Samples that a chip is verified on.
@@ -110,18 +111,23 @@ class CalibrationSession:
 
     def verify(self, reference: nn.Module, *, strict: bool) -> None:
         """Hold the chip, noise left out, against the digital model on the first samples, see `nn.verification`."""
-        if self._look_ahead():
-            batch, size = self._waiting[0]
-            samples = first_samples(batch, _VERIFIED, size)
-            role = "reference" if strict else "digital model"
-            verify(
-                reference,
-                self.model,
-                lambda model: self._run(self._forward_fn, model, role, samples, 0),
-                f"{min(size, _VERIFIED)} calibration samples",
-                lambda model: self._run(self._forward_fn, model, "analog model", samples, 0),
-                strict=strict,
-            )
+        if not self._look_ahead():
+            return
+        batch, size = self._waiting[0]
+        try:
+            self._verify_on(reference, first_samples(batch, _VERIFIED, size), min(size, _VERIFIED), strict)
+        except VerificationError:
+            raise
+        except CalibrationError:  # a forward_fn that takes whole batches only
+            self._verify_on(reference, first_samples(batch, size, size), size, strict)
+
+    def _verify_on(self, reference: nn.Module, batch: Any, size: int, strict: bool) -> None:
+        roles = {id(self.model): "analog model"}
+
+        def run(model: nn.Module) -> Any:
+            return self._run(self._forward_fn, model, roles.get(id(model), "reference"), batch, 0)
+
+        verify(reference, self.model, run, f"{size} calibration samples", strict=strict)
 
     def all_batches(self) -> list[Any]:
         """Return the calibration batches, all at once, as often as wanted.
@@ -186,6 +192,15 @@ class CalibrationSession:
         """Call ``record(name, output)`` for every output of the given modules inside the block."""
         with watched(modules, lambda name, args, kwargs, output: record(name, output)):
             yield
+
+    def recording_products(
+        self, layers: dict[str, nn.Module], record: Callable[[str, Any], None]
+    ) -> AbstractContextManager[None]:
+        """Call ``record(name, output)`` for every output of layers of the reference, as the chip's alignments see it.
+
+        That is the output of the operation on tiles, where a layer's forward pass goes on from there.
+        """
+        return watched_outputs(named_analog_layers(self.model), layers, record)
 
     def measure_batchnorms(self, rule: StatisticsRule) -> dict[str, Moments]:
         """Give every BatchNorm what `rule` makes of its input's moments on the chip, see `batchnorms`."""

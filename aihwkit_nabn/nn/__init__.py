@@ -17,6 +17,8 @@ from aihwkit_nabn.nn.layers import (
     NoiseAwareLinear,
     named_analog_layers,
 )
+from aihwkit_nabn.nn.own_forward import NoiseAwareOwnForward
+from aihwkit_nabn.nn.own_normalization import NoiseAwareNormalization
 from aihwkit_nabn.nn.registration import register, unregister
 from aihwkit_nabn.nn.report import ConversionReport, LayerEntry
 from aihwkit_nabn.nn.transposed import (
@@ -41,6 +43,8 @@ __all__ = [
     "NoiseAwareLayer",
     "NoiseAwareLinear",
     "NoiseAwareMultiheadAttention",
+    "NoiseAwareNormalization",
+    "NoiseAwareOwnForward",
     "OutputAlignment",
     "convert_to_noise_aware",
     "named_analog_layers",

@@ -92,6 +92,10 @@ class NoiseAwareBatchNorm(_BatchNorm):
         if self.training or self.running_mean is None:
             return super().forward(input)
         self._check_input_dim(input)
+        return self._normalized(input, self.weight, self.bias, self.eps)
+
+    def _normalized(self, input: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
+        """Normalise with the statistics in force, then scale and shift."""
         if self.observer is not None:
             mean, var = self.observer(input, self)
         elif self.calibration_enabled and self.live is not None:
@@ -100,9 +104,9 @@ class NoiseAwareBatchNorm(_BatchNorm):
             mean, var = self.calibrated_mean, self.calibrated_var
         else:
             mean, var = self.trained_statistics()
-        if self.eps > 0:
-            return F.batch_norm(input, mean, var, self.weight, self.bias, False, 0.0, self.eps)
-        return _without_eps(input, mean, var, self.weight, self.bias)
+        if eps > 0:
+            return F.batch_norm(input, mean, var, weight, bias, False, 0.0, eps)
+        return _without_eps(input, mean, var, weight, bias)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         adopt_optional_buffers(self, ("calibrated_mean", "calibrated_var"), state_dict, prefix)
@@ -117,7 +121,7 @@ class NoiseAwareBatchNorm(_BatchNorm):
         `rpu_config` and `tile_module_class` are there for aihwkit's ``convert_to_analog`` and not used.
         """
         mean = getattr(module, "running_mean", None)
-        weight = module.weight
+        weight = getattr(module, "weight", None)
         frozen = weight is not None and not isinstance(weight, nn.Parameter)
         n_channels = getattr(module, "num_features", None)
         if n_channels is None:
@@ -125,7 +129,7 @@ class NoiseAwareBatchNorm(_BatchNorm):
         like = next((t for t in (mean, weight) if t is not None), torch.empty(0))
         new = cls(
             n_channels,
-            eps=module.eps,
+            eps=getattr(module, "eps", 1e-5),
             momentum=getattr(module, "momentum", 0.1),
             affine=weight is not None,
             track_running_stats=mean is not None,
@@ -134,8 +138,12 @@ class NoiseAwareBatchNorm(_BatchNorm):
         )
         state = {key: value for key, value in module.state_dict().items() if key in new.state_dict()}
         new.load_state_dict(state, strict=False)
-        for name, parameter in new.named_parameters():
-            parameter.requires_grad_(not frozen and getattr(module, name).requires_grad)
+        for name, parameter in list(new.named_parameters()):
+            own = getattr(module, name, None)
+            if own is None:
+                new.register_parameter(name, None)
+            else:
+                parameter.requires_grad_(not frozen and own.requires_grad)
         carry_over(module, new)
         return new.train(module.training)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from torch import nn
@@ -20,22 +20,27 @@ def watched(modules: Mapping[str, nn.Module], seen: Seen) -> Iterator[None]:
         modules: By the names that `seen` gets; each module once.
         seen: Called behind the module's own forward pass, before its hooks.
     """
-    own = {name: module.__dict__.get("forward") for name, module in modules.items()}
-    handles = []
-    try:
+    with ExitStack() as stack:
         for name, module in modules.items():
-            # torch's transformer layers call their parts only where one has a hook.
-            handles.append(module.register_forward_hook(_nothing))
-            module.__dict__["forward"] = _reporting(name, module.forward, seen)
+            stack.enter_context(replaced_forward(module, _reporting(name, module.forward, seen)))
+        yield
+
+
+@contextmanager
+def replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Let a module compute `forward` inside the block, ``module(x)`` and ``module.forward(x)`` alike."""
+    own = module.__dict__.get("forward")
+    # torch's transformer layers call their parts only where one has a hook.
+    handle = module.register_forward_hook(_nothing)
+    module.__dict__["forward"] = forward
+    try:
         yield
     finally:
-        for handle in handles:
-            handle.remove()
-        for name, module in modules.items():
-            if own[name] is None:
-                module.__dict__.pop("forward", None)
-            else:
-                module.__dict__["forward"] = own[name]
+        handle.remove()
+        if own is None:
+            module.__dict__.pop("forward", None)
+        else:
+            module.__dict__["forward"] = own
 
 
 def first_argument(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterable
+from typing import Any
+
 from torch import nn
 
+from aihwkit_nabn.errors import ConversionError
 from aihwkit_nabn.nn.reparametrization import is_weight_hook
 
 _HOOKS = (
@@ -30,3 +35,59 @@ def carry_over(source: nn.Module, target: nn.Module) -> None:
             # Hooks that re-parametrise the weight have done their work: the weight has been copied.
             if not is_weight_hook(hook):
                 getattr(target, name)[key] = hook
+
+
+_OF_EVERY_MODULE = frozenset(vars(nn.Module()))
+_KINDS = ("_parameters", "_buffers", "_modules")
+
+
+def carry_everything(source: nn.Module, target: nn.Module, *, without: Iterable[str]) -> None:
+    """Let `target` share whatever a method of `source` may look for: attributes, parameters, buffers and children.
+
+    Args:
+        source: The layer that is replaced.
+        target: What takes its place; hooks and public attributes may have been carried over.
+        without: Names that `target` provides in its own way.
+
+    Raises:
+        ConversionError: both have something else under the same name.
+    """
+    given = {name: value for name, value in vars(source).items() if name not in _OF_EVERY_MODULE}
+    theirs = {name: value for kind in (given, *(vars(source)[k] for k in _KINDS)) for name, value in kind.items()}
+    for name in (*without, "forward"):
+        theirs.pop(name, None)
+    ours = set(vars(target)).union(*(vars(target)[kind] for kind in _KINDS)) - _OF_EVERY_MODULE - {*without, "forward"}
+    for name in sorted({*theirs, *ours}):
+        if name in theirs:
+            free = not hasattr(type(target), name) and (name not in ours or getattr(target, name) is theirs[name])
+        else:
+            free = not hasattr(type(source), name)
+        if not free:
+            raise ConversionError(f"its attribute {name!r} has a name that {type(target).__name__} uses itself")
+    for kind in _KINDS:
+        vars(target)[kind].update({k: v for k, v in vars(source)[kind].items() if k in theirs})
+    vars(target).update({name: value for name, value in given.items() if name in theirs})
+    target._non_persistent_buffers_set |= source._non_persistent_buffers_set
+    vars(target)["_carried"] = frozenset(theirs)
+
+
+def given_back(target: Any, kind: type[nn.Module]) -> Any:
+    """Return a digital layer of class `kind` with copies of what `carry_everything` carried; the children digital."""
+    new = object.__new__(kind)
+    nn.Module.__init__(new)
+    memo: dict[int, Any] = {}
+    for name, child in target._modules.items():
+        if name in target._carried and hasattr(type(child), "to_digital"):
+            memo[id(child)] = type(child).to_digital(child)
+    for part in _KINDS:
+        new.__dict__[part].update(
+            copy.deepcopy({k: v for k, v in vars(target)[part].items() if k in target._carried}, memo)
+        )
+    attributes = {name: value for name, value in vars(target).items() if name in target._carried}
+    new.__dict__.update(copy.deepcopy(attributes, memo))
+    new._non_persistent_buffers_set.update(target._non_persistent_buffers_set & set(new._buffers))
+    return new
+
+
+def _of(target: Any, values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name in target._carried}

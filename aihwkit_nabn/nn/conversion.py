@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 
-from aihwkit_nabn.errors import ConversionError, suggestion
+from aihwkit_nabn.errors import ConversionError, NabnError, suggestion
 from aihwkit_nabn.nn import probe
 from aihwkit_nabn.nn.attention import NoiseAwareMultiheadAttention, close_fast_path, is_plain_attention, split_windows
 from aihwkit_nabn.nn.batchnorm import (
@@ -25,7 +25,9 @@ from aihwkit_nabn.nn.batchnorm import (
 from aihwkit_nabn.nn.evaluation_mode import evaluation_mode
 from aihwkit_nabn.nn.inference_mode import outside_inference_mode
 from aihwkit_nabn.nn.layers import NoiseAwareConv1d, NoiseAwareConv2d, NoiseAwareConv3d, NoiseAwareLinear
-from aihwkit_nabn.nn.matrices import kept_reason, matrix_parameters
+from aihwkit_nabn.nn.matrices import kept_reason, matrix_parameters, opaque_weights
+from aihwkit_nabn.nn.own_forward import NoiseAwareOwnForward
+from aihwkit_nabn.nn.own_normalization import NoiseAwareNormalization, has_running_statistics
 from aihwkit_nabn.nn.reparametrization import copy_model, refresh_weights
 from aihwkit_nabn.nn.report import ConversionReport, LayerEntry
 from aihwkit_nabn.nn.rewiring import check_not_compiled, rewire
@@ -52,6 +54,7 @@ NORMALIZATION_FORMS: dict[type[nn.Module], type[NoiseAwareBatchNorm]] = {
     nn.BatchNorm3d: NoiseAwareBatchNorm3d,
     _BatchNorm: NoiseAwareBatchNorm,
 }
+_PLAIN_FORMS = frozenset(ANALOG_FORMS.values())
 _LAZY = "lazy layer without weights yet; run the model once first"
 
 SpecificConfig = Callable[[str, nn.Module, RPUConfigBase], RPUConfigBase]
@@ -87,9 +90,10 @@ def convert_to_noise_aware(
 ) -> nn.Module:
     """Return an analog copy of `model`: matrix layers on tiles, BatchNorm noise-aware, everything in eval mode.
 
-    Subclasses of the layers are converted too (where their forward pass computes the plain layer's function: it is
-    tried), a module used in several places stays one, and hooks are kept. The copy has the model's own class, so code
-    that knows the model knows the copy.
+    Subclasses of the layers are converted too: where their forward pass prepares the input, calls the plain operation
+    and goes on with the output, it runs as it is and that operation lies on tiles. Trial inputs show what a forward
+    pass does. A module used in several places stays one, and hooks are kept. The copy has the model's own class, so
+    code that knows the model knows the copy.
 
     Args:
         model: The reference; not changed.
@@ -196,16 +200,23 @@ class _Conversion:
         if isinstance(module, NoiseAwareBatchNorm):
             self.report.normalization.append(self._entry(module, name))
             return module
-        norm_form = _form(module, NORMALIZATION_FORMS) or _frozen_form(module)
+        opaque = opaque_weights(module)
+        if opaque is not None:
+            return self._keep(module, name, *opaque)
+        norm_form, reason = _normalization_form(module), ""
         if norm_form is not None:
-            return self._to_noise_aware(module, name, norm_form)
+            try:
+                return self._to_noise_aware(module, name, norm_form)
+            except NabnError as error:
+                reason = str(error)
+                self._refuse(module, name, reason, recurse=False)
         split_windows(module)
         for child_name, child in list(module._modules.items()):
             if child is not None:
                 module._modules[child_name] = self.replace(child, f"{name}.{child_name}" if name else child_name)
         close_fast_path(module)
-        reason = kept_reason(module)
-        return self._keep(module, name, reason, recurse=False) if reason else module
+        kept = "" if reason else kept_reason(module)
+        return self._keep(module, name, kept, recurse=False) if kept else module
 
     def _to_tiles(self, module: nn.Module, name: str, form: type[nn.Module]) -> nn.Module:
         if any(is_lazy(parameter) for parameter in module.parameters()):
@@ -214,12 +225,15 @@ class _Conversion:
         if self.specific is not None:
             config = self.specific(name, module, config)
         refresh_weights(module)
+        stock = probe.has_stock_forward(module)
+        if not stock and form in _PLAIN_FORMS:
+            form = NoiseAwareOwnForward
         try:
             analog = form.from_digital(module, config)  # type: ignore[attr-defined]
-        except ConversionError as error:
+        except NabnError as error:
             return self._refuse(module, name, str(error))
-        if not probe.has_stock_forward(module):
-            reason = probe.differs(module, _perfect_twin(module, form), probe.trial_shape(module))
+        if not stock and form is not NoiseAwareOwnForward:
+            reason = probe.differs(module, _perfect_twin(module, form))
             if reason:
                 return self._refuse(module, name, reason)
         self._adopt_children(module, analog, name)
@@ -237,20 +251,22 @@ class _Conversion:
         if getattr(module, "running_mean", None) is None:
             return self._keep(module, name, "keeps no running statistics: normalises with each batch's own")
         new = form.from_digital(module)
-        if not probe.has_stock_forward(module):
-            reason = probe.differs(module, new, probe.trial_shape(module))
+        if form is not NoiseAwareNormalization and not probe.has_stock_forward(module):
+            reason = probe.differs(module, new)
             if reason:
-                return self._refuse(module, name, reason)
+                raise ConversionError(reason)
+        self._adopt_children(module, new, name)
         self.report.normalization.append(self._entry(module, name))
         return new
 
-    def _keep(self, module: nn.Module, name: str, reason: str, recurse: bool = True) -> nn.Module:
-        n_weights = self._count(module, recurse)
+    def _keep(self, module: nn.Module, name: str, reason: str, n_packed: int = 0, recurse: bool = True) -> nn.Module:
+        n_weights = n_packed + self._count(module, recurse)
         self.report.kept_digital.append(self._entry(module, name, reason=reason, n_weights=n_weights))
         return module
 
-    def _refuse(self, module: nn.Module, name: str, reason: str) -> nn.Module:
-        self.report.refused.append(self._entry(module, name, reason=reason))
+    def _refuse(self, module: nn.Module, name: str, reason: str, recurse: bool = True) -> nn.Module:
+        n_weights = self._count(module, recurse)
+        self.report.refused.append(self._entry(module, name, reason=reason, n_weights=n_weights))
         return module
 
     def _count(self, module: nn.Module, recurse: bool = True) -> int:
@@ -279,6 +295,15 @@ def _perfect_twin(module: nn.Module, form: type[nn.Module]) -> nn.Module:
 
 def _form(module: nn.Module, forms: dict[type[nn.Module], type]) -> type | None:
     return next((forms[cls] for cls in type(module).__mro__ if cls in forms), None)
+
+
+def _normalization_form(module: nn.Module) -> type[NoiseAwareBatchNorm] | None:
+    form = _form(module, NORMALIZATION_FORMS)
+    if form is None:
+        form = _frozen_form(module) or (NoiseAwareNormalization if has_running_statistics(module) else None)
+    elif has_running_statistics(module) and not probe.has_stock_forward(module):
+        form = NoiseAwareNormalization
+    return form
 
 
 def _frozen_form(module: nn.Module) -> type[NoiseAwareBatchNorm] | None:

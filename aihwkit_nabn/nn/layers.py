@@ -37,6 +37,8 @@ class NoiseAwareLayer(AnalogLayerBase, nn.Module):
         module: The digital layer; its weights are copied.
         rpu_config: aihwkit's configuration of the tiles.
         linear_map: How the matrix meets the input.
+        weight: What lies on the tiles where it is not the module's weight itself.
+        with_bias: Whether the module's bias is added to the product.
 
     Attributes:
         analog_module: aihwkit's `TileModuleArray`, one tile or several, with the digital bias.
@@ -46,12 +48,23 @@ class NoiseAwareLayer(AnalogLayerBase, nn.Module):
         weight_reads: How often `weight` has been read.
 
     Raises:
-        ConversionError: dtype or tile cannot hold this layer.
+        ConversionError: there are no weights, or dtype or tile cannot hold them.
     """
 
-    def __init__(self, module: Any, rpu_config: RPUConfigBase, linear_map: LinearMap) -> None:
+    def __init__(
+        self,
+        module: Any,
+        rpu_config: RPUConfigBase,
+        linear_map: LinearMap,
+        *,
+        weight: Tensor | None = None,
+        with_bias: bool = True,
+    ) -> None:
         super().__init__()
-        weight, bias = module.weight, getattr(module, "bias", None)
+        weight, bias = module.weight if weight is None else weight, getattr(module, "bias", None)
+        bias = bias if with_bias else None
+        if not weight.numel():
+            raise ConversionError(f"there are no weights to go on a tile: their shape is {tuple(weight.shape)}")
         if weight.dtype not in _DATA_TYPES:
             raise ConversionError(f"weights must be float32 or float64 to go on a tile, got {weight.dtype}")
         if not hasattr(rpu_config, "noise_model"):
@@ -88,8 +101,8 @@ class NoiseAwareLayer(AnalogLayerBase, nn.Module):
             for tile in self._tiles():
                 if isinstance(tile.tile, nn.Module):
                     tile.tile.weight.requires_grad_(False)
-        if self.bias is not None:
-            self.bias.requires_grad_(module.bias.requires_grad)
+        if self.analog_module.bias is not None:
+            self.analog_module.bias.requires_grad_(module.bias.requires_grad)
 
     def _check_unfolding(self) -> None:
         tile = self._tiles()[0]
@@ -139,17 +152,22 @@ class NoiseAwareLayer(AnalogLayerBase, nn.Module):
         kind = type(tiles[0].rpu_config).__name__
         return f"{tuple(self.kernel_shape)}, tiles={len(tiles)}, bias={self.bias is not None}, {kind}"
 
-    def _digital(self, empty: Any) -> nn.Module:
-        """Fill a digital layer with what this one computes now: weights, drift factor, bias and alignment."""
-        matrix, bias = effective_weight(self.analog_module).detach(), self.bias
+    def _folded(self) -> tuple[Tensor, Tensor | None]:
+        """Return weight and bias of what this layer computes now: drift factor, bias and alignment folded in."""
+        matrix, bias = effective_weight(self.analog_module).detach(), self.analog_module.bias
         scale, offset, gain = self.alignment.scale, self.alignment.offset, self.alignment.input_gain
         if self.alignment.enabled and scale is not None and offset is not None:
             matrix = matrix * scale.view(-1, 1).to(matrix)
             bias = offset if bias is None else bias * scale + offset
         if self.alignment.enabled and gain is not None:
             matrix = matrix + gain.view(-1, 1).to(matrix) / matrix.shape[1]
-        empty.weight = nn.Parameter(self.linear_map.to_weight(matrix).clone())
-        empty.bias = None if bias is None else nn.Parameter(bias.detach().clone())
+        return self.linear_map.to_weight(matrix).clone(), None if bias is None else bias.detach().clone()
+
+    def _digital(self, empty: Any) -> nn.Module:
+        """Fill a digital layer with what this one computes now."""
+        weight, bias = self._folded()
+        empty.weight = nn.Parameter(weight)
+        empty.bias = None if bias is None else nn.Parameter(bias)
         digital: nn.Module = empty.train(self.training)
         return digital
 

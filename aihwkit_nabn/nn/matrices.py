@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from aihwkit_nabn.nn.attention import SplitMultiheadAttention
@@ -34,6 +35,30 @@ def kept_reason(module: nn.Module) -> str:
         return f"{type(module).__name__} has no analog form"
     names = ", ".join(name for name, _ in large)
     return f"{names}: added or scaled elementwise, no matrix product" if large else ""
+
+
+def opaque_weights(module: nn.Module) -> tuple[str, int] | None:
+    """Return why a module whose weights are no parameters is kept, and how many there are; None: it is no such module.
+
+    Quantised layers of torch hold packed weights. Those of lookup tables, and of what cannot give them back, are not
+    counted. Scripted modules cannot be changed; their weights are parameters all the same.
+    """
+    if isinstance(module, torch.jit.ScriptModule):
+        return "compiled by torch.jit, so its layers cannot be replaced", 0
+    give = next((f for f in (getattr(module, name, None) for name in ("weight", "get_weight")) if callable(f)), None)
+    if not any(_holds_packed(part) for part in ([module] if give is None else module.modules())):
+        return None
+    if hasattr(module, "num_embeddings"):
+        return "lookup table, no matrix product", 0
+    if give is None:
+        return "packed weights, not counted: no analog form", 0
+    given = give()
+    weights = given.values() if isinstance(given, dict) else (given,)
+    return "quantised weights, packed: no analog form", sum(w.numel() for w in weights if isinstance(w, Tensor))
+
+
+def _holds_packed(module: nn.Module) -> bool:
+    return any(isinstance(value, torch.ScriptObject) for value in vars(module).values())
 
 
 def _parameters(module: nn.Module) -> list[tuple[str, nn.Parameter]]:

@@ -7,12 +7,19 @@ from torch import nn
 
 from aihwkit_nabn.nn.batchnorm import NoiseAwareBatchNorm
 from aihwkit_nabn.nn.conversion import ANALOG_FORMS, NORMALIZATION_FORMS
+from aihwkit_nabn.nn.own_forward import NoiseAwareOwnForward
+from aihwkit_nabn.nn.own_normalization import NoiseAwareNormalization
 
 _replaced: dict[type[nn.Module], type | None] = {}
 
 
 def _forms() -> dict[type[nn.Module], type]:
     return {**ANALOG_FORMS, **NORMALIZATION_FORMS, nn.SyncBatchNorm: NoiseAwareBatchNorm}
+
+
+def _analog() -> set[type]:
+    """What has a digital form to go back to."""
+    return {*_forms().values(), NoiseAwareOwnForward, NoiseAwareNormalization}
 
 
 def register() -> None:
@@ -26,7 +33,7 @@ def register() -> None:
         if digital not in _replaced:
             _replaced[digital] = conversion_map.get(digital)
         conversion_map[digital] = analog
-    aihwkit_conversion._DEFAULT_DIGITAL_CONVERSION_SET.update(_forms().values())
+    aihwkit_conversion._DEFAULT_DIGITAL_CONVERSION_SET.update(_analog())
 
 
 def unregister() -> None:
@@ -37,5 +44,5 @@ def unregister() -> None:
             conversion_map.pop(digital, None)
         else:
             conversion_map[digital] = analog
-    aihwkit_conversion._DEFAULT_DIGITAL_CONVERSION_SET.difference_update(_forms().values())
+    aihwkit_conversion._DEFAULT_DIGITAL_CONVERSION_SET.difference_update(_analog())
     _replaced.clear()

@@ -81,3 +81,11 @@ def make_weights_plain(module: nn.Module) -> None:
                 if hasattr(hook, "remove"):
                     hook.remove(module)
                 del hooks[key]
+
+
+def plain_copy(module: nn.Module) -> Any:
+    """Return a module that shares everything with this one, except that computed weights are plain parameters."""
+    twin = object.__new__(type(module))  # torch refuses to copy what is parametrized
+    vars(twin).update((name, copy.copy(v) if isinstance(v, dict) else v) for name, v in vars(module).items())
+    make_weights_plain(twin)
+    return twin

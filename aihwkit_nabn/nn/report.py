@@ -29,11 +29,11 @@ class LayerEntry:
 
 @dataclass(kw_only=True)
 class ConversionReport:
-    """Every module with weights, and every BatchNorm, in exactly one of the lists.
+    """Every module with weights or with running statistics in exactly one of the lists.
 
     Args:
         converted: On tiles now.
-        normalization: BatchNorm layers that became noise-aware.
+        normalization: BatchNorm layers, and others with running statistics, that became noise-aware.
         kept_digital: Left as they were on purpose or because they have no analog form.
         refused: Of a kind that goes on tiles, but these cannot, each for its reason.
         verified: What a noise-free pass of both models has shown; empty if none was made.
@@ -62,7 +62,7 @@ class ConversionReport:
         tiles = sum(entry.n_tiles for entry in self.converted)
         lines = [
             f"{self.analog_share:.1%} of {self.n_weights:,} matrix weights on {tiles} tiles "
-            f"({len(self.converted)} layers); {len(self.normalization)} BatchNorm layers made noise-aware"
+            f"({len(self.converted)} layers); {len(self.normalization)} normalization layers made noise-aware"
         ]
         for title, entries in (("kept digital", self.kept_digital), ("refused", self.refused)):
             if entries:

@@ -17,9 +17,9 @@ from torch.overrides import TorchFunctionMode
 from aihwkit_nabn.errors import VerificationError
 from aihwkit_nabn.nn.attention import split_attention
 from aihwkit_nabn.nn.batchnorm import NoiseAwareBatchNorm
-from aihwkit_nabn.nn.calls import watched
 from aihwkit_nabn.nn.layers import NoiseAwareLayer, named_analog_layers
 from aihwkit_nabn.nn.moment import ChipMoment
+from aihwkit_nabn.nn.own_forward import watched_outputs
 from aihwkit_nabn.seeding import isolated_rng
 from aihwkit_nabn.simulator.tiles import fixed_weight, target_weight
 
@@ -86,7 +86,6 @@ def verify(
     analog: nn.Module,
     run: Callable[[nn.Module], Any],
     inputs: str,
-    run_analog: Callable[[nn.Module], Any] | None = None,
     *,
     strict: bool = True,
 ) -> Verification:
@@ -101,7 +100,6 @@ def verify(
         analog: Its conversion in eval mode, programmed or not; comes out as it was, but for what is noted on it.
         run: ``run(model)`` runs a model on the inputs.
         inputs: What these are, for the report.
-        run_analog: The same for the chip, where it differs.
         strict: Whether the values must agree. Not where the digital model may have changed since its conversion: then
             only which layers ran and the shapes must.
 
@@ -115,14 +113,14 @@ def verify(
     norms = {name: m for name, m in analog.named_modules() if isinstance(m, NoiseAwareBatchNorm)}
     with split_attention(reference) as split:
         twins = dict(split.named_modules())
-        expected = _Digital({name: twins[name] for name in (*layers, *norms) if name in twins})
+        expected = _Digital({name: twins[name] for name in (*layers, *norms) if name in twins}, layers)
         with isolated_rng(0), expected.recording():
             digital_result = run(split)
     moment = ChipMoment.take(analog)
     got = _OnChip(layers, norms, expected, strict)
     try:
         with isolated_rng(0), got.comparing():
-            analog_result = (run_analog or run)(analog)
+            analog_result = run(analog)
     finally:
         moment.restore()
     _compare_runs(reference, expected, got)
@@ -153,6 +151,7 @@ class _Digital:
     """
 
     twins: Mapping[str, nn.Module]
+    layers: Mapping[str, nn.Module]
     outputs: dict[str, list[Any]] = field(default_factory=dict)
     used: set[str] = field(default_factory=set)
 
@@ -161,10 +160,10 @@ class _Digital:
         found = {name: twin._parameters.get("weight") for name, twin in self.twins.items()}
         weights = {id(weight): name for name, weight in found.items() if weight is not None}
 
-        def seen(name: str, args: Any, kwargs: Any, output: Any) -> None:
+        def seen(name: str, output: Any) -> None:
             self.outputs.setdefault(name, []).append(output.detach().clone() if isinstance(output, Tensor) else output)
 
-        with watched(self.twins, seen), _Uses(weights, self.used):
+        with watched_outputs(self.layers, self.twins, seen), _Uses(weights, self.used):
             yield
 
 

@@ -1,12 +1,31 @@
-"""From the trained analog model back to a digital one of the user's own architecture."""
+"""To the analog model that is trained, and back to a digital one of the user's own architecture."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 import torch
+from aihwkit.simulator.parameters.base import RPUConfigBase
 from torch import nn
 
+from aihwkit_nabn.nn import convert_to_noise_aware
 from aihwkit_nabn.nn.layers import NoiseAwareLayer, named_analog_layers
 from aihwkit_nabn.nn.reparametrization import copy_model, make_weights_plain
+
+
+def convert_for_training(
+    model: nn.Module, rpu_config: RPUConfigBase, exclude: Iterable[str] = (), **options: Any
+) -> nn.Module:
+    """Convert a model as `convert_to_noise_aware` does, but for layers whose class computes their weight.
+
+    What their tiles hold has no parameter in the digital model, so it could be neither drawn noise into nor kept.
+    """
+    given = (exclude,) if isinstance(exclude, str) else tuple(exclude)
+    analog = convert_to_noise_aware(model, rpu_config, given, **options)
+    layers = named_analog_layers(analog)
+    computed = [name for name, layer in layers.items() if getattr(layer, "weight_is_computed", False)]
+    return convert_to_noise_aware(model, rpu_config, (*given, *computed), **options) if computed else analog
 
 
 def digital_twin(model: nn.Module, analog: nn.Module) -> nn.Module:
@@ -31,6 +50,6 @@ def digital_twin(model: nn.Module, analog: nn.Module) -> nn.Module:
         # Everything outside the tiles has kept its name.
         for name, value in (*analog.named_parameters(), *analog.named_buffers()):
             target = own_parameters.get(name, own_buffers.get(name))
-            if target is not None and name.rpartition(".")[0] not in layers:
+            if target is not None:
                 target.copy_(value)
     return twin.eval()

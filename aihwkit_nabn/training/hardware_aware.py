@@ -14,13 +14,12 @@ from aihwkit.optim import AnalogOptimizer
 from aihwkit.simulator.parameters.base import RPUConfigBase
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from aihwkit_nabn.calibration.batches import batch_size, check_finite, default_forward
 from aihwkit_nabn.errors import NabnError, check_count, check_number
-from aihwkit_nabn.nn import NoiseAwareBatchNorm, convert_to_noise_aware
+from aihwkit_nabn.nn import NoiseAwareBatchNorm
 from aihwkit_nabn.seeding import check_seed, isolated_rng
-from aihwkit_nabn.training.digital import digital_twin
+from aihwkit_nabn.training.digital import convert_for_training, digital_twin
 from aihwkit_nabn.training.noise import TrainingNoise
 from aihwkit_nabn.training.report import TrainedModel, TrainingReport
 from aihwkit_nabn.training.settings import spare_degenerate, training_config
@@ -104,7 +103,7 @@ def train_hardware_aware(
     config = training_config(rpu_config, noise, clip_sigma)
     started = time.perf_counter()
     with _generators_restored(model, seed):
-        analog = convert_to_noise_aware(
+        analog: Any = convert_for_training(
             model, config, _excluded(model, exclude), specific_rpu_config_fun=spare_degenerate
         )
         stepper: Any = _optimizer(optimizer, analog, learning_rate, options)
@@ -187,11 +186,14 @@ def _optimizer(kind: Any, analog: nn.Module, learning_rate: float, options: Mapp
 
 
 def _training_mode(analog: nn.Module, model: nn.Module) -> None:
-    """Put the model into training mode, but not BatchNorm layers that the user's network has frozen for good."""
+    """Put the model into training mode, but not BatchNorm layers that the user's network has frozen for good.
+
+    Those hold no parameters.
+    """
     analog.train()
     digital = dict(model.named_modules())
     for name, module in analog.named_modules():
-        if isinstance(module, NoiseAwareBatchNorm) and not isinstance(digital.get(name), _BatchNorm):
+        if isinstance(module, NoiseAwareBatchNorm) and "weight" in digital[name]._buffers:
             module.eval()
 
 

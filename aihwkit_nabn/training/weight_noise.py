@@ -9,9 +9,10 @@ import torch
 from aihwkit.simulator.configs import TorchInferenceRPUConfig
 from torch import Tensor, nn
 
-from aihwkit_nabn.nn import ConversionReport, convert_to_noise_aware
+from aihwkit_nabn.nn import ConversionReport
 from aihwkit_nabn.nn.layers import NoiseAwareLayer, named_analog_layers
 from aihwkit_nabn.simulator.linear_map import LinearMap
+from aihwkit_nabn.training.digital import convert_for_training
 from aihwkit_nabn.training.noise import TrainingNoise
 
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj")
@@ -51,7 +52,7 @@ class WeightNoise:
         self.model, self.noise, self.clip_sigma, self.columnwise = model, noise, clip_sigma, columnwise
         config = TorchInferenceRPUConfig(drift_compensation=None)
         config.forward.is_perfect = True
-        analog: Any = convert_to_noise_aware(model, config, exclude)
+        analog: Any = convert_for_training(model, config, exclude)
         self.report: ConversionReport = analog.conversion_report
         self.maps: dict[str, LinearMap] = {
             name: layer.linear_map

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torchvision
 from torch import nn
 from torch.nn import functional as F
 from torchvision.ops.misc import FrozenBatchNorm2d
@@ -86,17 +87,18 @@ def test_frozen_batchnorm_of_torchvision(images, relative):
 
 
 def test_a_batchnorm_that_computes_something_else_is_refused():
-    class Shifted(nn.BatchNorm2d):
+    class FrozenSquared(torchvision.ops.FrozenBatchNorm2d):
         def forward(self, x):
-            return super().forward(x) + 1
+            return super().forward(x) ** 2
 
-    class Activated(nn.BatchNorm2d):
+    class FrozenCopying(torchvision.ops.FrozenBatchNorm2d):
         def forward(self, x):
             return super().forward(x).clone()
 
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), Shifted(4), Activated(4))
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), FrozenSquared(4), FrozenCopying(4))
     report = nabn.convert_to_noise_aware(model, nabn.presets.GaussianWeightNoisePreset()).conversion_report
     assert [entry.name for entry in report.refused] == ["1"]
+    assert "computes something else" in report.refused[0].reason
     assert [entry.name for entry in report.normalization] == ["2"]
 
 
