@@ -107,6 +107,7 @@ def openmmlab_bench(
     max_samples: int,
     batch_size: int | None,
     workers: int | None,
+    take: str | None,
     work_dir: Path,
 ) -> tuple[Bench, list[str]]:
     """Return a config's model with its data, and lines that say what is compared.
@@ -130,6 +131,7 @@ def openmmlab_bench(
         max_samples=max_samples,
         batch_size=batch_size,
         workers=workers,
+        take=take,
         work_dir=str(logs),
     )
     arguments = measured_by_config(config, run, limit=limit)

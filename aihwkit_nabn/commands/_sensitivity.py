@@ -53,11 +53,13 @@ def digits_arguments(study: Study, *, limit: int | None) -> dict[str, Any]:
     }
 
 
-def torchvision_arguments(target: str, options: TargetOptions) -> dict[str, Any]:
-    """Return model, measurement and calibration images of a ``KIND:NAME`` target."""
+def torchvision_arguments(target: str, options: TargetOptions, console: Console) -> dict[str, Any]:
+    """Return model, measurement and calibration images of a ``KIND:NAME`` target; say what it is."""
     from aihwkit_nabn.targets import load_target
 
     task = load_target(target, options)
+    for line in task.description:
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
     return {
         "model": task.model,
         "eval_fn": task.eval_fn,
@@ -76,6 +78,7 @@ def openmmlab_arguments(
     limit: int | None,
     batch_size: int | None,
     workers: int | None,
+    take: str | None,
     work_dir: Path,
 ) -> dict[str, Any]:
     """Return model, measurement and calibration images of a config, from the loop that `nabn test` runs."""
@@ -94,6 +97,7 @@ def openmmlab_arguments(
         batch_size=batch_size,
         exclude=study.exclude,
         workers=workers,
+        take=take,
         work_dir=str(work_dir),
     )
     arguments = measured_by_config(config, run, limit=limit)

@@ -143,6 +143,10 @@ def command(
     max_samples: Annotated[int, typer.Option(min=1, help="With a TARGET: calibration images.")] = 256,
     limit: Annotated[int | None, typer.Option(min=1, help="With a TARGET: test images; default: all.")] = None,
     image_size: Annotated[int | None, typer.Option(min=1, help="torchvision: edge of the images in pixels.")] = None,
+    take: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Of several weights in CHECKPOINT: model, ema, or their place in the file."),
+    ] = None,
     workers: Annotated[int | None, typer.Option(min=0, help="Processes that read images.")] = None,
     device: Annotated[str | None, typer.Option(help="torchvision: cpu (the default) or cuda.")] = None,
     cfg_options: Annotated[list[str] | None, typer.Option(help="Configs: KEY=VALUE that changes it.")] = None,
@@ -215,6 +219,7 @@ def command(
         # Not the noises and times: more of them can be asked for later.
         setup |= {"target": target, "weights": weights, "trained_at": trained_at or times[0]}
         setup |= {"max_samples": max_samples, "limit": limit, "batch_size": batch_size, "cfg_options": cfg_options}
+        setup |= {"take": take}
         if is_config(target):
             refuse_options({"data": data, "image-size": image_size, "device": device})
             bench, lines = openmmlab_bench(
@@ -228,6 +233,7 @@ def command(
                 max_samples=max_samples,
                 batch_size=batch_size,
                 workers=workers,
+                take=take,
                 work_dir=check_out(folder),
             )
         else:
@@ -241,6 +247,7 @@ def command(
                 max_samples=max_samples,
                 limit=limit,
                 image_size=image_size,
+                take=take,
                 seed=seed,
             )
             setup |= {"data": str(data), "image_size": image_size}

@@ -33,6 +33,10 @@ def command(
     limit: Annotated[int | None, typer.Option(min=1, help="Test images; default: all.")] = None,
     image_size: Annotated[int | None, typer.Option(min=1, help="torchvision: edge of the images in pixels.")] = None,
     exclude: Annotated[list[str] | None, typer.Option(help="Name of a module that stays digital.")] = None,
+    take: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Of several weights in CHECKPOINT: model, ema, or their place in the file."),
+    ] = None,
     workers: Annotated[int | None, typer.Option(min=0, help="Processes that read images.")] = None,
     device: Annotated[str | None, typer.Option(help="torchvision: cpu (the default) or cuda.")] = None,
     cfg_options: Annotated[list[str] | None, typer.Option(help="Configs: KEY=VALUE that changes it.")] = None,
@@ -97,6 +101,7 @@ def command(
             limit=limit,
             batch_size=batch_size,
             workers=workers,
+            take=take,
             work_dir=check_out(folder) / "logs",
         )
     else:
@@ -110,14 +115,15 @@ def command(
             max_samples=max_samples,
             limit=limit,
             image_size=image_size,
+            take=take,
             seed=seed,
         )
-        arguments = torchvision_arguments(target, options)
+        arguments = torchvision_arguments(target, options, Console())
     check_out(folder)
     setup = {"target": name, "noise": noise, "time": time, "methods": methods, "seed": seed, "limit": limit}
     setup |= {"max_samples": max_samples, "exclude": list(exclude or ())}
     # What decides about network and images; a reverse study measures the same and more.
     setup |= {"network": target, "weights": weights, "data": None if data is None else str(data)}
-    setup |= {"batch_size": batch_size, "image_size": image_size, "cfg_options": cfg_options}
+    setup |= {"batch_size": batch_size, "image_size": image_size, "cfg_options": cfg_options, "take": take}
     result = run_study(study, arguments, folder / "sensitivity.jsonl", setup, resume=resume)
     show_sensitivity(Console(), result, folder)

@@ -52,6 +52,10 @@ def command(
     out: Annotated[
         Path | None, typer.Option(help="Folder for table, plots and numbers; default: nabn_results/TARGET.")
     ] = None,
+    take: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Of several weights in CHECKPOINT: model, ema, or their place in the file."),
+    ] = None,
     workers: Annotated[
         int | None, typer.Option(min=0, help="Processes that read images; default: 2, or what the config says.")
     ] = None,
@@ -114,6 +118,7 @@ def command(
             launcher=launcher,
             per_class=per_class,
             examples=examples,
+            take=take,
         )
         test_config(console, config, run)
         return
@@ -135,6 +140,7 @@ def command(
         max_samples=max_samples,
         limit=limit,
         image_size=image_size,
+        take=take,
         seed=seed,
     )
     task = load_target(target, options)

@@ -70,6 +70,11 @@ class NoiseAwareLayer(AnalogLayerBase, nn.Module):
         if not hasattr(rpu_config, "noise_model"):
             raise ConversionError(f"rpu_config must be an inference configuration, got {type(rpu_config).__name__}")
         config: Any = rpu_config
+        if config.tile_array_class.forward is not TileModuleArray.forward:
+            name = config.tile_array_class.__name__
+            raise ConversionError(
+                f"rpu_config.tile_array_class must be TileModuleArray or sum tiles as it does: {name}"
+            )
         config.runtime.data_type = _DATA_TYPES[weight.dtype]
         matrix = linear_map.to_matrix(weight.detach())
         self.linear_map = linear_map

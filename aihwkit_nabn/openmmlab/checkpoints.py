@@ -9,13 +9,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
 from aihwkit_nabn.chip import calibration_tensors, load_calibration_tensors
 from aihwkit_nabn.errors import NabnError, NotProgrammedError
 from aihwkit_nabn.nn.layers import named_analog_layers
 from aihwkit_nabn.simulator.variation import rewind_variation
-from aihwkit_nabn.targets._weights import DAMAGED
+from aihwkit_nabn.targets._state_dicts import find_weights, fitting_weights
+from aihwkit_nabn.targets._weights import DAMAGED, PLAIN
 
 CHIP_KEY = "aihwkit_nabn"
 """Where a checkpoint keeps its chip; every other entry is what mmengine writes for the digital model."""
@@ -42,6 +45,7 @@ def allow_mmengine_checkpoints() -> None:
             core.multiarray.scalar,
             np.ndarray,
             np.dtype,
+            *PLAIN,
             *(type(np.dtype(kind)) for kind in numbers),
             # A HistoryBuffer stores its own statistics as bound methods, which pickle looks up with getattr.
             (_history_attribute, "builtins.getattr"),
@@ -87,26 +91,60 @@ def _load_safely(file: Any, map_location: Any = None, weights_only: bool | None 
     return content
 
 
-def check_fits(model: nn.Module, checkpoint: Mapping[str, Any]) -> None:
-    """Raise if nothing in a checkpoint is for this network: mmengine loads nothing then, and says so in its log only.
+class FitCheckpoint(Hook):
+    """Gives mmengine the weights of a checkpoint by the names it looks for, and refuses another network's.
+
+    Args:
+        take: See `fit_checkpoint`.
+    """
+
+    def __init__(self, take: str | None = None) -> None:
+        self.take = take
+
+    def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
+        """Change the checkpoint before its weights are copied."""
+        inner = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        for note in fit_checkpoint(inner, checkpoint, self.take):
+            runner.logger.warning(note)
+
+
+def fit_checkpoint(model: nn.Module, checkpoint: dict[str, Any], take: str | None = None) -> list[str]:
+    """Put the network's weights where mmengine takes them from, whatever training script wrote the file.
+
+    mmengine loads what is under ``state_dict``, freed of ``module.``; it says in its log only when nothing fits. What
+    it finds by itself stays what it is.
+
+    Args:
+        model: The network.
+        checkpoint: What the file holds; its entry ``state_dict`` is changed where need be.
+        take: Which of several weights, see `aihwkit_nabn.targets.TargetOptions`; None: those that mmengine takes.
+
+    Returns:
+        Lines for the user on what was taken.
 
     Raises:
-        NabnError: no tensor has the name and the shape of one of the network's.
+        NabnError: no tensor has the name and the shape of one of the network's, or it is not clear which to take.
     """
-    found = checkpoint.get("state_dict", checkpoint)
     # mmengine loads into the network inside a wrapper: of several processes, of test-time augmentation.
     own = {name.removeprefix("module."): value for name, value in model.state_dict().items()}
-    names = {str(name).removeprefix("module."): value for name, value in found.items() if isinstance(value, Tensor)}
-    if not any(name in own and own[name].shape == value.shape for name, value in names.items()):
-        raise NabnError(
-            f"the checkpoint is of another network: it has {_first(names)}, "
-            f"and this {type(model).__name__} has {_first(own)}"
+    if take is None and _fits(checkpoint.get("state_dict", checkpoint), own):
+        others = [weights.place for weights in fitting_weights(checkpoint, own) if weights.place]
+        others = [place for place in others if place.partition(".")[0] != "state_dict"]
+        return (
+            [f"the checkpoint: state_dict was taken; --take NAME takes {', '.join(others)}"]
+            if others and "state_dict" in checkpoint
+            else []
         )
+    weights = find_weights(checkpoint, own, "the checkpoint", take=take)
+    if not _fits(weights.state, own):
+        raise NabnError("the checkpoint: of another network: no tensor has the shape that this network's has")
+    checkpoint["state_dict"] = weights.state
+    return weights.notes("the checkpoint")
 
 
-def _first(names: Mapping[str, Any], count: int = 2) -> str:
-    shown = ", ".join(list(names)[:count]) or "no tensor"
-    return f"{shown}, ..." if len(names) > count else shown
+def _fits(found: Any, own: Mapping[str, Tensor]) -> bool:
+    named = {str(name).removeprefix("module."): value for name, value in found.items() if isinstance(value, Tensor)}
+    return any(name in own and own[name].shape == value.shape for name, value in named.items())
 
 
 def drop_placeholders(module: nn.Module, state_dict: dict[str, Any], *_: Any) -> None:

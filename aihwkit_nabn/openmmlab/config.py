@@ -200,9 +200,14 @@ def build_digital(config: Config, checkpoint: str | Path | None = None, *, seed:
         except Exception as error:  # whatever the model's own constructor says
             raise NabnError(f"model {settings.get('type')!r} cannot be built: {error}") from error
     if checkpoint not in (None, RANDOM):
-        from mmengine.runner import load_checkpoint
+        from mmengine.runner.checkpoint import CheckpointLoader, _load_checkpoint_to_model
 
-        load_checkpoint(model, str(checkpoint), map_location="cpu", logger="silent")
+        from aihwkit_nabn.openmmlab.checkpoints import fit_checkpoint
+
+        content = CheckpointLoader.load_checkpoint(str(checkpoint), map_location="cpu", logger="silent")
+        for note in fit_checkpoint(model, content):
+            warnings.warn(note, stacklevel=2)
+        _load_checkpoint_to_model(model, content, logger="silent")
     return model.eval()
 
 

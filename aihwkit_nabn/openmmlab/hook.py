@@ -32,10 +32,10 @@ from aihwkit_nabn.openmmlab.batches import (
 )
 from aihwkit_nabn.openmmlab.checkpoints import (
     CHIP_KEY,
-    check_fits,
     chip_record,
     digital_state,
     drop_placeholders,
+    fit_checkpoint,
     restore_chip,
     write_checkpoint,
 )
@@ -116,7 +116,8 @@ class AnalogHook(Hook):
     def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
         """Remember the chip of a checkpoint that has one."""
         if self.enabled:
-            check_fits(_inner(runner.model), checkpoint)
+            for note in fit_checkpoint(_inner(runner.model), checkpoint):
+                runner.logger.warning(note)
         self._stored = checkpoint.get(CHIP_KEY)
 
     def before_test_epoch(self, runner: Any) -> None:

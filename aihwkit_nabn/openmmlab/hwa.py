@@ -90,7 +90,7 @@ def train_config(
     watch = _Watch()
     with isolated_rng(derive_seed(seed, "training")):
         runner = Runner.from_cfg(_training_config(config, checkpoint, epochs, rate, seed, workers, work_dir))
-        runner.register_hook(_AtNoise(noise, rpu_config, clip_sigma, seed))
+        runner.register_hook(_AtNoise(model, noise, rpu_config, clip_sigma, seed))
         runner.register_hook(watch)
         runner.train()
     twin = copy.deepcopy(model)
@@ -147,11 +147,17 @@ def _training_config(
 
 
 class _AtNoise(HardwareAwareTrainingHook):
-    """Trains at a noise that is known already."""
+    """Trains a network that is loaded already at a noise that is known already."""
 
-    def __init__(self, noise: TrainingNoise, rpu_config: Any, clip_sigma: float | None, seed: int) -> None:
+    def __init__(
+        self, model: nn.Module, noise: TrainingNoise, rpu_config: Any, clip_sigma: float | None, seed: int
+    ) -> None:
         super().__init__(rpu_config, clip_sigma=clip_sigma, seed=seed)
+        self._model = model
         self._given = noise
+
+    def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
+        checkpoint["state_dict"] = self._model.state_dict()  # whichever of the file's weights these are
 
     def noise_for(self, model: nn.Module) -> TrainingNoise:
         return self._given

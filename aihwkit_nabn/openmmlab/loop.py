@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.dist import is_main_process
-from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import LOOPS
 from mmengine.runner.loops import TestLoop
@@ -22,7 +21,7 @@ from aihwkit_nabn.evaluation.metrics import main_metrics
 from aihwkit_nabn.evaluation.plan import PLAIN, has_input_ranges
 from aihwkit_nabn.files import append_line, write_text
 from aihwkit_nabn.openmmlab.batches import calibration_forward, calibration_set_of, reference_forward
-from aihwkit_nabn.openmmlab.checkpoints import check_fits
+from aihwkit_nabn.openmmlab.checkpoints import FitCheckpoint
 from aihwkit_nabn.openmmlab.examples import write_examples
 from aihwkit_nabn.openmmlab.forks import mend_ssd_head
 from aihwkit_nabn.openmmlab.hook import AnalogHook, check_loaded
@@ -57,6 +56,8 @@ class AnalogTestLoop(TestLoop):
         per_class: Report mIoU and box mAP also class by class, as ``mIoU/car``.
         examples: Number of test images whose predictions are drawn, digital, on the first chip as programmed, and on
             the calibrated chip: in the folder ``examples`` beside the results.
+        take: Which weights of a checkpoint that holds several: ``'model'``, ``'ema'`` or their place in it; None: those
+            that mmengine takes.
 
     Raises:
         NabnError: an argument has a value that is not allowed.
@@ -80,6 +81,7 @@ class AnalogTestLoop(TestLoop):
         fp16: bool = False,
         per_class: bool = False,
         examples: int = 0,
+        take: str | None = None,
     ) -> None:
         self.scenarios = build_scenarios(rpu_config, t_inference)
         self.methods = build_methods(methods, check_pipeline(pipeline))
@@ -94,7 +96,7 @@ class AnalogTestLoop(TestLoop):
         self.per_class = check_flag("per_class", per_class)
         self.examples = check_count("examples", examples, minimum=0)
         super().__init__(runner, dataloader, evaluator, fp16=fp16)
-        runner.register_hook(_CheckpointCheck())
+        runner.register_hook(FitCheckpoint(take))
 
     def run(self) -> dict[str, float]:
         """Evaluate, print, write; return the means as ``SCENARIO/METHOD/METRIC``."""
@@ -152,13 +154,6 @@ class AnalogTestLoop(TestLoop):
             "reference_forward_fn": reference_forward,
             "exclude": self.exclude,
         }
-
-
-class _CheckpointCheck(Hook):
-    """Refuses a checkpoint of another network, of which mmengine loads nothing."""
-
-    def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
-        check_fits(unwrapped(runner.model), checkpoint)
 
 
 class _Log:

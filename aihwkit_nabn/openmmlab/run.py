@@ -44,6 +44,7 @@ class TestRun:
         work_dir: Folder of the run's logs.
         per_class: Report every class too, see `AnalogTestLoop`.
         examples: Number of test images to draw, see `AnalogTestLoop`.
+        take: Which of several weights, see `AnalogTestLoop`.
         launcher: How the processes of a distributed run were started, one of `LAUNCHERS`.
     """
 
@@ -64,6 +65,7 @@ class TestRun:
     launcher: str = "none"
     per_class: bool = False
     examples: int = 0
+    take: str | None = None
 
 
 def prepare(config: Config, run: TestRun) -> Config:
@@ -99,6 +101,7 @@ def prepare(config: Config, run: TestRun) -> Config:
         "exclude": list(run.exclude),
         "per_class": run.per_class,
         "examples": run.examples,
+        "take": run.take,
     }
     if run.workers is not None:
         for field in ("train_dataloader", "test_dataloader"):

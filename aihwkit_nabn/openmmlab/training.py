@@ -14,6 +14,7 @@ from torch import nn
 
 from aihwkit_nabn.chip import parse_time
 from aihwkit_nabn.errors import check_number
+from aihwkit_nabn.openmmlab.checkpoints import FitCheckpoint
 from aihwkit_nabn.openmmlab.settings import build_rpu_config
 from aihwkit_nabn.seeding import check_seed, derive_seed
 from aihwkit_nabn.training.noise import TrainingNoise, matched_noise
@@ -67,6 +68,10 @@ class HardwareAwareTrainingHook(Hook):
         self.seed = check_seed("seed", seed)
         self._noise: WeightNoise | None = None
         self._handles: list[Any] = []
+
+    def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
+        """Let mmengine find the weights in the checkpoint that training starts from."""
+        FitCheckpoint().after_load_checkpoint(runner, checkpoint)
 
     def before_train(self, runner: Any) -> None:
         """Find the weights and measure the noise, after the checkpoint has been loaded."""

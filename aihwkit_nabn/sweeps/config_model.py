@@ -61,6 +61,7 @@ def measure_config(
         folder = Path(work_dir or "work_dirs") / re.sub(r"[^\w.=-]+", "_", f"{task.key} samples {size}")
         run = TestRun(
             checkpoint=options["checkpoint"],
+            take=options.get("take"),
             noises=[task.noise],
             times=[task.t_inference],
             methods=[_as_config(methods[job.method], job) for job in jobs],

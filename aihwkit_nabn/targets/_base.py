@@ -26,6 +26,8 @@ class TargetOptions:
         workers: Processes that read images.
         seed: Fixes which images are taken and how they are augmented.
         device: Where to compute: ``"cpu"``, ``"cuda"``.
+        take: Which weights of a file that holds several: ``"model"`` as trained, ``"ema"`` averaged, or their place in
+            the file, as ``"state_dict.student"``; None: as trained.
     """
 
     weights: str
@@ -37,6 +39,7 @@ class TargetOptions:
     workers: int = 0
     seed: int = 0
     device: str = "cpu"
+    take: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

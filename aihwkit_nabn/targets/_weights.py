@@ -1,50 +1,52 @@
-"""Checkpoints of classifiers: tensors only, in the wrappings that training scripts put around them."""
+"""Checkpoints of classifiers: reading files, counting classes, filling models."""
 
 from __future__ import annotations
 
 import argparse
 import pickle
 import struct
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from aihwkit_nabn.errors import NabnError
 
-_WRAPPERS = ("state_dict", "model_state_dict", "model")
-_PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
 _LISTED = 3
+
+# What training scripts save beside the weights: torchvision's and timm's command lines, paths, and Lightning's
+# hyperparameters, read as what they are derived from.
+PLAIN: list[Any] = [
+    argparse.Namespace,
+    *((PurePath, f"{module}.{kind}Path") for module in ("pathlib", "pathlib._local") for kind in ("Posix", "Windows")),
+    *(
+        (OrderedDict, f"{module}.AttributeDict")
+        for module in (
+            "lightning.fabric.utilities.data",
+            "lightning_fabric.utilities.data",
+            "pytorch_lightning.utilities.parsing",
+            "lightning.pytorch.utilities.parsing",
+        )
+    ),
+]
 
 # UnpicklingError aside, what torch raises for files that are damaged or of another kind.
 DAMAGED = (RuntimeError, EOFError, OSError, LookupError, ValueError, AssertionError, struct.error)
 
 
-def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """Return the state dict in a ``.pth``, ``.pt`` or ``.safetensors`` file, freed of wrappers and prefixes.
+def read_checkpoint(path: str | Path) -> object:
+    """Return what a ``.pth``, ``.pt``, ``.ckpt`` or ``.safetensors`` file holds; nothing in it is run.
 
     Raises:
-        NabnError: no such file, one that cannot be read or holds more than tensors, or no state dict inside.
+        NabnError: no such file, or one that cannot be read or holds more than tensors and plain values.
     """
     path = Path(path)
     if not path.is_file():
         raise NabnError(f"weights {str(path)!r} is no file; give a .pth, .pt or .safetensors file, or the word random")
-    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
-    for wrapper in _WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-            break
-    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
-        raise NabnError(
-            f"weights {path}: no state dict found, neither at the top nor under {', '.join(_WRAPPERS)}; "
-            f"save one with torch.save(model.state_dict(), path)"
-        )
-    state = {str(name): tensor for name, tensor in content.items()}
-    # They come in either order: a compiled model that is distributed, or a distributed one that is compiled.
-    while prefix := next((p for p in _PREFIXES if all(name.startswith(p) for name in state)), None):
-        state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
-    return state
+    return _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
 
 
 def _read_safetensors(path: Path) -> object:
@@ -59,8 +61,7 @@ def _read_safetensors(path: Path) -> object:
 
 def _read_pickle(path: Path) -> object:
     try:
-        # torchvision's own training script saves its command line, an argparse.Namespace: a bag of plain values.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals(PLAIN):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "Weights only load failed" not in str(error):
@@ -98,6 +99,11 @@ def count_classes(state: Mapping[str, Tensor], build: Callable[[int], nn.Module]
             f"is it of another model?"
         )
     return counts.pop()
+
+
+def tensor_names(build: Callable[[int], nn.Module]) -> set[str]:
+    """Return the names of a model's tensors; `build` as for `count_classes`."""
+    return set(_shapes(build, 2))
 
 
 def _shapes(build: Callable[[int], nn.Module], classes: int) -> dict[str, tuple[int, ...]]:

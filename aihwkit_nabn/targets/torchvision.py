@@ -20,7 +20,8 @@ from aihwkit_nabn.data.image_folder import FolderData, ImageBatches, Transformed
 from aihwkit_nabn.errors import NabnError, UnknownNameError, check_count
 from aihwkit_nabn.seeding import check_seed, derive_seed, isolated_rng
 from aihwkit_nabn.targets._base import TARGETS, TargetOptions, Task
-from aihwkit_nabn.targets._weights import count_classes, fill_model, read_weights
+from aihwkit_nabn.targets._state_dicts import find_weights
+from aihwkit_nabn.targets._weights import count_classes, fill_model, read_checkpoint, tensor_names
 
 _WITH_AUXILIARY = ("googlenet", "inception_v3")
 _AUXILIARY = ("aux1", "aux2", "AuxLogits")  # heads of GoogLeNet and Inception v3, used in training only
@@ -43,7 +44,7 @@ def load_torchvision(name: str, options: TargetOptions) -> Task:
     check_seed("seed", options.seed)
     device = check_device(options.device)
     folder = open_image_folder(options.data)
-    model, own = load_model(name, options, len(folder.classes))
+    model, own, notes = load_model(name, options, len(folder.classes))
     model = model.to(device)
     test, training, size = pipelines(name, options.image_size or getattr(model, "image_size", None), own)
     test_images = choose(len(folder.val), options.limit, derive_seed(options.seed, "test images"))
@@ -74,7 +75,7 @@ def load_torchvision(name: str, options: TargetOptions) -> Task:
         calibration_batches={"plain": batches(chosen, "train", test), "augmented": batches(chosen, "train", training)},
         forward_fn=lambda candidate, images: candidate(images.to(device)),
         training_batches=training_batches,
-        description=_describe(name, options, folder, size, len(test_images), len(chosen)),
+        description=[*_describe(name, options, folder, size, len(test_images), len(chosen)), *notes],
     )
 
 
@@ -114,33 +115,36 @@ def published_weights(name: str, path: str) -> WeightsEnum | None:
     return next((entry for start, entry in entries.items() if digest.hexdigest().startswith(start)), None)
 
 
-def load_model(name: str, options: TargetOptions, classes: int) -> tuple[nn.Module, WeightsEnum | None]:
-    """Return a classifier with the weights of the options, in eval mode, and which of torchvision's own they are.
+def load_model(name: str, options: TargetOptions, classes: int) -> tuple[nn.Module, WeightsEnum | None, list[str]]:
+    """Return a classifier in eval mode, which of torchvision's own weights it has, and lines on what was taken.
 
     Raises:
         NabnError: the weights cannot be read, are another model's, or are for another number of classes.
     """
     if options.weights == "random":
-        return build_random(name, classes, options.seed), None
+        return build_random(name, classes, options.seed), None, []
     own = published_weights(name, options.weights)
-    state = read_weights(options.weights)
-    if name.startswith("densenet"):
-        # torchvision's DenseNet files from before 2018 have a dot in these names.
-        state = {
-            re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)\.", r"\1\2.", key): value for key, value in state.items()
-        }
     source = f"weights {options.weights}"
+    found = find_weights(
+        read_checkpoint(options.weights),
+        tensor_names(lambda count: _build(name, count)),
+        source,
+        take=options.take,
+        # torchvision's DenseNet files from before 2018 have a dot in these names.
+        rename=lambda key: re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)\.", r"\1\2.", key),
+    )
+    state = found.state
     auxiliary = any(key.startswith(_AUXILIARY) for key in state)
     extra = _extra_options(name, state, auxiliary, own)
-    found = count_classes(state, lambda count: _build(name, count, **extra), source)
-    if found != classes:
+    counted = count_classes(state, lambda count: _build(name, count, **extra), source)
+    if counted != classes:
         raise NabnError(
-            f"{source} tell {found} classes apart, but {options.data} has {classes} class folders; "
+            f"{source} tell {counted} classes apart, but {options.data} has {classes} class folders; "
             f"the folders must be the classes the model was trained on"
         )
-    model = _build(name, found, **extra)
+    model = _build(name, counted, **extra)
     fill_model(model, state, source)
-    return _without_auxiliary(model).eval(), own
+    return _without_auxiliary(model).eval(), own, found.notes(source)
 
 
 def _extra_options(name: str, state: Mapping[str, Tensor], auxiliary: bool, own: WeightsEnum | None) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import fnmatch
 
 import pytest
 import torch
-from aihwkit.simulator.configs import FloatingPointRPUConfig
+from aihwkit.simulator.configs import FloatingPointRPUConfig, QuantizedTorchInferenceRPUConfig
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import prune
@@ -342,6 +342,8 @@ def test_arguments_of_the_wrong_type(net):
         nabn.convert_to_noise_aware(net, None)
     with pytest.raises(ConversionError, match="must be for inference .* got FloatingPointRPUConfig"):
         nabn.convert_to_noise_aware(net, FloatingPointRPUConfig())
+    with pytest.raises(ConversionError, match="must be TileModuleArray .* QuantizedTileModuleArray"):
+        nabn.convert_to_noise_aware(nn.Linear(4, 3), QuantizedTorchInferenceRPUConfig())
     with pytest.raises(ConversionError, match="buffer '1.running_mean' belongs to a lazy layer"):
         convert(nn.Sequential(nn.Conv2d(3, 4, 3), nn.LazyBatchNorm2d()))
 

@@ -9,12 +9,12 @@ import torch
 pytest.importorskip("mmengine")
 
 from mmengine.logging.history_buffer import HistoryBuffer
-from mmengine.runner.checkpoint import load_checkpoint
+from mmengine.runner.checkpoint import _load_checkpoint_to_model, load_checkpoint
 
 import aihwkit_nabn as nabn
 import aihwkit_nabn.openmmlab
 from aihwkit_nabn.errors import NabnError
-from aihwkit_nabn.openmmlab.checkpoints import chip_record, restore_chip
+from aihwkit_nabn.openmmlab.checkpoints import chip_record, fit_checkpoint, restore_chip
 
 
 class Opens:
@@ -95,3 +95,39 @@ def test_another_chips_weights_are_noticed():
     record = chip_record(calibrated_chip(1), "a")
     with pytest.raises(NabnError, match="'0': the chip programmed now is not the one"):
         restore_chip(calibrated_chip(2), record, "a")
+
+
+def test_weights_are_put_where_mmengine_takes_them_from():
+    model, other = net(), torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
+    state = {name: tensor + 1 for name, tensor in model.state_dict().items()}
+    for prefix in ("net.", "model._orig_mod.", "_orig_mod.", "module.model."):
+        for wrapper in ("state_dict", "model", None):
+            content = {f"{prefix}{name}": tensor for name, tensor in state.items()}
+            content = content if wrapper is None else {wrapper: content, "epoch": 3}
+            assert fit_checkpoint(model, content) == []
+            _load_checkpoint_to_model(other, content, logger="silent")
+            assert all(torch.equal(tensor, state[name]) for name, tensor in other.state_dict().items())
+
+
+def test_what_mmengine_finds_by_itself_stays_unless_another_is_asked_for():
+    model = net()
+    averaged = {name: tensor + 1 for name, tensor in model.state_dict().items()}
+    trained = {f"module.{name}": tensor + 2 for name, tensor in model.state_dict().items()}
+    content = {"meta": {}, "message_hub": {}, "state_dict": averaged, "ema_state_dict": {**trained, "steps": 3}}
+    kept = dict(content)
+    assert fit_checkpoint(model, content) == [
+        "the checkpoint: state_dict was taken; --take NAME takes ema_state_dict.module"
+    ]
+    assert content == kept
+    fit_checkpoint(model, content, take="ema")
+    assert torch.equal(content["state_dict"]["0.weight"], averaged["0.weight"])
+    content = dict(kept)
+    fit_checkpoint(model, content, take="model")
+    assert torch.equal(content["state_dict"]["0.weight"], trained["module.0.weight"])
+
+
+def test_a_checkpoint_of_another_network_is_refused():
+    with pytest.raises(NabnError, match="of another network: the file holds .*far.weight"):
+        fit_checkpoint(net(), {"state_dict": {"far.weight": torch.zeros(1)}})
+    with pytest.raises(NabnError, match="of another network: no tensor has the shape"):
+        fit_checkpoint(net(), {"model": {f"a.{name}": torch.zeros(9) for name in net().state_dict()}})

@@ -87,6 +87,21 @@ def test_a_network_without_a_checkpoint_is_refused(detector, tmp_path):
         Runner.from_cfg(cfg).test()
 
 
+def test_weights_under_another_trainers_names_are_measured_as_they_are(detector, tmp_path):
+    state = torch.load(detector.checkpoint, weights_only=True)["state_dict"]
+    foreign = {f"model._orig_mod.{name}": tensor for name, tensor in state.items()}
+    torch.save({"state_dict": foreign, "pytorch-lightning_version": "2.5.0"}, tmp_path / "last.ckpt")
+    digital = []
+    for number, path in enumerate((detector.checkpoint, tmp_path / "last.ckpt")):
+        cfg = detector.cfg(tmp_path / str(number), load_from=str(path), **{"test_dataloader.dataset.indices": 2})
+        cfg.test_cfg = {**LOOP, "methods": ["none"], "chips": 1}
+        runner = Runner.from_cfg(cfg)
+        runner.test()
+        digital.append(runner.test_loop.result.digital)
+        assert all(torch.equal(state[name], value) for name, value in runner.model.state_dict().items())
+    assert digital[0] == digital[1]
+
+
 def test_the_train_set_must_be_there(detector, tmp_path):
     cfg = detector.cfg(tmp_path, load_from=str(detector.checkpoint))
     cfg.train_dataloader.dataset.ann_file = "gone.json"

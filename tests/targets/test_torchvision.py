@@ -144,7 +144,7 @@ def test_weights_of_another_model(shapes_folder: Folder, tmp_path: Path) -> None
     torch.save(torchvision.models.resnet18(num_classes=3).state_dict(), path)
     with pytest.raises(NabnError, match="does not fit the model: missing"):
         load_target("torchvision:resnet34", _options(shapes_folder(), weights=str(path)))
-    with pytest.raises(NabnError, match="is it of another model"):
+    with pytest.raises(NabnError, match="of another network: the file holds 122 tensors"):
         load_target("torchvision:squeezenet1_1", _options(tmp_path / "shapes", weights=str(path)))
 
 
@@ -207,3 +207,19 @@ def test_own_weights_bring_their_own_transforms(published, shapes_folder: Folder
     second = torchvision.models.ResNet50_Weights.IMAGENET1K_V2
     assert pipelines("resnet50", None, second)[0].transforms[0].size == second.transforms().resize_size[0]
     assert pipelines("resnet50", None)[0].transforms[0].size == 256
+
+
+def test_which_weights_were_taken_is_said_and_can_be_chosen(shapes_folder: Folder, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    one, two = (torchvision.models.squeezenet1_1(num_classes=3).state_dict() for _ in range(2))
+    averaged = {f"module.{name}": tensor for name, tensor in two.items()} | {"n_averaged": torch.tensor(5)}
+    path = tmp_path / "checkpoint.pth"
+    torch.save({"model": one, "model_ema": averaged, "epoch": 3}, path)
+    root = shapes_folder(count=1)
+    for take, state, said in (
+        (None, one, "model was taken; --take NAME takes model_ema.module"),
+        ("ema", two, "model_ema.module (averaged) was taken; --take NAME takes model"),
+    ):
+        task = load_target("torchvision:squeezenet1_1", _options(root, weights=str(path), take=take))
+        assert torch.equal(task.model.state_dict()["features.0.weight"], state["features.0.weight"])
+        assert task.description[-1] == f"weights {path}: {said}"

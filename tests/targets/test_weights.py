@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import argparse
+import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from aihwkit_nabn.errors import NabnError
-from aihwkit_nabn.targets._weights import count_classes, fill_model, read_weights
+from aihwkit_nabn.targets._weights import count_classes, fill_model, read_checkpoint
 
 
 def _build(classes: int) -> nn.Module:
@@ -21,27 +23,9 @@ def state() -> dict[str, Tensor]:
     return _build(6).state_dict()
 
 
-def _prefixed(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {prefix + name: tensor for name, tensor in state.items()}
-
-
-@pytest.mark.parametrize("wrapper", [None, "state_dict", "model", "model_state_dict"])
-@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
-def test_wrappers_and_prefixes_are_taken_off(
-    state: dict[str, Tensor], tmp_path: Path, wrapper: str | None, prefix: str
-) -> None:
-    path = tmp_path / "model.pth"
-    content = _prefixed(state, prefix)
-    extra = {"epoch": 3, "args": argparse.Namespace(lr=0.1)}
-    torch.save({wrapper: content, **extra} if wrapper else content, path)
-    found = read_weights(path)
-    assert list(found) == list(state)
-    assert all(torch.equal(found[name], state[name]) for name in state)
-
-
 def test_safetensors(state: dict[str, Tensor], tmp_path: Path) -> None:
     save_file(state, tmp_path / "model.safetensors")
-    assert set(read_weights(tmp_path / "model.safetensors")) == set(state)
+    assert set(read_checkpoint(tmp_path / "model.safetensors")) == set(state)
 
 
 class _Harmful:
@@ -52,7 +36,7 @@ def test_pickled_objects_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.pth"
     torch.save({"state_dict": {}, "model": _Harmful()}, path)
     with pytest.raises(NabnError, match="can run code") as error:
-        read_weights(path)
+        read_checkpoint(path)
     assert "\n" not in str(error.value)
 
 
@@ -62,15 +46,39 @@ def test_damaged_files(tmp_path: Path, name: str, content: bytes) -> None:
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(NabnError, match="is no checkpoint|is no safetensors file|can run code"):
-        read_weights(path)
+        read_checkpoint(path)
 
 
-def test_no_file_and_no_state_dict(tmp_path: Path) -> None:
+def test_no_file(tmp_path: Path) -> None:
     with pytest.raises(NabnError, match="is no file; give a .pth"):
-        read_weights(tmp_path / "none.pth")
-    torch.save({"epoch": 3}, tmp_path / "empty.pth")
-    with pytest.raises(NabnError, match="no state dict found"):
-        read_weights(tmp_path / "empty.pth")
+        read_checkpoint(tmp_path / "none.pth")
+
+
+def _stand_in(module: str, name: str) -> type:
+    return type(name, (dict,), {"__module__": module, "__qualname__": name})
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["lightning.fabric.utilities.data", "lightning_fabric.utilities.data", "pytorch_lightning.utilities.parsing"],
+)
+def test_what_training_scripts_save_beside_the_weights_is_read(
+    state: dict[str, Tensor], tmp_path: Path, module: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = _stand_in(module, "AttributeDict")  # pickle looks the class up when it writes
+    for place in [module.rsplit(".", count)[0] for count in range(module.count(".") + 1)]:
+        monkeypatch.setitem(sys.modules, place, types.ModuleType(place))
+    monkeypatch.setattr(sys.modules[module], "AttributeDict", found, raising=False)
+    content = {
+        "state_dict": state,
+        "hyper_parameters": found(lr=0.1, root=Path("data")),
+        "args": argparse.Namespace(output_dir=Path("here")),
+        "pytorch-lightning_version": "2.5.0",
+    }
+    torch.save(content, tmp_path / "last.ckpt")
+    monkeypatch.undo()
+    loaded = read_checkpoint(tmp_path / "last.ckpt")
+    assert loaded["hyper_parameters"]["lr"] == 0.1 and str(loaded["args"].output_dir) == "here"
 
 
 def test_classes_are_counted_from_the_checkpoint(state: dict[str, Tensor]) -> None:

@@ -22,7 +22,7 @@ def _texts(field: str, value: object) -> list[str]:
     return list(check_list(field, value, check_text))
 
 
-_CONFIG_OPTIONS = {"checkpoint": check_text, "cfg_options": _texts}
+_CONFIG_OPTIONS = {"checkpoint": check_text, "take": check_text, "cfg_options": _texts}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,8 +57,10 @@ def load(name: str, options: dict[str, Any]) -> Bench:
     """Return a torchvision classifier; the other data set is the digits, enlarged."""
     device = check_device(options.get("device", "cpu"))
     folder = open_image_folder(options["data"])
-    target = TargetOptions(weights=options["weights"], data=Path(options["data"]))
-    model, own = load_model(name, target, len(folder.classes))
+    target = TargetOptions(weights=options["weights"], data=Path(options["data"]), take=options.get("take"))
+    model, own, notes = load_model(name, target, len(folder.classes))
+    for note in notes:
+        warnings.warn(note, stacklevel=2)
     model = model.to(device)
     test, training, size = pipelines(name, options.get("image_size") or getattr(model, "image_size", None), own)
     normalise = next(step for step in test.transforms if isinstance(step, Normalize))
@@ -74,7 +77,13 @@ def load(name: str, options: dict[str, Any]) -> Bench:
 MODELS.register("torchvision")(
     ModelKind(
         load=load,
-        options={"weights": check_text, "data": check_text, "image_size": check_positive, "device": check_text},
+        options={
+            "weights": check_text,
+            "take": check_text,
+            "data": check_text,
+            "image_size": check_positive,
+            "device": check_text,
+        },
         required=("weights", "data"),
         named=True,
     )

@@ -1,0 +1,1 @@
+"""What aihwkit's own tests import from `tests.helpers`."""
