@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import math
+import threading
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from aihwkit.simulator.tiles.inference import InferenceTileWithPeriphery
 from torch import Tensor, nn
+from torch._compile import _disable_dynamo
 
+from aihwkit_nabn import native
 from aihwkit_nabn.chip.calibration_state import clear_calibration
 from aihwkit_nabn.chip.input_ranges import warn_of_initial_ranges
 from aihwkit_nabn.chip.shared import share_programming
 from aihwkit_nabn.chip.times import parse_time
 from aihwkit_nabn.chip.written import WrittenWeights
+from aihwkit_nabn.drawing import lending
 from aihwkit_nabn.errors import ConversionError, NabnError, NotProgrammedError
 from aihwkit_nabn.nn.inference_mode import outside_inference_mode
 from aihwkit_nabn.nn.layers import NoiseAwareLayer, named_analog_layers
-from aihwkit_nabn.seeding import RandomStream, check_seed, derive_seed, isolated_rng, seed_generators
+from aihwkit_nabn.seeding import RandomStream, check_seed, derive_seed, private_rng
 from aihwkit_nabn.simulator.compensation import match_readout_dtype
 from aihwkit_nabn.simulator.drift_readout import direct_readout
 from aihwkit_nabn.simulator.variation import begin_variation, restart_variation, rewind_variation
+
+# Packages whose noise models draw through torch, never through numpy or Python.
+_DRAW_THROUGH_TORCH = ("aihwkit", "aihwkit_nabn")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,18 +77,17 @@ def program_chip(model: nn.Module, seed: int, t_inference: float | str = 0.0) ->
     clear_calibration(model)
     rewind_variation(model)
     model.__dict__.pop("chip_state", None)  # there is none until all tiles are written
-    with isolated_rng(seed):
-        for name, tiles in tiles_of.items():
-            _set_reference(tiles)
-            _set_layer_max(tiles)
-            _set_chip_seed(tiles, seed)
-            for tile_name, tile in tiles.items():
-                match_readout_dtype(tile)
-                with direct_readout(tile):
-                    seed_generators(derive_seed(seed, "program", name, tile_name))
+    for name, tiles in tiles_of.items():
+        _set_reference(tiles)
+        _set_layer_max(tiles)
+        _set_chip_seed(tiles, seed)
+        for tile_name, tile in tiles.items():
+            match_readout_dtype(tile)
+            with direct_readout(tile):
+                with _tile_rng(tile, derive_seed(seed, "program", name, tile_name)):
                     tile.program_weights()
-                    share_programming(tile)
-                    _drift_tile(tile, derive_seed(seed, "drift", name, tile_name), seconds)
+                share_programming(tile)
+                _drift_tile(tile, derive_seed(seed, "drift", name, tile_name), seconds)
     begin_variation(model, _all_tiles(tiles_of), note_rewound=note_written)
     model.__dict__["chip_state"] = ChipState(seed=seed, t_inference=seconds)
     _restart_read_noise(layers, seed)
@@ -105,11 +112,10 @@ def drift_chip(model: nn.Module, t_inference: float | str) -> nn.Module:
     for name, tiles in layers.items():
         if any(_was_trained(tile) for tile in tiles.values()):
             raise NotProgrammedError(f"layer {name!r} was trained after it was programmed; call program_chip again")
-    with isolated_rng(state.seed):
-        for name, tiles in layers.items():
-            for tile_name, tile in tiles.items():
-                with direct_readout(tile):
-                    _drift_tile(tile, derive_seed(state.seed, "drift", name, tile_name), seconds)
+    for name, tiles in layers.items():
+        for tile_name, tile in tiles.items():
+            with direct_readout(tile):
+                _drift_tile(tile, derive_seed(state.seed, "drift", name, tile_name), seconds)
     begin_variation(model, _all_tiles(layers), n_samples, note_written)
     model.__dict__["chip_state"] = ChipState(seed=state.seed, t_inference=seconds)
     return model
@@ -174,19 +180,45 @@ class _RedirectedStream:
 
     def __init__(self, stream: RandomStream) -> None:
         self.stream = stream
-        self.active: list[Any] = []
+
+
+class _Entered(threading.local):
+    """The layers whose forward pass this thread is in, and their streams' blocks."""
+
+    def __init__(self) -> None:
+        self.blocks: list[tuple[Any, AbstractContextManager[object]]] = []
+
+
+_entered = _Entered()
 
 
 def _enter_stream(layer: Any, args: tuple[Any, ...]) -> None:
-    device = next((a.device for a in args if isinstance(a, Tensor)), torch.device("cpu"))
-    block = layer._nabn_read_noise.stream.as_global(device)
+    if native.is_compiled():
+        _lend_stream(layer, args)
+        return
+    _enter(layer, layer._nabn_read_noise.stream.as_global(*(arg for arg in args if isinstance(arg, Tensor))))
+
+
+@_disable_dynamo
+def _lend_stream(layer: Any, args: tuple[Any, ...]) -> None:
+    """Let what torch compiles of the layer, where no call can be redirected, draw from its stream."""
+    device = next((arg.device for arg in args if isinstance(arg, Tensor)), torch.device("cpu"))
+    _enter(layer, lending(layer._nabn_read_noise.stream.generator(device)))
+
+
+def _enter(layer: Any, block: AbstractContextManager[object]) -> None:
     block.__enter__()
-    layer._nabn_read_noise.active.append(block)
+    _entered.blocks.append((layer, block))
 
 
 def _leave_stream(layer: Any, args: tuple[Any, ...], output: Any) -> None:
-    if layer._nabn_read_noise.active:
-        layer._nabn_read_noise.active.pop().__exit__(None, None, None)
+    if native.is_compiled():
+        _left_out(layer, args, output)
+    elif _entered.blocks and _entered.blocks[-1][0] is layer:
+        _entered.blocks.pop()[1].__exit__(None, None, None)
+
+
+_left_out = _disable_dynamo(_leave_stream)
 
 
 def _layers(model: nn.Module) -> dict[str, Any]:
@@ -228,11 +260,20 @@ def _check_time(layers: dict[str, _Tiles], seconds: float) -> None:
 
 
 def _drift_tile(tile: Any, seed: int, seconds: float) -> None:
-    """Drift a programmed tile, inside its `direct_readout` and an `isolated_rng`."""
+    """Drift a programmed tile, inside its `direct_readout`."""
     tile._nabn_written = None  # so that an interruption in between is not taken for training
-    seed_generators(seed)
-    tile.drift_weights(seconds)
+    with _tile_rng(tile, seed):
+        tile.drift_weights(seconds)
     note_written(tile)
+
+
+def _tile_rng(tile: Any, seed: int) -> AbstractContextManager[None]:
+    """Return a context in which the tile's noise comes from this seed alone."""
+    noise_model, compensation = tile.rpu_config.noise_model, getattr(tile.rpu_config, "drift_compensation", None)
+    parts = [*getattr(noise_model, "effects", (noise_model,)), compensation]
+    # Who knows where other people's models draw from.
+    known = all(part is None or type(part).__module__.partition(".")[0] in _DRAW_THROUGH_TORCH for part in parts)
+    return private_rng(seed, torch_only=known)
 
 
 def note_written(tile: Any) -> None:

@@ -17,7 +17,7 @@ from aihwkit_nabn.calibration.report import CalibrationReport
 from aihwkit_nabn.chip import set_read_noise_seed
 from aihwkit_nabn.chip.input_ranges import ranged_layers
 from aihwkit_nabn.evaluation.plan import EvalFn, PlannedMethod, check_metrics
-from aihwkit_nabn.seeding import derive_seed, isolated_rng
+from aihwkit_nabn.seeding import derive_seed, isolated_rng, private_rng
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,8 @@ class Measuring:
     @contextmanager
     def _same_images(self, batches: object) -> Iterator[None]:
         # Seeded by the run, not by the chip: a shuffling loader gives every chip and every method the same images.
-        with isolated_rng(derive_seed(self.seed, "calibration")), _loader_restored(batches):
+        seed = derive_seed(self.seed, "calibration")
+        with isolated_rng(seed), private_rng(seed), _loader_restored(batches):
             yield
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aihwkit_nabn.seeding import isolated_rng
+from aihwkit_nabn.seeding import private_rng
 
 _STOCK_FORWARDS = {
     cls.forward
@@ -49,15 +49,14 @@ def differs(original: nn.Module, converted: nn.Module, shape: tuple[int, ...]) -
     Both are run in eval mode on copies, so neither is changed.
     """
     like = next((t for t in (*original.parameters(), *original.buffers()) if t.is_floating_point()), torch.empty(0))
-    with isolated_rng(0):
-        x = torch.randn(shape, dtype=like.dtype).to(like.device)
+    x = torch.randn(shape, dtype=like.dtype, generator=torch.Generator().manual_seed(0)).to(like.device)
     outputs = []
     for module in (original, converted):
         twin = copy.deepcopy(module).eval()
         twin._forward_hooks.clear()
         twin._forward_pre_hooks.clear()
         try:
-            with torch.no_grad(), isolated_rng(0):
+            with torch.no_grad(), private_rng(0, torch_only=False):
                 outputs.append(twin(x))
         except Exception as error:
             return f"its forward pass failed on a trial input of shape {shape}: {error}"

@@ -18,8 +18,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import warnings
-from contextlib import nullcontext
-from typing import Any
 
 import torch
 from aihwkit.simulator.parameters.io import IOParameters
@@ -86,11 +84,10 @@ def analog_product(
     if native.is_compiled():
         return _left_out(x, array, linear_map, stream)  # draws from the stream, and is compiled already
     recorded = native.is_recorded(x)
-    draws: Any = nullcontext() if recorded else stream.as_global(x.device)
     if not is_plain_torch(array):
         if recorded:
             _check_recordable(array)
-        with draws:
+        with stream.as_global(x):
             return array(x) if linear_map.spatial_dims == 0 else unfolded_convolution(x, array, linear_map)
     rows, io = tile_rows(array, as_numbers=not recorded), tiles_of(array)[0].rpu_config.forward
     reason = depends_on_vector(io)
@@ -98,7 +95,7 @@ def analog_product(
         torch.is_grad_enabled()
         and (x.requires_grad or any(weight.requires_grad for row in rows for weight in row.weights))
     ):
-        with draws:
+        with stream.as_global(x):
             if not reason:
                 return straight_through_product(x, rows, io, linear_map, bias=array.bias)
             if recorded:
@@ -110,7 +107,7 @@ def analog_product(
             return product_of_rows(x, rows, io, linear_map, bias=array.bias, seed=stream.integer, generator=generator)
         if linear_map.spatial_dims:
             _say_once(reason)
-        with stream.as_global(x.device):
+        with stream.as_global(x):
             return _within_memory(x, rows, io, linear_map, array.bias)
 
 

@@ -15,6 +15,7 @@ from aihwkit.simulator.tiles.torch_tile import TorchSimulatorTile
 from torch import Tensor
 
 from aihwkit_nabn import native
+from aihwkit_nabn.drawing import current_generator
 from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.simulator.converters import input_converter, output_converter, static_input_scale
 from aihwkit_nabn.simulator.crossbar import (
@@ -150,7 +151,7 @@ def vector_product(x: Tensor, row: TileRow, io: IOParameters) -> Tensor:
     """
     if native.is_recorded(x):
         return _recorded_vector_product(x, row, io)
-    generator = None if x.device.type == "cpu" else _global_generator(x.device)
+    generator = None if x.device.type == "cpu" else current_generator(x.device)
     if not depends_on_vector(io):
         return product_of_rows(x, [row], io, _VECTORS, bias=None, seed=global_seed, generator=generator)
     x = within_range(x, row.input_range)
@@ -211,7 +212,3 @@ def _vector_scale(x: Tensor, io: IOParameters) -> Tensor:
 def _static(io: IOParameters) -> IOParameters:
     """Return the settings that are left once the vectors are scaled."""
     return dataclasses.replace(io, noise_management=NoiseManagementType.NONE, bound_management=BoundManagementType.NONE)
-
-
-def _global_generator(device: torch.device) -> torch.Generator:
-    return torch.cuda.default_generators[torch.cuda.current_device() if device.index is None else device.index]
