@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -11,22 +10,19 @@ from typing import Any
 import torch
 from aihwkit.simulator.tiles.inference import InferenceTileWithPeriphery
 from torch import Tensor, nn
-from torch._compile import _disable_dynamo
 
-from aihwkit_nabn import native
 from aihwkit_nabn.chip.calibration_state import clear_calibration
 from aihwkit_nabn.chip.input_ranges import warn_of_initial_ranges
+from aihwkit_nabn.chip.read_noise import layers_of, restart_read_noise
 from aihwkit_nabn.chip.shared import share_programming
 from aihwkit_nabn.chip.times import parse_time
 from aihwkit_nabn.chip.written import WrittenWeights
-from aihwkit_nabn.drawing import lending
-from aihwkit_nabn.errors import ConversionError, NabnError, NotProgrammedError
+from aihwkit_nabn.errors import NabnError, NotProgrammedError
 from aihwkit_nabn.nn.inference_mode import outside_inference_mode
-from aihwkit_nabn.nn.layers import NoiseAwareLayer, named_analog_layers
-from aihwkit_nabn.seeding import RandomStream, check_seed, derive_seed, private_rng
+from aihwkit_nabn.seeding import check_seed, derive_seed, private_rng
 from aihwkit_nabn.simulator.compensation import match_readout_dtype
 from aihwkit_nabn.simulator.drift_readout import direct_readout
-from aihwkit_nabn.simulator.variation import begin_variation, restart_variation, rewind_variation
+from aihwkit_nabn.simulator.variation import begin_variation, rewind_variation
 
 # Packages whose noise models draw through torch, never through numpy or Python.
 _DRAW_THROUGH_TORCH = ("aihwkit", "aihwkit_nabn")
@@ -69,7 +65,7 @@ def program_chip(model: nn.Module, seed: int, t_inference: float | str = 0.0) ->
     """
     seed = check_seed("seed", seed)
     seconds = parse_time(t_inference)
-    layers = _layers(model)
+    layers = layers_of(model)
     tiles_of = _tiles_of(layers)
     _check_time(tiles_of, seconds)
     _check_weights(tiles_of)
@@ -90,7 +86,7 @@ def program_chip(model: nn.Module, seed: int, t_inference: float | str = 0.0) ->
                 _drift_tile(tile, derive_seed(seed, "drift", name, tile_name), seconds)
     begin_variation(model, _all_tiles(tiles_of), note_rewound=note_written)
     model.__dict__["chip_state"] = ChipState(seed=seed, t_inference=seconds)
-    _restart_read_noise(layers, seed)
+    restart_read_noise(layers, seed)
     return model
 
 
@@ -106,7 +102,7 @@ def drift_chip(model: nn.Module, t_inference: float | str) -> nn.Module:
     """
     seconds = parse_time(t_inference)
     state = chip_state(model)
-    layers = _tiles_of(_layers(model))
+    layers = _tiles_of(layers_of(model))
     _check_time(layers, seconds)
     n_samples = rewind_variation(model)
     for name, tiles in layers.items():
@@ -139,96 +135,9 @@ def check_programmed(model: nn.Module) -> None:
     Raises:
         NotProgrammedError: names the first layer that has not.
     """
-    for name, tiles in _tiles_of(_layers(model)).items():
+    for name, tiles in _tiles_of(layers_of(model)).items():
         if any(tile.programmed_weights is None for tile in tiles.values()):
             raise NotProgrammedError(f"layer {name!r} is not programmed; call program_chip(model, seed=...) first")
-
-
-def set_read_noise_seed(model: nn.Module, seed: int) -> None:
-    """Restart the model's read-noise stream: the noise drawn anew in every analog product.
-
-    Noise that varies while the network runs starts again too, always as the chip's own seed has it.
-
-    Our layers draw from a stream of their own each. aihwkit's own torch-tile layers are given one (their draws are
-    redirected while they run); its compiled tiles use a C++ generator that cannot be seeded from here.
-
-    Raises:
-        ConversionError: the model has no inference tiles.
-        NabnError: the seed is no integer >= 0.
-    """
-    seed = check_seed("seed", seed)
-    layers = _layers(model)
-    restart_variation(model)
-    _restart_read_noise(layers, seed)
-
-
-def _restart_read_noise(layers: dict[str, Any], seed: int) -> None:
-    for name, layer in layers.items():
-        stream = derive_seed(seed, "read", name)
-        if isinstance(layer, NoiseAwareLayer):
-            layer.read_noise.restart(stream)
-        elif isinstance(getattr(layer, "_nabn_read_noise", None), _RedirectedStream):
-            layer._nabn_read_noise.stream.restart(stream)
-        else:
-            layer._nabn_read_noise = _RedirectedStream(RandomStream(stream))
-            layer.register_forward_pre_hook(_enter_stream)
-            layer.register_forward_hook(_leave_stream, always_call=True)
-
-
-class _RedirectedStream:
-    """A stream that stands in for the global generator during the forward pass of a layer that is not ours."""
-
-    def __init__(self, stream: RandomStream) -> None:
-        self.stream = stream
-
-
-class _Entered(threading.local):
-    """The layers whose forward pass this thread is in, and their streams' blocks."""
-
-    def __init__(self) -> None:
-        self.blocks: list[tuple[Any, AbstractContextManager[object]]] = []
-
-
-_entered = _Entered()
-
-
-def _enter_stream(layer: Any, args: tuple[Any, ...]) -> None:
-    if native.is_compiled():
-        _lend_stream(layer, args)
-        return
-    _enter(layer, layer._nabn_read_noise.stream.as_global(*(arg for arg in args if isinstance(arg, Tensor))))
-
-
-@_disable_dynamo
-def _lend_stream(layer: Any, args: tuple[Any, ...]) -> None:
-    """Let what torch compiles of the layer, where no call can be redirected, draw from its stream."""
-    device = next((arg.device for arg in args if isinstance(arg, Tensor)), torch.device("cpu"))
-    _enter(layer, lending(layer._nabn_read_noise.stream.generator(device)))
-
-
-def _enter(layer: Any, block: AbstractContextManager[object]) -> None:
-    block.__enter__()
-    _entered.blocks.append((layer, block))
-
-
-def _leave_stream(layer: Any, args: tuple[Any, ...], output: Any) -> None:
-    if native.is_compiled():
-        _left_out(layer, args, output)
-    elif _entered.blocks and _entered.blocks[-1][0] is layer:
-        _entered.blocks.pop()[1].__exit__(None, None, None)
-
-
-_left_out = _disable_dynamo(_leave_stream)
-
-
-def _layers(model: nn.Module) -> dict[str, Any]:
-    """Return the analog layers by name."""
-    layers = named_analog_layers(model) if isinstance(model, nn.Module) else {}
-    if not layers:
-        raise ConversionError(
-            f"{type(model).__name__} has no layer on inference tiles; convert it with convert_to_noise_aware first"
-        )
-    return layers
 
 
 #: The tiles of one layer by name.
