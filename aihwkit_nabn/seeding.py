@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import random
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from aihwkit_nabn import native
+from aihwkit_nabn.drawing import Redirected, drawing_from
 from aihwkit_nabn.errors import NabnError
 
 
@@ -39,27 +43,72 @@ def derive_seed(seed: int, *keys: object) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
+class _Block:
+    """An `isolated_rng` block: what the generators held before it."""
+
+    def __init__(self) -> None:
+        self.before = torch.get_rng_state(), np.random.get_state(), random.getstate()
+
+    def restore(self) -> None:
+        torch.set_rng_state(self.before[0])
+        np.random.set_state(self.before[1])
+        random.setstate(self.before[2])
+
+
+# The blocks that are open, of all threads, in the order in which they were entered.
+_open: list[_Block] = []
+_opening = threading.Lock()
+
+
 @contextmanager
 def isolated_rng(seed: int) -> Iterator[None]:
     """Seed the CPU generators of torch, numpy and Python inside the block; restore them after it.
 
-    Programming noise is drawn on the CPU whatever device the tiles are on, so CUDA generators are not touched.
+    For code of others that draws from them. Threads share them: when the last of several blocks is left, in whatever
+    order, they are what they were before the first; in between, code in one block moves the numbers of another. What
+    must be the same on any number of threads draws in a `private_rng` block.
     """
-    states = torch.get_rng_state(), np.random.get_state(), random.getstate()
-    seed_generators(seed)
+    with _opening:
+        block = _Block()
+        _open.append(block)
+        torch.random.default_generator.manual_seed(seed % 2**64)  # torch takes no larger ones
+        np.random.seed(seed % 2**32)
+        random.seed(seed)
     try:
         yield
     finally:
-        torch.set_rng_state(states[0])
-        np.random.set_state(states[1])
-        random.setstate(states[2])
+        with _opening:
+            place = _open.index(block)
+            if place + 1 < len(_open):
+                _open[place + 1].before = block.before
+            else:
+                block.restore()
+            del _open[place]
 
 
-def seed_generators(seed: int) -> None:
-    """Seed the CPU generators of torch, numpy and Python; for use inside an `isolated_rng` block."""
-    torch.random.default_generator.manual_seed(seed % 2**64)  # torch takes no larger ones
-    np.random.seed(seed % 2**32)
-    random.seed(seed)
+# Held where code draws from generators that all threads share.
+_shared = threading.RLock()
+
+
+@contextmanager
+def private_rng(seed: int, *, torch_only: bool = True) -> Iterator[None]:
+    """Let what this thread draws inside the block come from generators of its own, whatever other threads draw.
+
+    On the CPU; programming noise is drawn there whatever device the tiles are on. The numbers are those of an
+    `isolated_rng` block.
+
+    Args:
+        seed: Of the generators, an integer >= 0.
+        torch_only: Whether the code inside draws through torch alone. Numpy and Python have one generator for all
+            threads: with False they are seeded and restored too, and threads wait for each other.
+    """
+    own = torch.Generator().manual_seed(seed % 2**64)
+    if torch_only:
+        with drawing_from(own):
+            yield
+        return
+    with _shared, isolated_rng(seed), drawing_from(own):
+        yield
 
 
 class RandomStream:
@@ -89,22 +138,14 @@ class RandomStream:
         """Return the next integer of the stream on the CPU, in ``[0, 2**62)``, to seed other generators with."""
         return int(torch.randint(2**62, (), generator=self.generator(torch.device("cpu"))))
 
-    @contextmanager
-    def as_global(self, device: torch.device) -> Iterator[None]:
-        """Let code that draws from torch's global generator of `device` draw from this stream instead."""
-        stream = self.generator(device)
-        if device.type == "cuda":
-            index = torch.cuda.current_device() if device.index is None else device.index
-            shared = torch.cuda.default_generators[index]
-        else:
-            shared = torch.random.default_generator
-        saved = shared.get_state()
-        shared.set_state(stream.get_state())
-        try:
-            yield
-        finally:
-            stream.set_state(shared.get_state())
-            shared.set_state(saved)
+    def as_global(self, *inputs: Tensor) -> AbstractContextManager[object]:
+        """Let what this thread draws from torch's global generators, on any device, come from this stream instead.
+
+        Args:
+            *inputs: What the code inside works on. Where torch records operations on them for later, everything stays
+                as it is: a record holds no generator.
+        """
+        return nullcontext() if native.is_recorded(*inputs) else Redirected(self.generator)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> RandomStream:
         twin = RandomStream(self.seed)

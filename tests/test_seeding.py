@@ -3,13 +3,17 @@ from __future__ import annotations
 import copy
 import pickle
 import random
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from threading import Barrier
 
 import numpy as np
 import pytest
 import torch
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from aihwkit_nabn.errors import NabnError
-from aihwkit_nabn.seeding import RandomStream, check_seed, derive_seed, isolated_rng
+from aihwkit_nabn.seeding import RandomStream, check_seed, derive_seed, isolated_rng, private_rng
 
 CPU = torch.device("cpu")
 
@@ -88,13 +92,92 @@ def test_stream_restarts_and_goes_on():
 def test_stream_stands_in_for_the_global_generator():
     stream = RandomStream(4)
     state = torch.get_rng_state()
-    with stream.as_global(CPU):
+    with stream.as_global():
         first = torch.rand(2)
-    with pytest.raises(RuntimeError), stream.as_global(CPU):
+    with pytest.raises(RuntimeError), stream.as_global(torch.ones(1)):
         second = torch.rand(2)
         raise RuntimeError
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(torch.cat([first, second]), torch.rand(4, generator=torch.Generator().manual_seed(4)))
+
+
+def test_a_stream_stands_aside_where_torch_records():
+    stream = RandomStream(4)
+    graph = make_fx(lambda x: drawn_from(stream, x))(torch.ones(3))
+    torch.manual_seed(1)
+    first = graph(torch.ones(3))
+    assert not torch.equal(graph(torch.ones(3)), first)
+    torch.manual_seed(1)
+    assert torch.equal(graph(torch.ones(3)), first)
+
+
+def drawn_from(stream, x):
+    with stream.as_global(x):
+        return x + torch.rand_like(x)
+
+
+def in_threads(*work):
+    """Run functions at the same time, each in a thread of its own, and return what they returned."""
+    with ThreadPoolExecutor(len(work)) as pool:
+        return [future.result() for future in [pool.submit(function) for function in work]]
+
+
+@pytest.mark.parametrize("last", [0, 1, 2])
+def test_blocks_of_several_threads_leave_the_generators_alone(last):
+    """Whichever is left last."""
+    before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
+    blocks = [isolated_rng(seed) for seed in range(3)]
+    for block in blocks:
+        block.__enter__()
+    order = [index for index in range(3) if index != last] + [last]
+    for index in order:
+        draws()
+        blocks[index].__exit__(None, None, None)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert (np.random.get_state()[1] == before[1]).all() and random.getstate() == before[2]
+
+
+def test_a_private_block_draws_what_an_isolated_one_does():
+    for seed in (3, 2**63, 10**30):
+        with isolated_rng(seed):
+            expected = draws()
+        with private_rng(seed, torch_only=False):
+            assert draws() == expected
+        with private_rng(seed):
+            assert torch.rand(3).tolist() == expected[:3]
+
+
+@pytest.mark.parametrize("torch_only", [True, False])
+def test_private_blocks_of_several_threads_do_not_disturb_each_other(torch_only):
+    n, threads = 3, 4
+    gate = Barrier(threads if torch_only else 1)
+
+    def draw():
+        return torch.rand(3).tolist() if torch_only else draws()
+
+    def work(seed):
+        found = []
+        for step in range(20):
+            with private_rng(derive_seed(seed, step), torch_only=torch_only):
+                for _ in range(n):
+                    gate.wait()  # all of them are inside; where they must wait for each other, only one
+                    found += draw()
+        return found
+
+    before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
+    found = in_threads(*(partial(work, seed) for seed in range(threads)))
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert (np.random.get_state()[1] == before[1]).all() and random.getstate() == before[2]
+    gate = Barrier(1)
+    assert found == [work(seed) for seed in range(threads)]
+
+
+def test_other_threads_draw_from_the_global_generator():
+    torch.manual_seed(2)
+    expected = torch.rand(3)
+    torch.manual_seed(2)
+    with private_rng(5):
+        assert torch.equal(in_threads(lambda: torch.rand(3))[0], expected)
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda stream: pickle.loads(pickle.dumps(stream))])

@@ -10,7 +10,8 @@ from aihwkit_nabn.chip.calibration_state import (
 )
 from aihwkit_nabn.chip.calibration_tensors import calibration_tensors, load_calibration_tensors
 from aihwkit_nabn.chip.chip_file import chip_info, load_chip, save_chip
-from aihwkit_nabn.chip.programming import ChipState, chip_state, drift_chip, program_chip, set_read_noise_seed
+from aihwkit_nabn.chip.programming import ChipState, chip_state, drift_chip, program_chip
+from aihwkit_nabn.chip.read_noise import set_read_noise_seed
 from aihwkit_nabn.chip.times import format_time, parse_time
 
 __all__ = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,16 +13,19 @@ from torch import Tensor, nn
 
 from aihwkit_nabn.chip.calibration_state import clear_calibration
 from aihwkit_nabn.chip.input_ranges import warn_of_initial_ranges
+from aihwkit_nabn.chip.read_noise import layers_of, restart_read_noise
 from aihwkit_nabn.chip.shared import share_programming
 from aihwkit_nabn.chip.times import parse_time
 from aihwkit_nabn.chip.written import WrittenWeights
-from aihwkit_nabn.errors import ConversionError, NabnError, NotProgrammedError
+from aihwkit_nabn.errors import NabnError, NotProgrammedError
 from aihwkit_nabn.nn.inference_mode import outside_inference_mode
-from aihwkit_nabn.nn.layers import NoiseAwareLayer, named_analog_layers
-from aihwkit_nabn.seeding import RandomStream, check_seed, derive_seed, isolated_rng, seed_generators
+from aihwkit_nabn.seeding import check_seed, derive_seed, private_rng
 from aihwkit_nabn.simulator.compensation import match_readout_dtype
 from aihwkit_nabn.simulator.drift_readout import direct_readout
-from aihwkit_nabn.simulator.variation import begin_variation, restart_variation, rewind_variation
+from aihwkit_nabn.simulator.variation import begin_variation, rewind_variation
+
+# Packages whose noise models draw through torch, never through numpy or Python.
+_DRAW_THROUGH_TORCH = ("aihwkit", "aihwkit_nabn")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +65,7 @@ def program_chip(model: nn.Module, seed: int, t_inference: float | str = 0.0) ->
     """
     seed = check_seed("seed", seed)
     seconds = parse_time(t_inference)
-    layers = _layers(model)
+    layers = layers_of(model)
     tiles_of = _tiles_of(layers)
     _check_time(tiles_of, seconds)
     _check_weights(tiles_of)
@@ -69,21 +73,20 @@ def program_chip(model: nn.Module, seed: int, t_inference: float | str = 0.0) ->
     clear_calibration(model)
     rewind_variation(model)
     model.__dict__.pop("chip_state", None)  # there is none until all tiles are written
-    with isolated_rng(seed):
-        for name, tiles in tiles_of.items():
-            _set_reference(tiles)
-            _set_layer_max(tiles)
-            _set_chip_seed(tiles, seed)
-            for tile_name, tile in tiles.items():
-                match_readout_dtype(tile)
-                with direct_readout(tile):
-                    seed_generators(derive_seed(seed, "program", name, tile_name))
+    for name, tiles in tiles_of.items():
+        _set_reference(tiles)
+        _set_layer_max(tiles)
+        _set_chip_seed(tiles, seed)
+        for tile_name, tile in tiles.items():
+            match_readout_dtype(tile)
+            with direct_readout(tile):
+                with _tile_rng(tile, derive_seed(seed, "program", name, tile_name)):
                     tile.program_weights()
-                    share_programming(tile)
-                    _drift_tile(tile, derive_seed(seed, "drift", name, tile_name), seconds)
+                share_programming(tile)
+                _drift_tile(tile, derive_seed(seed, "drift", name, tile_name), seconds)
     begin_variation(model, _all_tiles(tiles_of), note_rewound=note_written)
     model.__dict__["chip_state"] = ChipState(seed=seed, t_inference=seconds)
-    _restart_read_noise(layers, seed)
+    restart_read_noise(layers, seed)
     return model
 
 
@@ -99,17 +102,16 @@ def drift_chip(model: nn.Module, t_inference: float | str) -> nn.Module:
     """
     seconds = parse_time(t_inference)
     state = chip_state(model)
-    layers = _tiles_of(_layers(model))
+    layers = _tiles_of(layers_of(model))
     _check_time(layers, seconds)
     n_samples = rewind_variation(model)
     for name, tiles in layers.items():
         if any(_was_trained(tile) for tile in tiles.values()):
             raise NotProgrammedError(f"layer {name!r} was trained after it was programmed; call program_chip again")
-    with isolated_rng(state.seed):
-        for name, tiles in layers.items():
-            for tile_name, tile in tiles.items():
-                with direct_readout(tile):
-                    _drift_tile(tile, derive_seed(state.seed, "drift", name, tile_name), seconds)
+    for name, tiles in layers.items():
+        for tile_name, tile in tiles.items():
+            with direct_readout(tile):
+                _drift_tile(tile, derive_seed(state.seed, "drift", name, tile_name), seconds)
     begin_variation(model, _all_tiles(layers), n_samples, note_written)
     model.__dict__["chip_state"] = ChipState(seed=state.seed, t_inference=seconds)
     return model
@@ -133,70 +135,9 @@ def check_programmed(model: nn.Module) -> None:
     Raises:
         NotProgrammedError: names the first layer that has not.
     """
-    for name, tiles in _tiles_of(_layers(model)).items():
+    for name, tiles in _tiles_of(layers_of(model)).items():
         if any(tile.programmed_weights is None for tile in tiles.values()):
             raise NotProgrammedError(f"layer {name!r} is not programmed; call program_chip(model, seed=...) first")
-
-
-def set_read_noise_seed(model: nn.Module, seed: int) -> None:
-    """Restart the model's read-noise stream: the noise drawn anew in every analog product.
-
-    Noise that varies while the network runs starts again too, always as the chip's own seed has it.
-
-    Our layers draw from a stream of their own each. aihwkit's own torch-tile layers are given one (their draws are
-    redirected while they run); its compiled tiles use a C++ generator that cannot be seeded from here.
-
-    Raises:
-        ConversionError: the model has no inference tiles.
-        NabnError: the seed is no integer >= 0.
-    """
-    seed = check_seed("seed", seed)
-    layers = _layers(model)
-    restart_variation(model)
-    _restart_read_noise(layers, seed)
-
-
-def _restart_read_noise(layers: dict[str, Any], seed: int) -> None:
-    for name, layer in layers.items():
-        stream = derive_seed(seed, "read", name)
-        if isinstance(layer, NoiseAwareLayer):
-            layer.read_noise.restart(stream)
-        elif isinstance(getattr(layer, "_nabn_read_noise", None), _RedirectedStream):
-            layer._nabn_read_noise.stream.restart(stream)
-        else:
-            layer._nabn_read_noise = _RedirectedStream(RandomStream(stream))
-            layer.register_forward_pre_hook(_enter_stream)
-            layer.register_forward_hook(_leave_stream, always_call=True)
-
-
-class _RedirectedStream:
-    """A stream that stands in for the global generator during the forward pass of a layer that is not ours."""
-
-    def __init__(self, stream: RandomStream) -> None:
-        self.stream = stream
-        self.active: list[Any] = []
-
-
-def _enter_stream(layer: Any, args: tuple[Any, ...]) -> None:
-    device = next((a.device for a in args if isinstance(a, Tensor)), torch.device("cpu"))
-    block = layer._nabn_read_noise.stream.as_global(device)
-    block.__enter__()
-    layer._nabn_read_noise.active.append(block)
-
-
-def _leave_stream(layer: Any, args: tuple[Any, ...], output: Any) -> None:
-    if layer._nabn_read_noise.active:
-        layer._nabn_read_noise.active.pop().__exit__(None, None, None)
-
-
-def _layers(model: nn.Module) -> dict[str, Any]:
-    """Return the analog layers by name."""
-    layers = named_analog_layers(model) if isinstance(model, nn.Module) else {}
-    if not layers:
-        raise ConversionError(
-            f"{type(model).__name__} has no layer on inference tiles; convert it with convert_to_noise_aware first"
-        )
-    return layers
 
 
 #: The tiles of one layer by name.
@@ -228,11 +169,20 @@ def _check_time(layers: dict[str, _Tiles], seconds: float) -> None:
 
 
 def _drift_tile(tile: Any, seed: int, seconds: float) -> None:
-    """Drift a programmed tile, inside its `direct_readout` and an `isolated_rng`."""
+    """Drift a programmed tile, inside its `direct_readout`."""
     tile._nabn_written = None  # so that an interruption in between is not taken for training
-    seed_generators(seed)
-    tile.drift_weights(seconds)
+    with _tile_rng(tile, seed):
+        tile.drift_weights(seconds)
     note_written(tile)
+
+
+def _tile_rng(tile: Any, seed: int) -> AbstractContextManager[None]:
+    """Return a context in which the tile's noise comes from this seed alone."""
+    noise_model, compensation = tile.rpu_config.noise_model, getattr(tile.rpu_config, "drift_compensation", None)
+    parts = [*getattr(noise_model, "effects", (noise_model,)), compensation]
+    # Who knows where other people's models draw from.
+    known = all(part is None or type(part).__module__.partition(".")[0] in _DRAW_THROUGH_TORCH for part in parts)
+    return private_rng(seed, torch_only=known)
 
 
 def note_written(tile: Any) -> None:

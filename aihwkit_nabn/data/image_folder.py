@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets import ImageFolder
 
 from aihwkit_nabn.errors import NabnError, check_count
-from aihwkit_nabn.seeding import derive_seed, isolated_rng
+from aihwkit_nabn.seeding import derive_seed, private_rng
 
 _CACHE_BYTES = 2**30
 _LISTED = 5
@@ -91,7 +91,7 @@ class TransformedImages(Dataset[tuple[Tensor, int]]):
             image = self.folder.loader(path)
         except _UNREADABLE as error:
             raise NabnError(f"cannot read image {path}: {error}") from error
-        with isolated_rng(derive_seed(self.seed, "transform", self.indices[place])):
+        with private_rng(derive_seed(self.seed, "transform", self.indices[place]), torch_only=False):
             return self.transform(image), label
 
 

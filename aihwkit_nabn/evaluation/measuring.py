@@ -20,7 +20,7 @@ from aihwkit_nabn.evaluation.first_call import FirstCall
 from aihwkit_nabn.evaluation.plan import EvalFn, PlannedMethod, check_metrics
 from aihwkit_nabn.nn.evaluation_mode import evaluation_mode
 from aihwkit_nabn.nn.verification import verify
-from aihwkit_nabn.seeding import derive_seed, isolated_rng
+from aihwkit_nabn.seeding import derive_seed, isolated_rng, private_rng
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,8 @@ class Measuring:
     @contextmanager
     def _same_images(self, batches: object) -> Iterator[None]:
         # Seeded by the run, not by the chip: a shuffling loader gives every chip and every method the same images.
-        with isolated_rng(derive_seed(self.seed, "calibration")), _loader_restored(batches):
+        seed = derive_seed(self.seed, "calibration")
+        with isolated_rng(seed), private_rng(seed), _loader_restored(batches):
             yield
 
 

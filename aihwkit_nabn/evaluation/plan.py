@@ -13,7 +13,7 @@ from aihwkit_nabn.calibration import CALIBRATION_METHODS, CalibrationMethod
 from aihwkit_nabn.calibration.method import build_method
 from aihwkit_nabn.errors import NabnError, UnknownNameError, check_count, is_finite_number, suggestion
 from aihwkit_nabn.evaluation.scenario import UNCALIBRATED, MethodSpec, Scenario, label_methods
-from aihwkit_nabn.seeding import check_seed
+from aihwkit_nabn.seeding import check_seed, private_rng
 
 EvalFn = Callable[[nn.Module], Mapping[str, float]]
 CalibrationBatches = Iterable[Any] | Mapping[str, Iterable[Any]]
@@ -232,8 +232,9 @@ def _check_batches(field: str, batches: object) -> Iterable[Any]:
 def _refuse_one_shot(methods: list[PlannedMethod], passes: int, more: Iterable[Any] | None) -> None:
     for method in methods:
         # An iterator is its own iterator: a second `for` over it would find nothing.
-        if method.batches is None or iter(method.batches) is not method.batches:
-            continue
+        with private_rng(0):  # a loader draws a seed for its workers
+            if method.batches is None or iter(method.batches) is not method.batches:
+                continue
         total = passes * sum(other.batches is method.batches for other in methods) + (more is method.batches)
         if total > 1:
             raise NabnError(

@@ -4,9 +4,10 @@
 """
 
 from aihwkit_nabn.native.alignment import align_in_place
-from aihwkit_nabn.native.converters import CHUNK, Numbers, Readout, fits, read_out, to_levels
+from aihwkit_nabn.native.converters import CHUNK, Numbers, Readout, read_out, to_levels
 from aihwkit_nabn.native.library import is_available, is_parallel, why_not
 from aihwkit_nabn.native.moments import channel_moments
+from aihwkit_nabn.native.tensors import check_runs, fits, is_compiled, is_recorded
 
 __all__ = [
     "CHUNK",
@@ -14,9 +15,12 @@ __all__ = [
     "Readout",
     "align_in_place",
     "channel_moments",
+    "check_runs",
     "fits",
     "is_available",
+    "is_compiled",
     "is_parallel",
+    "is_recorded",
     "read_out",
     "to_levels",
     "why_not",

@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from aihwkit_nabn.native.library import declare, run
@@ -111,15 +110,6 @@ class Readout:
     by_column: bool
     rounds: bool
     bound: float
-
-
-def fits(*tensors: Tensor | float | None) -> bool:
-    """Whether `read_out` can work on these in place."""
-    return all(
-        x.dtype is torch.float32 and x.device.type == "cpu" and x.is_contiguous()
-        for x in tensors
-        if isinstance(x, Tensor)
-    )
 
 
 def read_out(job: Readout, numbers: Numbers | None) -> None:

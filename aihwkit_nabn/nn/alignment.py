@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,7 +13,6 @@ from aihwkit_nabn import native
 from aihwkit_nabn.errors import NabnError
 
 
-@dataclass(frozen=True)
 class InputMean:
     """Gives the mean of the inputs that each output was computed from: ``[..., 1 or groups, *spatial]``.
 
@@ -23,8 +21,9 @@ class InputMean:
         mean: What makes the mean of them.
     """
 
-    inputs: Tensor
-    mean: Callable[[Tensor], Tensor]
+    def __init__(self, inputs: Tensor, mean: Callable[[Tensor], Tensor]) -> None:  # torch's compiler knows no dataclass
+        self.inputs = inputs
+        self.mean = mean
 
     def __call__(self) -> Tensor:
         """Return the mean."""
@@ -137,13 +136,12 @@ def align(
         gain, mean = gain.to(x.dtype), mean.to(x.dtype)
     # Channels in dimension 1: torch's fastest scale-and-shift is to normalise with mean 0 and variance 1.
     is_map = x.dim() == 1 - channel_dim and x.numel() > 0
-    may_overwrite = overwrite and not torch.is_grad_enabled() and x.is_contiguous() and x.device.type == "cpu"
-    if is_map and may_overwrite and native.is_available() and native.fits(x, scale, offset, gain, mean):
+    if is_map and overwrite and not torch.is_grad_enabled() and native.fits(x, scale, offset, gain, mean):
         native.align_in_place(x, scale, offset, gain, mean)
         return x
     if is_map:
         zero, one = torch.zeros_like(scale), torch.ones_like(scale)
-        if may_overwrite:
+        if overwrite and _may_write(x) and x.is_contiguous() and x.device.type == "cpu":
             unused = (x.new_empty(0), x.new_empty(0))
             torch.native_batch_norm(x, scale, offset, zero, one, False, 0.0, 1e-30, out=(x, *unused))
             out = x
@@ -160,9 +158,14 @@ def _add_mean(y: Tensor, gain: Tensor, mean: Tensor, channel_dim: int, overwrite
     if groups > 1:
         mean = mean.repeat_interleave(gain.shape[0] // groups, channel_dim)
     gain = gain.to(y.dtype).view((-1,) + (1,) * (-channel_dim - 1))
-    if overwrite and not torch.is_grad_enabled():
+    if overwrite and _may_write(y):
         return y.addcmul_(gain, mean)
     return torch.addcmul(y, gain, mean)
+
+
+def _may_write(y: Tensor) -> bool:
+    """Whether neither a gradient nor a record of what torch does needs `y` as it is."""
+    return not torch.is_grad_enabled() and not native.is_recorded(y)
 
 
 def adopt_optional_buffers(module: nn.Module, names: tuple[str, ...], state: dict[str, Any], prefix: str) -> None:

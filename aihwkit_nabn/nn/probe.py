@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from aihwkit_nabn.errors import NabnError
-from aihwkit_nabn.seeding import isolated_rng
+from aihwkit_nabn.seeding import private_rng
 
 Function = Callable[[Tensor], Any]
 
@@ -80,13 +80,13 @@ def first_difference(
     for shape in shapes:
         x = trial_input(layer, shape)
         try:
-            with torch.no_grad(), isolated_rng(0):
+            with torch.no_grad(), private_rng(0, torch_only=False):
                 expected = original(x)
         except Exception as error:  # whatever a class of the user's raises
             failures.append(f"its forward pass failed on a trial input of shape {shape}: {error}")
             continue
         try:
-            with torch.no_grad(), isolated_rng(0):
+            with torch.no_grad(), private_rng(0, torch_only=False):
                 got = other(x)
         except NabnError as error:
             return str(error)
@@ -120,7 +120,7 @@ def trial_input(layer: nn.Module, shape: tuple[int, ...]) -> Tensor:
     """Return a random input of the layer's type."""
     tensors = (*layer.parameters(), *layer.buffers())
     like = next((t for t in tensors if t.is_floating_point()), torch.empty(0))
-    with isolated_rng(0):
+    with private_rng(0, torch_only=False):
         return torch.randn(shape, dtype=like.dtype).to(like.device)
 
 

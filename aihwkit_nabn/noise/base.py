@@ -12,6 +12,7 @@ import torch
 from aihwkit.inference.noise.base import BaseNoiseModel
 from torch import Tensor
 
+from aihwkit_nabn.drawing import current_generator
 from aihwkit_nabn.errors import NabnError
 
 #: What `WeightNoiseModel.program` may return: the weights, alone or with the state that drift needs.
@@ -110,8 +111,8 @@ class WeightNoiseModel(BaseNoiseModel):
             `apply_drift_noise`: one dictionary of tensors.
         """
         work = _work_copy(weights)
-        # torch's own generator, not a copy: a model that draws with torch.randn_like then moves the same stream on.
-        result = self.program(work, self._w_max(work), torch.random.default_generator)
+        # Where torch.randn_like draws from too, not a copy: a model that uses it then moves the same stream on.
+        result = self.program(work, self._w_max(work), current_generator())
         programmed, state = result if isinstance(result, tuple) else (result, {})
         return self._like(programmed, weights, "program"), [state]
 
@@ -132,9 +133,7 @@ class WeightNoiseModel(BaseNoiseModel):
         seconds = self.check_time(t_inference)
         kept = drift_noise_parameters[0] if drift_noise_parameters else {}
         state = {name: tensor.cpu() for name, tensor in kept.items()}
-        return self._like(
-            self.drift(_work_copy(weights), state, seconds, torch.random.default_generator), weights, "drift"
-        )
+        return self._like(self.drift(_work_copy(weights), state, seconds, current_generator()), weights, "drift")
 
     @torch.no_grad()
     def apply_noise(self, weights: Tensor, t_inference: float) -> Tensor:

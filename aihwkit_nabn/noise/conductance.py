@@ -11,6 +11,7 @@ import torch
 from aihwkit.inference.noise.base import BaseNoiseModel
 from torch import Tensor
 
+from aihwkit_nabn.drawing import drawing_from
 from aihwkit_nabn.errors import NabnError, check_number
 from aihwkit_nabn.noise.base import WeightNoiseModel
 
@@ -81,22 +82,6 @@ def check_scales(model: WeightNoiseModel, **scales: object) -> None:
     """
     for name, value in scales.items():
         setattr(model, name, check_number(name, value, minimum=0.0))
-
-
-@contextmanager
-def drawing_from(generator: torch.Generator) -> Iterator[None]:
-    """Let code that draws from torch's global CPU generator draw from `generator` instead."""
-    shared = torch.random.default_generator
-    if generator is shared:
-        yield
-        return
-    saved = shared.get_state()
-    shared.set_state(generator.get_state())
-    try:
-        yield
-    finally:
-        generator.set_state(shared.get_state())
-        shared.set_state(saved)
 
 
 @contextmanager

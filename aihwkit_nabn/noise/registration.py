@@ -12,7 +12,7 @@ from aihwkit.inference.noise.base import BaseNoiseModel
 from aihwkit_nabn.errors import NabnError, UnknownNameError, suggestion
 from aihwkit_nabn.noise.base import WeightNoiseModel, argument_names
 from aihwkit_nabn.registry import Registry
-from aihwkit_nabn.seeding import isolated_rng
+from aihwkit_nabn.seeding import private_rng
 
 NoiseClass = TypeVar("NoiseClass", bound=type[BaseNoiseModel])
 
@@ -44,7 +44,7 @@ def _check_model(name: str, model_class: type[BaseNoiseModel]) -> None:
     weights = torch.linspace(-1.0, 1.0, 6).reshape(2, 3)
     t_inference = float(getattr(model_class, "t_range_s", (1.0, math.inf))[0])
     try:
-        with isolated_rng(0):
+        with private_rng(0, torch_only=False):
             programmed, state = model.apply_programming_noise(weights.clone())
             drifted = model.apply_drift_noise(programmed, state, t_inference)
     except Exception as error:

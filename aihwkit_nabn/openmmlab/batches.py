@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Subset
 
 from aihwkit_nabn.errors import CalibrationError
 from aihwkit_nabn.evaluation.plan import PLAIN
-from aihwkit_nabn.seeding import derive_seed, isolated_rng
+from aihwkit_nabn.seeding import derive_seed, private_rng
 
 # Transforms of a test pipeline that only the metric needs: calibration sees no label. Upstream's loaders of labels:
 # LoadAnnotations, LoadPanopticAnnotations, LoadBiomedicalAnnotation, LoadDepthAnnotation, ...
@@ -74,11 +74,11 @@ class CalibrationImages:
         loader = DataLoader(
             Subset(self.dataset, self.indices), batch_size=self.batch_size, collate_fn=pseudo_collate, num_workers=0
         )
-        with isolated_rng(self.seed):  # a loader draws a seed for its workers
+        with private_rng(self.seed, torch_only=False):  # a loader draws a seed for its workers
             iterator = iter(loader)
         for number in range(len(self)):
             # Augmentation draws from the global generators: seeded per batch, whatever the model draws in between.
-            with isolated_rng(derive_seed(self.seed, number)):
+            with private_rng(derive_seed(self.seed, number), torch_only=False):
                 batch = next(iterator)
             yield batch
 

@@ -136,7 +136,7 @@ class NoiseAwareDeformConv2d(NoiseAwareLayer):
         ) >= 0:
             product = self._exact(x, offset, mask)
         else:  # mmcv's operators also fail on inputs smaller than the kernel
-            with self.read_noise.as_global(x.device):
+            with self.read_noise.as_global(x):
                 vectors, size = deformed_vectors(x, offset, mask, self.linear_map, m.deform_groups)
                 product = unfolded_product(vectors, array).transpose(1, 2).reshape(x.shape[0], -1, *size)
         out: Tensor = self.alignment(product, overwrite=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from aihwkit.simulator.parameters.enums import BoundManagementType, WeightNoiseType
@@ -34,14 +35,15 @@ class TileRow:
         columns: Which columns of the layer's matrix they hold.
         weights: ``[out, columns]`` of each tile in its units; outputs side by side.
         scale: What their results are multiplied with in the end, one factor or ``[out]``.
-        input_range: Largest input, and what inputs are divided by; None without one.
+        input_range: Largest input, and what inputs are divided by; None without one. A tensor ``[1]`` where numbers
+            must not be read.
         noise: ``[out]`` standard deviation of each output's noise where it differs; None: the settings' own.
     """
 
     columns: range
     weights: tuple[Tensor, ...]
     scale: Tensor | float
-    input_range: float | None
+    input_range: Tensor | float | None
     noise: Tensor | None
 
     @property
@@ -133,6 +135,7 @@ def analog_results(x: Tensor, row: TileRow, io: IOParameters, linear_map: Linear
     """
     dac, adc = input_converter(io), output_converter(io)
     part = own_inputs(x, row, linear_map)
+    assert not isinstance(row.input_range, Tensor)
     levels = to_levels(part, dac, row.input_range, static_input_scale(io) or 1.0, linear_map.channel_dim)
     if not io.is_perfect and io.inp_noise > 0.0:
         levels = levels.add(torch.randn_like(levels), alpha=io.inp_noise / dac.unit)
@@ -162,7 +165,7 @@ def currents_of(
         else:
             squared = _only_own(torch.ones_like(kernel), row, linear_map) * (io.w_noise * dac_unit / adc_unit) ** 2
         variance = linear_map.apply(levels * levels, squared, None)
-        variance.clamp_(min=0.0)  # an algorithm with rounding errors may have summed it
+        variance.relu_()  # an algorithm with rounding errors may have summed it
     if io.ir_drop > 0.0:
         n = len(row.columns)
         total = linear_map.apply(levels.abs(), kernel.abs() * (adc_unit * n / io.ir_drop_g_ratio), None)
@@ -196,6 +199,11 @@ def _kernel(row: TileRow, linear_map: LinearMap, unit: float) -> Tensor:
         torch.mul(weight, unit, out=kernel[top : top + weight.shape[0], before : before + n])
         top += weight.shape[0]
     return kernel
+
+
+def within_range(x: Tensor, input_range: Any) -> Tensor:
+    """Return inputs cut off at a range, a number or ``[1]``, in units of it; as they are where it is None."""
+    return x if input_range is None else x.clamp(-input_range, input_range) / input_range
 
 
 def own_inputs(x: Tensor, row: TileRow, linear_map: LinearMap) -> Tensor:

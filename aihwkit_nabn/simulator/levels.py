@@ -44,7 +44,7 @@ def to_levels(x: Tensor, dac: Converter, input_range: float | None, scale: float
         convert(x, out)
         return out
     source, target = _outer_rows(x, channel_dim), _outer_rows(out, channel_dim)
-    if native.is_available() and native.fits(target) and source.dtype is torch.float32 and source.stride(1) == 1:
+    if native.fits(target, rows=source):
         limit = dac.bound / dac.unit
         native.to_levels(source, target, input_range=input_range, cuts=cuts, scale=scale, step=dac.step, bound=limit)
         return out

@@ -8,6 +8,9 @@ product, a convolution). Four ways lead to the result, the first that fits is ta
 2. Converters and noise treat every input vector alike: one convolution per tile row (`crossbar`).
 3. They look at each vector: the input is unfolded, a bounded part at a time (`vectors`).
 4. The tiles are not the torch tile, or in training: unfolded, through each tile's own forward pass.
+
+With gradients, and where torch records operations instead of running them, 2 and 3 give way to operations that torch
+can follow (`straight_through`).
 """
 
 from __future__ import annotations
@@ -19,8 +22,11 @@ import warnings
 import torch
 from aihwkit.simulator.parameters.io import IOParameters
 from aihwkit.simulator.tiles.array import TileModuleArray
-from torch import Tensor
+from torch import Tensor, nn
+from torch._compile import _disable_dynamo
 
+from aihwkit_nabn import native
+from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.seeding import RandomStream
 from aihwkit_nabn.simulator.crossbar import TileRow, depends_on_vector, product_of_rows
 from aihwkit_nabn.simulator.linear_map import LinearMap, TransposedMap, size_product
@@ -62,28 +68,38 @@ def analog_product(
             convolution.
         array: The layer's tiles, with the digital bias.
         linear_map: How the matrix is applied.
-        stream: Where per-product noise is drawn from.
+        stream: Where per-product noise is drawn from; what torch records for later draws from torch's own generators.
         exact: Take the first way whatever the settings.
 
     Returns:
         The output in the layout torch's own layer gives.
+
+    Raises:
+        NabnError: torch records operations, and aihwkit's compiled tiles have none that it could.
     """
     if exact or is_perfect(array):
         return linear_map.apply(x, effective_weight(array), array.bias)
     if x.numel() == 0:
         return linear_map.apply(x, x.new_zeros(array.out_size, array.in_size), None)
+    if native.is_compiled():
+        return _left_out(x, array, linear_map, stream)  # draws from the stream, and is compiled already
+    recorded = native.is_recorded(x)
     if not is_plain_torch(array):
-        with stream.as_global(x.device):
+        if recorded:
+            _check_recordable(array)
+        with stream.as_global(x):
             return array(x) if linear_map.spatial_dims == 0 else unfolded_convolution(x, array, linear_map)
-    rows, io = tile_rows(array), tiles_of(array)[0].rpu_config.forward
+    rows, io = tile_rows(array, as_numbers=not recorded), tiles_of(array)[0].rpu_config.forward
     reason = depends_on_vector(io)
-    if torch.is_grad_enabled() and (
-        x.requires_grad or any(weight.requires_grad for row in rows for weight in row.weights)
+    if recorded or (
+        torch.is_grad_enabled()
+        and (x.requires_grad or any(weight.requires_grad for row in rows for weight in row.weights))
     ):
-        if not reason:
-            with stream.as_global(x.device):
+        with stream.as_global(x):
+            if not reason:
                 return straight_through_product(x, rows, io, linear_map, bias=array.bias)
-        with stream.as_global(x.device):
+            if recorded:
+                return _recorded_by_vectors(x, rows, io, linear_map, array.bias)
             return array(x) if linear_map.spatial_dims == 0 else unfolded_convolution(x, array, linear_map)
     with torch.no_grad():
         if not reason:
@@ -91,8 +107,20 @@ def analog_product(
             return product_of_rows(x, rows, io, linear_map, bias=array.bias, seed=stream.integer, generator=generator)
         if linear_map.spatial_dims:
             _say_once(reason)
-        with stream.as_global(x.device):
+        with stream.as_global(x):
             return _within_memory(x, rows, io, linear_map, array.bias)
+
+
+_left_out = _disable_dynamo(analog_product)  # imports the compiler when called, not here
+
+
+def _check_recordable(array: TileModuleArray) -> None:
+    for tile in tiles_of(array):
+        if not isinstance(tile.tile, nn.Module):
+            raise NabnError(
+                f"aihwkit's compiled {type(tile).__name__} has no operations that torch can trace, compile, export or "
+                "transform; use a torch-tile preset"
+            )
 
 
 def _within_memory(
@@ -132,24 +160,48 @@ def _by_vectors(
     batched = x if x.dim() == linear_map.spatial_dims + 2 else x.unsqueeze(0)
     groups, out_size = linear_map.groups, rows[0].out_size
     size = linear_map.output_size(batched)
-    out = x.new_empty(batched.shape[0], out_size, size_product(size))
+    of_groups = _rows_of_groups(rows, groups)
+    out = x.new_empty(batched.shape[0], groups, out_size // groups, size_product(size))
     for sample, positions, vectors in linear_map.unfold_parts(batched, values):
-        for group in range(groups):
-            outputs = slice(group * (out_size // groups), (group + 1) * (out_size // groups))
-            own = rows if groups == 1 else [_outputs_of(row, outputs) for row in rows]
-            out[sample, outputs, positions] = _vectors_through(vectors[group], own, io).T
+        for group, own in enumerate(of_groups):
+            out[sample, group, :, positions] = _vectors_through(vectors[group], own, io).T
+    out = out.flatten(1, 2)
     if bias is not None:
         out.add_(bias.view(-1, 1))
     out = out.view(batched.shape[0], out_size, *size)
     return out if batched is x else out.squeeze(0)
 
 
+def _recorded_by_vectors(
+    x: Tensor, rows: list[TileRow], io: IOParameters, linear_map: LinearMap, bias: Tensor | None
+) -> Tensor:
+    """Unfold all at once, in operations that torch can record."""
+    if linear_map.spatial_dims == 0:
+        out = _vectors_through(x.reshape(-1, x.shape[-1]), rows, io)
+        out = out if bias is None else out + bias
+        return out.reshape(*x.shape[:-1], out.shape[-1])
+    batched = x if x.dim() == linear_map.spatial_dims + 2 else x.unsqueeze(0)
+    vectors, size = linear_map.unfold(batched)
+    parts = []
+    for group, own in enumerate(_rows_of_groups(rows, linear_map.groups)):
+        part = _vectors_through(vectors[:, group].flatten(0, 1), own, io)
+        parts.append(part.unflatten(0, (batched.shape[0], -1)))
+    out = torch.cat(parts, -1)
+    out = (out if bias is None else out + bias).transpose(1, 2).unflatten(2, size)
+    return out if batched is x else out.squeeze(0)
+
+
 def _vectors_through(vectors: Tensor, rows: list[TileRow], io: IOParameters) -> Tensor:
     parts = (vector_product(vectors[:, row.columns.start : row.columns.stop], row, io) for row in rows)
-    total = next(parts)
-    for part in parts:
-        total += part
-    return total
+    return functools.reduce(torch.add, parts)
+
+
+def _rows_of_groups(rows: list[TileRow], groups: int) -> list[list[TileRow]]:
+    """Return each group's part of the tile rows: the outputs that belong to it."""
+    if groups == 1:
+        return [rows]
+    n = rows[0].out_size // groups
+    return [[_outputs_of(row, slice(group * n, (group + 1) * n)) for row in rows] for group in range(groups)]
 
 
 def _outputs_of(row: TileRow, outputs: slice) -> TileRow:

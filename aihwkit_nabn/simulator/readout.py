@@ -159,11 +159,8 @@ class _Parts:
     def is_native(self, readout: Readout) -> bool:
         """Whether the compiled readout takes it."""
         adc = readout.adc
-        return (
-            native.is_available()
-            and not (adc.stochastic or adc.asymmetry)
-            and native.fits(self.y, self.total, self.variance, self.noise, self.gain, self.bias)
-            and native.fits(self.current, self.drop)
+        return not (adc.stochastic or adc.asymmetry) and native.fits(
+            *(self.y, self.total, self.variance, self.noise, self.gain, self.bias, self.current, self.drop)
         )
 
     def read_natively(self, readout: Readout, numbers: NumberStream) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from aihwkit_nabn.simulator.converters import input_converter, output_converter, static_input_scale
-from aihwkit_nabn.simulator.crossbar import TileRow, currents_of, missing_columns, own_inputs
+from aihwkit_nabn.simulator.crossbar import TileRow, currents_of, missing_columns, own_inputs, within_range
 from aihwkit_nabn.simulator.linear_map import LinearMap
 from aihwkit_nabn.simulator.readout import drop_factor
 
@@ -24,8 +24,7 @@ def straight_through_product(
     total: Tensor | None = None
     for row in rows:
         part, matrix = own_inputs(x, row, linear_map), F.pad(row.weight, missing_columns(row, linear_map))
-        if row.input_range is not None:
-            part = part.clamp(-row.input_range, row.input_range) / row.input_range
+        part = within_range(part, row.input_range)
         scale = static_input_scale(io) or 1.0
         values = dac.straight_through(part / scale if scale != 1.0 else part)
         if not io.is_perfect and io.inp_noise > 0.0:
@@ -50,7 +49,8 @@ def straight_through_product(
                 result = torch.where(result < 0, result * (1.0 - adc.asymmetry), result)
             result = result + read_noise
         result = adc.straight_through(result)
-        gain = row.scale * ((row.input_range or 1.0) * scale * (1.0 if io.is_perfect else io.out_scale))
+        in_range = 1.0 if row.input_range is None else row.input_range
+        gain = row.scale * (in_range * scale * (1.0 if io.is_perfect else io.out_scale))
         result = result * (gain.view(shape) if isinstance(gain, Tensor) and gain.numel() > 1 else gain)
         total = result if total is None else total + result
     assert total is not None

@@ -14,6 +14,7 @@ from aihwkit.simulator.tiles.module import TileModule
 from aihwkit.simulator.tiles.torch_tile import TorchSimulatorTile
 from torch import Tensor, nn
 
+from aihwkit_nabn import native
 from aihwkit_nabn.simulator.crossbar import TileRow
 from aihwkit_nabn.simulator.vectors import CrossbarTile
 
@@ -51,7 +52,8 @@ def effective_weight(array: TileModuleArray) -> Tensor:
         return fixed
     tiles = tiles_of(array)
     if not torch.is_grad_enabled() and not any(tile.training or not isinstance(tile.tile, nn.Module) for tile in tiles):
-        return _written_weight(array)
+        if not native.is_recorded(*(tile.tile.weight for tile in tiles)):
+            return _written_weight(array)
     columns = []
     for in_tiles in array.array:
         rows = []
@@ -140,8 +142,13 @@ def is_plain_torch(array: TileModuleArray) -> bool:
     )
 
 
-def tile_rows(array: TileModuleArray) -> list[TileRow]:
-    """Return the array's tiles, those that share inputs put side by side."""
+def tile_rows(array: TileModuleArray, *, as_numbers: bool = True) -> list[TileRow]:
+    """Return the array's tiles, those that share inputs put side by side.
+
+    Args:
+        array: Of torch tiles.
+        as_numbers: Whether input ranges are read out of their tensors.
+    """
     rows, start = [], 0
     for in_tiles in array.array:
         first = in_tiles[0]
@@ -156,12 +163,18 @@ def tile_rows(array: TileModuleArray) -> list[TileRow]:
                 columns=range(start, start + first.in_size),
                 weights=tuple(weights),
                 scale=_joined(scales),
-                input_range=None if first.input_range is None else abs(first.input_range.item()),
+                input_range=_range_of(first, as_numbers),
                 noise=None if noises[0] is None else _joined(noises),
             )
         )
         start += first.in_size
     return rows
+
+
+def _range_of(tile: TileModule, as_number: bool) -> Tensor | float | None:
+    if tile.input_range is None:
+        return None
+    return abs(tile.input_range.item()) if as_number else tile.input_range.detach().abs()
 
 
 def _joined(parts: list[Tensor]) -> Tensor:

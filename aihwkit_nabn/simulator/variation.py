@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from aihwkit_nabn import native
 from aihwkit_nabn.noise.runtime import MovingNoise, State
 
 _KEPT = "_nabn_variation"
@@ -188,6 +189,7 @@ def _before_forward(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, A
     kept: ChipVariation | None = model.__dict__.get(_KEPT)
     if kept is None or model.training:
         return
+    native.check_runs("noise that moves while the network runs", "take a chip whose noise stands still")
     kept.move(kept.n_samples)
     kept.n_samples += count_samples([*args, *kwargs.values()])
 

@@ -14,6 +14,9 @@ from aihwkit.simulator.tiles.analog_mvm import AnalogMVM
 from aihwkit.simulator.tiles.torch_tile import TorchSimulatorTile
 from torch import Tensor
 
+from aihwkit_nabn import native
+from aihwkit_nabn.drawing import current_generator
+from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.simulator.converters import input_converter, output_converter, static_input_scale
 from aihwkit_nabn.simulator.crossbar import (
     TileRow,
@@ -21,6 +24,7 @@ from aihwkit_nabn.simulator.crossbar import (
     depends_on_vector,
     product_of_rows,
     readout_of,
+    within_range,
 )
 from aihwkit_nabn.simulator.linear_map import LinearMap
 from aihwkit_nabn.simulator.numbers import NumberStream
@@ -87,9 +91,9 @@ class CrossbarMVM(AnalogMVM):
             noise=fwd_pars.get("out_noise_values"),
         )
         x = input_.reshape(-1, weight.shape[1])
-        if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
-            scale = _vector_scale(x.detach(), io)
-            out = straight_through_product(x / scale, [row], _static(io), _VECTORS, bias=None) * scale
+        has_gradient = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+        if has_gradient and not native.is_recorded(x):
+            out = _straight_through_vectors(x, row, io)
         else:
             out = vector_product(x, row, io)
         return out.reshape(*input_.shape[:-1], weight.shape[0])
@@ -141,12 +145,16 @@ def vector_product(x: Tensor, row: TileRow, io: IOParameters) -> Tensor:
     """Return a tile row's outputs ``[n, out]`` for vectors ``[n, in]``, each scaled and bounded for itself.
 
     Random numbers come from torch's global generator.
+
+    Raises:
+        NabnError: torch records operations, and bound management repeats some of them.
     """
-    generator = None if x.device.type == "cpu" else _global_generator(x.device)
+    if native.is_recorded(x):
+        return _recorded_vector_product(x, row, io)
+    generator = None if x.device.type == "cpu" else current_generator(x.device)
     if not depends_on_vector(io):
         return product_of_rows(x, [row], io, _VECTORS, bias=None, seed=global_seed, generator=generator)
-    if row.input_range is not None:
-        x = x.clamp(-row.input_range, row.input_range) / row.input_range
+    x = within_range(x, row.input_range)
     scale, static = _vector_scale(x, io), _static(io)
     plain = dataclasses.replace(row, input_range=None, scale=1.0)
     adc, step = output_converter(io), input_converter(io).step
@@ -173,6 +181,22 @@ def vector_product(x: Tensor, row: TileRow, io: IOParameters) -> Tensor:
     return out.mul_(gain)
 
 
+def _recorded_vector_product(x: Tensor, row: TileRow, io: IOParameters) -> Tensor:
+    if io.bound_management != BoundManagementType.NONE:
+        raise NabnError(
+            f"forward.bound_management={io.bound_management.name} repeats products whose results are too large, which "
+            "torch cannot trace, compile, export or transform; use bound_management NONE"
+        )
+    x = within_range(x, row.input_range)
+    out = _straight_through_vectors(x, dataclasses.replace(row, input_range=None, scale=1.0), io)
+    return out * (row.scale if row.input_range is None else row.scale * row.input_range)
+
+
+def _straight_through_vectors(x: Tensor, row: TileRow, io: IOParameters) -> Tensor:
+    scale = _vector_scale(x.detach(), io)
+    return straight_through_product(x / scale, [row], _static(io), _VECTORS, bias=None) * scale
+
+
 def _vector_scale(x: Tensor, io: IOParameters) -> Tensor:
     """Return what noise management divides each vector by, ``[n, 1]``."""
     fixed = static_input_scale(io)
@@ -188,7 +212,3 @@ def _vector_scale(x: Tensor, io: IOParameters) -> Tensor:
 def _static(io: IOParameters) -> IOParameters:
     """Return the settings that are left once the vectors are scaled."""
     return dataclasses.replace(io, noise_management=NoiseManagementType.NONE, bound_management=BoundManagementType.NONE)
-
-
-def _global_generator(device: torch.device) -> torch.Generator:
-    return torch.cuda.default_generators[torch.cuda.current_device() if device.index is None else device.index]

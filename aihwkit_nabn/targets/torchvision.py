@@ -18,7 +18,7 @@ from torchvision.models import WeightsEnum
 from aihwkit_nabn.data.classification import batch_accuracy
 from aihwkit_nabn.data.image_folder import FolderData, ImageBatches, TransformedImages, choose, open_image_folder
 from aihwkit_nabn.errors import NabnError, UnknownNameError, check_count
-from aihwkit_nabn.seeding import check_seed, derive_seed, isolated_rng
+from aihwkit_nabn.seeding import check_seed, derive_seed, private_rng
 from aihwkit_nabn.targets._base import TARGETS, TargetOptions, Task
 from aihwkit_nabn.targets._state_dicts import find_weights
 from aihwkit_nabn.targets._weights import count_classes, fill_model, read_checkpoint, tensor_names
@@ -86,7 +86,7 @@ def build_random(name: str, classes: int = 1000, seed: int = 0) -> nn.Module:
         UnknownNameError: torchvision has no such classifier.
     """
     _check_name(name)
-    with isolated_rng(derive_seed(seed, "weights")):
+    with private_rng(derive_seed(seed, "weights"), torch_only=False):
         return _without_auxiliary(_build(name, classes)).eval()
 
 

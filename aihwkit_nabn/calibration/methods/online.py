@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from aihwkit_nabn import native
 from aihwkit_nabn.calibration.batchnorms import follow_batchnorms
 from aihwkit_nabn.calibration.method import CalibrationMethod, register_calibration_method
 from aihwkit_nabn.calibration.moments import Moments
@@ -25,7 +26,12 @@ class RunningStatistics:
         self.n_batches = 0
 
     def __call__(self, x: Tensor, bn: NoiseAwareBatchNorm) -> Statistics:
-        """Take the input at hand into the average, and return the average."""
+        """Take the input at hand into the average, and return the average.
+
+        Raises:
+            NabnError: torch records operations for later.
+        """
+        native.check_runs("a BatchNorm that follows its inputs (method 'online')", "call freeze_calibration(model)", x)
         return self.take_in(Moments.of(x, 1), bn)
 
     def take_in(self, now: Moments, bn: NoiseAwareBatchNorm) -> Statistics:
