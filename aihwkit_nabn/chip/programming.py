@@ -173,7 +173,15 @@ def _drift_tile(tile: Any, seed: int, seconds: float) -> None:
     tile._nabn_written = None  # so that an interruption in between is not taken for training
     with _tile_rng(tile, seed):
         tile.drift_weights(seconds)
+    _lay_out(tile)
     note_written(tile)
+
+
+def _lay_out(tile: Any) -> None:
+    """Let a tile's weights lie row by row, as a chip file has them: results depend on it, in their last bits."""
+    weight = getattr(tile.tile, "weight", None)
+    if isinstance(weight, nn.Parameter):
+        weight.data = weight.data.contiguous()
 
 
 def _tile_rng(tile: Any, seed: int) -> AbstractContextManager[None]:
@@ -216,8 +224,8 @@ def _check_weights(tiles_of: dict[str, _Tiles]) -> None:
 def _set_reference(tiles: _Tiles) -> None:
     for tile in tiles.values():
         weights = _to_program(tile)
-        if weights is not tile.reference_combined_weights:
-            tile.reference_combined_weights = weights.clone()
+        if weights is not tile.reference_combined_weights or not weights.is_contiguous():
+            tile.reference_combined_weights = weights.clone(memory_format=torch.contiguous_format)
         tile._nabn_written = None
 
 
