@@ -22,6 +22,7 @@ from aihwkit_nabn.nn.inference_mode import outside_inference_mode
 from aihwkit_nabn.seeding import check_seed, derive_seed, private_rng
 from aihwkit_nabn.simulator.compensation import match_readout_dtype
 from aihwkit_nabn.simulator.drift_readout import direct_readout
+from aihwkit_nabn.simulator.scaled_gradient import keep_scaled_gradient
 from aihwkit_nabn.simulator.variation import begin_variation, rewind_variation
 
 # Packages whose noise models draw through torch, never through numpy or Python.
@@ -79,6 +80,7 @@ def program_chip(model: nn.Module, seed: int, t_inference: float | str = 0.0) ->
         _set_chip_seed(tiles, seed)
         for tile_name, tile in tiles.items():
             match_readout_dtype(tile)
+            keep_scaled_gradient(tile)
             with direct_readout(tile):
                 with _tile_rng(tile, derive_seed(seed, "program", name, tile_name)):
                     tile.program_weights()

@@ -20,6 +20,7 @@ from aihwkit_nabn.nn.carry_over import carry_over
 from aihwkit_nabn.nn.reparametrization import is_trainable
 from aihwkit_nabn.seeding import RandomStream
 from aihwkit_nabn.simulator.mvm import LinearMap, analog_product, effective_weight, is_perfect, tiles_of
+from aihwkit_nabn.simulator.scaled_gradient import keep_scaled_gradient
 
 # Largest digital work for the inputs' mean, in parts of the layer's own multiplications.
 _MEAN_WORK = 0.25
@@ -132,6 +133,12 @@ class NoiseAwareLayer(AnalogLayerBase, nn.Module):
         input_mean = InputMean(x, linear_map.input_mean) if self._takes_input_mean else None
         out: Tensor = self.alignment(product, input_mean, overwrite=True)
         return out
+
+    def __getstate__(self) -> dict[str, Any]:
+        for tile in self._tiles():
+            keep_scaled_gradient(tile)
+        state: dict[str, Any] = super().__getstate__()
+        return state
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         # The shape of a tile's drift factor depends on whether, and how, its drift has been compensated.
