@@ -22,6 +22,7 @@ from aihwkit_nabn.nn.inference_mode import outside_inference_mode
 from aihwkit_nabn.seeding import check_seed, derive_seed, private_rng
 from aihwkit_nabn.simulator.compensation import match_readout_dtype
 from aihwkit_nabn.simulator.drift_readout import direct_readout
+from aihwkit_nabn.simulator.scaled_gradient import keep_scaled_gradient
 from aihwkit_nabn.simulator.variation import begin_variation, rewind_variation
 
 # Packages whose noise models draw through torch, never through numpy or Python.
@@ -79,6 +80,7 @@ def program_chip(model: nn.Module, seed: int, t_inference: float | str = 0.0) ->
         _set_chip_seed(tiles, seed)
         for tile_name, tile in tiles.items():
             match_readout_dtype(tile)
+            keep_scaled_gradient(tile)
             with direct_readout(tile):
                 with _tile_rng(tile, derive_seed(seed, "program", name, tile_name)):
                     tile.program_weights()
@@ -173,7 +175,15 @@ def _drift_tile(tile: Any, seed: int, seconds: float) -> None:
     tile._nabn_written = None  # so that an interruption in between is not taken for training
     with _tile_rng(tile, seed):
         tile.drift_weights(seconds)
+    _lay_out(tile)
     note_written(tile)
+
+
+def _lay_out(tile: Any) -> None:
+    """Let a tile's weights lie row by row, as a chip file has them: results depend on it, in their last bits."""
+    weight = getattr(tile.tile, "weight", None)
+    if isinstance(weight, nn.Parameter):
+        weight.data = weight.data.contiguous()
 
 
 def _tile_rng(tile: Any, seed: int) -> AbstractContextManager[None]:
@@ -216,8 +226,8 @@ def _check_weights(tiles_of: dict[str, _Tiles]) -> None:
 def _set_reference(tiles: _Tiles) -> None:
     for tile in tiles.values():
         weights = _to_program(tile)
-        if weights is not tile.reference_combined_weights:
-            tile.reference_combined_weights = weights.clone()
+        if weights is not tile.reference_combined_weights or not weights.is_contiguous():
+            tile.reference_combined_weights = weights.clone(memory_format=torch.contiguous_format)
         tile._nabn_written = None
 
 

@@ -24,9 +24,9 @@ class SharedTensor(Tensor):
 
 
 def share(value: Any) -> Any:
-    """Return `value`, the tensors in its lists and dictionaries made shared ones of the same memory."""
+    """Return `value`, the tensors in its lists and dictionaries made shared ones, of the same memory if contiguous."""
     if type(value) is Tensor:
-        return value.as_subclass(SharedTensor)
+        return value.contiguous().as_subclass(SharedTensor)
     if type(value) is list:
         return [share(item) for item in value]
     if type(value) is dict:

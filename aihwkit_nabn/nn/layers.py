@@ -15,11 +15,12 @@ from aihwkit.simulator.tiles.module import TileModule
 from torch import Tensor, nn
 
 from aihwkit_nabn.errors import ConversionError
-from aihwkit_nabn.nn.alignment import InputMean, OutputAlignment
+from aihwkit_nabn.nn.alignment import InputMean, OutputAlignment, adopt_optional_buffers
 from aihwkit_nabn.nn.carry_over import carry_over
 from aihwkit_nabn.nn.reparametrization import is_trainable
 from aihwkit_nabn.seeding import RandomStream
 from aihwkit_nabn.simulator.mvm import LinearMap, analog_product, effective_weight, is_perfect, tiles_of
+from aihwkit_nabn.simulator.scaled_gradient import keep_scaled_gradient
 
 # Largest digital work for the inputs' mean, in parts of the layer's own multiplications.
 _MEAN_WORK = 0.25
@@ -76,7 +77,7 @@ class NoiseAwareLayer(AnalogLayerBase, nn.Module):
                 f"rpu_config.tile_array_class must be TileModuleArray or sum tiles as it does: {name}"
             )
         config.runtime.data_type = _DATA_TYPES[weight.dtype]
-        matrix = linear_map.to_matrix(weight.detach())
+        matrix = linear_map.to_matrix(weight.detach()).contiguous()  # results depend on how it lies, in the last bits
         self.linear_map = linear_map
         self.kernel_shape = tuple(weight.shape)
         self.analog_module: TileModuleArray = config.tile_array_class(
@@ -150,6 +151,19 @@ class NoiseAwareLayer(AnalogLayerBase, nn.Module):
         input_mean = InputMean(x, linear_map.input_mean) if self._takes_input_mean else None
         out: Tensor = self.alignment(product, input_mean, overwrite=True)
         return out
+
+    def __getstate__(self) -> dict[str, Any]:
+        for tile in self._tiles():
+            keep_scaled_gradient(tile)
+        state: dict[str, Any] = super().__getstate__()
+        return state
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        # The shape of a tile's drift factor depends on whether, and how, its drift has been compensated.
+        for name, tile in self.named_analog_tiles():
+            if f"{prefix}{name}.alpha" in state_dict:
+                adopt_optional_buffers(tile, ("alpha",), state_dict, f"{prefix}{name}.")
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def extra_repr(self) -> str:
         """Shape and tiles."""

@@ -16,7 +16,6 @@ import aihwkit_nabn as nabn
 from aihwkit_nabn.chip.shared import SharedTensor, share
 from aihwkit_nabn.nn import named_analog_layers
 from aihwkit_nabn.simulator import NoiseAwareRPUConfig, build_preset
-from aihwkit_nabn.simulator.config import weight_mapping
 from tests.tensors import tensors_of
 
 SHARED = ("reference_combined_weights", "programmed_weights")
@@ -142,15 +141,6 @@ def test_shared_tensors_are_tensors_like_others():
         assert type(result) is torch.Tensor
     again = pickle.loads(pickle.dumps(shared))
     assert type(again) is torch.Tensor and torch.equal(again, plain)
-
-
-def test_a_programmed_model_can_be_pickled(net):
-    # With digital scales aihwkit's tiles hold a local function, which cannot be pickled.
-    analog = nabn.convert_to_noise_aware(net, nabn.presets.PCMPreset(mapping=weight_mapping()))
-    nabn.program_chip(analog, seed=1)
-    again = pickle.loads(pickle.dumps(analog))
-    assert same(everything(again), everything(analog))
-    assert same(everything(nabn.program_chip(again, 2)), everything(nabn.program_chip(analog, 2)))
 
 
 def test_configurations_are_copied_deep():
