@@ -28,13 +28,13 @@ from torch import Tensor, nn
 
 from aihwkit_nabn.calibration import CALIBRATION_METHODS
 from aihwkit_nabn.commands._evaluation import AUGMENTED, PLAIN, check_out, method_specs, show_result, split_names
-from aihwkit_nabn.commands._records import RecordFile
 from aihwkit_nabn.commands._run import run
 from aihwkit_nabn.data.cifar import crop_and_flip, load_cifar_subset, normalise
 from aihwkit_nabn.data.classification import ImageSet, accuracy_on, image_batches
 from aihwkit_nabn.data.resnet_cifar import load_resnet20
 from aihwkit_nabn.errors import NabnError, UnknownNameError
 from aihwkit_nabn.evaluation import EvaluationResult, MethodSpec, Record, Scenario, evaluate
+from aihwkit_nabn.evaluation.record_file import RecordFile
 from aihwkit_nabn.evaluation.scenario import UNCALIBRATED
 from aihwkit_nabn.seeding import derive_seed
 from aihwkit_nabn.simulator import build_preset, parse_preset

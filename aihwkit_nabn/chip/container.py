@@ -32,7 +32,7 @@ def write_container(path: Path, content: dict[str, Any], tensors: dict[str, Tens
     """
     text = json.dumps(content, allow_nan=False)
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    header = {"format": FORMAT, "version": str(VERSION), "content": text, "sha256": _checksum(text, plain)}
+    header = {"format": FORMAT, "version": str(VERSION), "content": text, "sha256": checksum(text, plain)}
     write_bytes(path, save(plain, header))
 
 
@@ -81,12 +81,13 @@ def _read(path: Path, *, with_tensors: bool) -> tuple[dict[str, Any], dict[str, 
         raise ChipFileError(f"{path} is damaged: {error}") from error
     if not isinstance(content, dict):
         raise ChipFileError(f"{path} is damaged: its content must be a mapping")
-    if with_tensors and header.get("sha256") != _checksum(text, tensors):
+    if with_tensors and header.get("sha256") != checksum(text, tensors):
         raise ChipFileError(f"{path} was altered or damaged after it was written: the checksum does not fit")
     return content, tensors
 
 
-def _checksum(text: str, tensors: dict[str, Tensor]) -> str:
+def checksum(text: str, tensors: dict[str, Tensor]) -> str:
+    """Return the SHA-256 of a text and named tensors on the CPU, in hexadecimal."""
     digest = hashlib.sha256(text.encode())
     for name in sorted(tensors):
         tensor = tensors[name].contiguous()

@@ -9,11 +9,11 @@ from statistics import fmean
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import nn
 
-from aihwkit_nabn.commands._records import RecordFile
 from aihwkit_nabn.evaluation import EvaluationResult, Record
+from aihwkit_nabn.evaluation.record_file import RecordFile
+from aihwkit_nabn.progress import Meter
 from aihwkit_nabn.training import TrainedModel, TrainingNoise
 from aihwkit_nabn.training.comparison import (
     Contender,
@@ -84,14 +84,13 @@ class Comparison:
     def run(self, console: Console, chip_seeds: list[int]) -> EvaluationResult:
         """Measure what is missing and return everything."""
         jobs = [job for job in list_jobs(self.settings, chip_seeds, self.listed) if not self._done(job)]
-        with _bar(console) as bar:
-            task = bar.add_task("", total=len(jobs))
+        with Meter(len(jobs), transient=True) as meter:
             for job in jobs:
                 setting, scenario, chip, contender = job
                 label = contender.label or "as it came"
-                bar.update(task, description=f"{scenario.name}, {label}, chip {chip}")
-                self._measure(job, lambda text: bar.console.print(text, markup=False, highlight=False, soft_wrap=True))
-                bar.advance(task)
+                meter.show(f"{scenario.name}, {label}, chip {chip}")
+                self._measure(job, lambda text: meter.tell(console, text))
+                meter.advance()
         return self._merge(chip_seeds)
 
     def trained(self, setting: NoiseSetting, contender: Contender, say: Callable[[str], None]) -> TrainedModel:
@@ -204,17 +203,3 @@ class Comparison:
 def _method_entry(label: str, records: list[Record]) -> dict[str, Any]:
     name = next(record.method_name for record in records if record.method == label)
     return {"label": label, "method": name, "batches": None, "options": {}}
-
-
-def _bar(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=None),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -107,29 +106,26 @@ def openmmlab_arguments(
 def run_study(
     study: Study, arguments: Mapping[str, Any], log: Path, setup: dict[str, Any], *, resume: bool
 ) -> SensitivityResult:
-    """Measure, keeping every loss in `log` as it comes, with a bar on the error stream.
+    """Measure, keeping every loss in `log` as it comes, with its progress on the error stream.
 
     Raises:
         NabnError: the log is of another set-up, or damaged.
     """
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     from aihwkit_nabn.evaluation.sensitivity import measure_sensitivity
+    from aihwkit_nabn.progress import Meter
 
     known = _read_log(log, setup) if resume and log.is_file() else []
     lines = [json.dumps({"setup": setup}), *(json.dumps(asdict(loss)) for loss in known)]
     write_text(log, "".join(f"{line}\n" for line in lines))
     measured = {loss.key for loss in known}
-    console = Console(file=sys.stderr)  # this one also while mmengine's output goes elsewhere
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("digital", total=None)
+    with Meter() as meter:
+        meter.show("digital")
 
         def on_loss(loss: LayerLoss, number: int, total: int) -> None:
             if loss.key not in measured:
                 append_line(log, json.dumps(asdict(loss)))
-            bar.update(task, description=f"{loss.layer}, chip {loss.chip_seed}", completed=number, total=total)
+            meter.show(f"{loss.layer}, chip {loss.chip_seed}")
+            meter.update(number, total, before=len(known))
 
         return measure_sensitivity(
             scenarios=study.scenarios,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from types import TracebackType
 
 from rich import box
@@ -12,17 +11,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from aihwkit_nabn.chip import format_time
+from aihwkit_nabn.progress import Meter
 from aihwkit_nabn.sweeps import Progress as SweepProgress
 from aihwkit_nabn.sweeps import SweepRecord, SweepSpec, all_jobs
 
 _MOST_ROWS = 16
-_LINE_SECONDS = 10.0  # between lines where the output is no terminal
 
 Row = tuple[str, str]
 
 
 class SweepView:
-    """A live table on a terminal; a line now and then elsewhere.
+    """A live table on a terminal; elsewhere a line now and then, on the error stream.
 
     Args:
         console: Where to show.
@@ -53,7 +52,7 @@ class SweepView:
         )
         self._task = self._bar.add_task("", total=None)
         self._live = Live(self._render(), console=console, refresh_per_second=4, transient=True)
-        self._began = self._said = time.monotonic()
+        self._meter = Meter(shown=not console.is_terminal)
         self._latest: Row | None = None
 
     def update(self, progress: SweepProgress) -> None:
@@ -62,19 +61,22 @@ class SweepView:
         if progress.latest is not None:
             self._take(progress.latest)
         self._bar.update(self._task, completed=progress.done, total=progress.total)
+        self._meter.update(progress.done, progress.total, before=progress.before)
+        if progress.latest is not None:
+            self._meter.show(str(progress.latest.key))
         if self.console.is_terminal:
             self._live.update(self._render())
-        else:
-            self._say(progress)
 
     def __enter__(self) -> SweepView:
         if self.console.is_terminal:
             self._live.start()
+        self._meter.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._meter.__exit__()
         if self.console.is_terminal:
             self._live.stop()
 
@@ -104,16 +106,6 @@ class SweepView:
         end = max(_MOST_ROWS, (rows.index(latest) if latest in self._rows else 0) + 1)
         return rows[end - _MOST_ROWS : end]
 
-    def _say(self, progress: SweepProgress) -> None:
-        now = time.monotonic()
-        if now - self._said < _LINE_SECONDS or progress.latest is None:
-            return
-        self._said = now
-        made = progress.done - progress.before
-        left = (now - self._began) / max(made, 1) * (progress.total - progress.done)
-        text = f"[{progress.done}/{progress.total}, about {_duration(left)} left] {progress.latest.key}"
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
-
 
 def _row(model: str, noise: str, seconds: float) -> Row:
     return model, f"{noise}, {format_time(seconds)}" if seconds else noise
@@ -121,7 +113,3 @@ def _row(model: str, noise: str, seconds: float) -> Row:
 
 def _mean(values: list[float]) -> str:
     return f"{sum(values) / len(values):.4g}" if values else ""
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

@@ -9,6 +9,8 @@ import typer
 
 from aihwkit_nabn.errors import NabnError
 
+RECORDS = "records.jsonl"
+
 
 def command(
     target: Annotated[
@@ -60,6 +62,7 @@ def command(
         int | None, typer.Option(min=0, help="Processes that read images; default: 2, or what the config says.")
     ] = None,
     device: Annotated[str | None, typer.Option(help="torchvision: cpu (the default) or cuda.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with what an interrupted run has measured.")] = False,
     per_class: Annotated[bool, typer.Option("--per-class", help="Configs: measure every class too.")] = False,
     examples: Annotated[
         int, typer.Option(min=0, help="Configs: test images to draw, digital, on the chip, and calibrated.")
@@ -119,6 +122,8 @@ def command(
             per_class=per_class,
             examples=examples,
             take=take,
+            records=str(folder / RECORDS),
+            resume=resume,
         )
         test_config(console, config, run)
         return
@@ -128,6 +133,7 @@ def command(
         raise NabnError("--per-class and --examples are for configs of mmdetection and mmsegmentation")
     from aihwkit_nabn.commands._torchvision import classifier_options
     from aihwkit_nabn.evaluation import evaluate
+    from aihwkit_nabn.evaluation.record_file import RecordFile, setup_of
     from aihwkit_nabn.targets import load_target
 
     options = classifier_options(
@@ -147,6 +153,17 @@ def command(
     check_out(folder)
     for line in task.description:
         console.print(line, highlight=False, soft_wrap=True, markup=False)
+    setup = setup_of(
+        task.model,
+        target=target,
+        data=data,
+        limit=limit,
+        image_size=image_size,
+        batch_size=batch_size,
+        max_samples=max_samples,
+        seed=seed,
+        exclude=exclude or [],
+    )
     result = evaluate(
         task.model,
         scenarios=scenarios,
@@ -157,6 +174,7 @@ def command(
         eval_fn=task.eval_fn,
         forward_fn=task.forward_fn,
         exclude=tuple(exclude or ()),
+        record_file=RecordFile(folder / RECORDS, setup, resume=resume),
     )
     conversion = next(iter(result.settings["conversion"].values()))
     console.print(f"On tiles: {conversion}", highlight=False, soft_wrap=True, markup=False)

@@ -17,13 +17,15 @@ class FirstCall:
 
     Args:
         model: The model.
+        stop: Leave the block at that call.
 
     Attributes:
         arguments: Positional and keyword arguments; None if there was no call, or they cannot be copied.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, *, stop: bool = False) -> None:
         self.model = model
+        self.stop = stop
         self.arguments: tuple[tuple[Any, ...], dict[str, Any]] | None = None
         self.described = ""
 
@@ -31,8 +33,9 @@ class FirstCall:
         self._handle = self.model.register_forward_pre_hook(self._note, with_kwargs=True)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> bool:
         self._handle.remove()
+        return isinstance(error, _SeenEnough)
 
     def _note(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._handle.remove()
@@ -44,3 +47,9 @@ class FirstCall:
                 self.arguments, self.described = copy.deepcopy((args, kwargs)), "the first test batch"
         except Exception:  # whatever is in there; then it cannot be verified on it, which the caller tells
             self.arguments = None
+        if self.stop:
+            raise _SeenEnough
+
+
+class _SeenEnough(BaseException):
+    """No error: what the block was for is there."""

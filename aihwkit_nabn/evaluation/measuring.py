@@ -19,6 +19,7 @@ from aihwkit_nabn.chip.input_ranges import ranged_layers
 from aihwkit_nabn.evaluation.first_call import FirstCall
 from aihwkit_nabn.evaluation.plan import EvalFn, PlannedMethod, check_metrics
 from aihwkit_nabn.nn.evaluation_mode import evaluation_mode
+from aihwkit_nabn.nn.report import UNVERIFIED
 from aihwkit_nabn.nn.verification import verify
 from aihwkit_nabn.seeding import derive_seed, isolated_rng, private_rng
 
@@ -36,21 +37,21 @@ class Measuring:
     reference_forward_fn: Callable[[nn.Module, Any], Any] | None = None
     max_samples: int | None = None
 
-    def verify(self, analog: nn.Module, first_call: FirstCall) -> str:
+    def verify(self, analog: Any, first_call: FirstCall) -> None:
         """Hold a conversion against the digital model, on what the model was first called with while it was measured.
 
-        Returns:
-            Why that could not be done; empty where it was.
+        Where there is nothing to run both on, the conversion's report says so.
 
         Raises:
             VerificationError: the two do not compute the same.
         """
         if first_call.arguments is None:
-            return "eval_fn does not call the model itself, so there was nothing to run both models on"
+            reason = "eval_fn does not call the model itself, so there was nothing to run both models on"
+            analog.conversion_report.verified = f"{UNVERIFIED}{reason}"
+            return
         args, kwargs = first_call.arguments
         with evaluation_mode(self.model, analog):
             verify(self.model, analog, lambda model: model(*args, **kwargs), first_call.described)
-        return ""
 
     def set_input_ranges(self, analog: nn.Module, batches: Any) -> None:
         """Give the tiles static input ranges, where the settings ask for them: once, for all chips and methods."""

@@ -5,23 +5,23 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import nn
 
 from aihwkit_nabn.chip import program_chip
 from aihwkit_nabn.evaluation.first_call import FirstCall
 from aihwkit_nabn.evaluation.measuring import Measuring
 from aihwkit_nabn.evaluation.plan import CalibrationBatches, EvalFn, Plan, PlannedMethod, make_plan
+from aihwkit_nabn.evaluation.record_file import RecordFile
 from aihwkit_nabn.evaluation.result import EvaluationResult, Record
 from aihwkit_nabn.evaluation.scenario import MethodSpec, Scenario, config_key
 from aihwkit_nabn.evaluation.settings import describe, describe_shifts
 from aihwkit_nabn.nn import convert_to_noise_aware
 from aihwkit_nabn.nn.evaluation_mode import evaluation_mode
-from aihwkit_nabn.nn.verification import verification_of
+from aihwkit_nabn.progress import Meter
 from aihwkit_nabn.seeding import derive_seed, isolated_rng
 
 
@@ -40,6 +40,7 @@ def evaluate(
     exclude: Iterable[str] = (),
     progress: bool = True,
     on_record: Callable[[Record], None] | None = None,
+    record_file: RecordFile | None = None,
 ) -> EvaluationResult:
     """Measure what a chip does to a model and what each calibration method brings back.
 
@@ -65,8 +66,10 @@ def evaluate(
         reference_forward_fn: The same for the digital model that methods compare with; see `calibrate`.
         max_samples: Calibrate with at most this many samples; default: all.
         exclude: Names of modules that stay digital, as `convert_to_noise_aware` takes them.
-        progress: Show a bar with the time left, if the error stream is a terminal.
-        on_record: Called with every `Record` as soon as it is there, e.g. to keep what an interrupted run had.
+        progress: Show how far it is on the error stream: a bar on a terminal, a line every half a minute elsewhere.
+        on_record: Called with every `Record` as soon as it is measured.
+        record_file: Keeps what is measured as it comes; what an interrupted run left in it is not measured again, and
+            the result is that of a run without interruption.
 
     Raises:
         NabnError: an argument that cannot work, found before anything is run; or an ``eval_fn`` that returned
@@ -92,68 +95,139 @@ def evaluate(
     with ExitStack() as stack:
         stack.enter_context(_generators_restored(model, derive_seed(seed, "run")))
         stack.enter_context(evaluation_mode(model))
-        bar = stack.enter_context(_Bar(plan.n_records + 1, shown=progress))
+        meter = stack.enter_context(Meter(plan.n_records + 1, shown=progress))
         measuring = Measuring(model, seed, eval_fn, forward_fn, reference_forward_fn, max_samples)
-        run = _Run(plan, measuring, bar)
+        run = _Run(plan, measuring, meter, record_file)
         for record in run.records(exclude):
             if on_record is not None:
                 on_record(record)
     settings["conversion"] = run.conversions
     settings["layer_shifts"] = run.shifts
-    settings["unverified"] = run.unverified
     return EvaluationResult(records=run.done, digital=run.digital, settings=settings)
 
 
 class _Run:
     """One evaluation under way."""
 
-    def __init__(self, plan: Plan, measuring: Measuring, bar: _Bar) -> None:
-        self.plan, self.measuring, self.bar = plan, measuring, bar
+    def __init__(self, plan: Plan, measuring: Measuring, meter: Meter, file: RecordFile | None) -> None:
+        self.plan, self.measuring, self.meter, self.file = plan, measuring, meter, file
         self.done: list[Record] = []
         self.conversions: dict[str, str] = {}
         self.shifts: dict[str, dict[str, Any]] = {}
-        self.unverified: dict[str, str] = {}
+        self.first_call: FirstCall | None = None
         self.digital: dict[str, float] = {}
+        self.known: dict[tuple[str, int, str], Record] = {}
+        if file is not None:
+            self.digital = dict(file.digital)
+            places: dict[str, dict[str, Any]] = {
+                scenario.name: {"group": scenario.group, "strength": scenario.strength} for scenario in plan.scenarios
+            }
+            self.known = {
+                (record.scenario, record.chip_seed, record.method): replace(record, **places[record.scenario])
+                for record in file.records
+                if record.scenario in places  # which group it is in depends on what else is asked for
+            }
+            wanted = [key for scenario in plan.scenarios for key in self._keys(scenario)]
+            done = bool(self.digital) + sum(key in self.known for key in wanted)
+            meter.update(done, plan.n_records + 1, before=done)
+
+    def _keys(self, scenario: Scenario) -> list[tuple[str, int, str]]:
+        return [(scenario.name, chip, method.label) for chip in self.plan.chip_seeds for method in self.plan.methods]
 
     def records(self, exclude: tuple[str, ...]) -> Iterator[Record]:
-        """Do everything, giving each record when it is measured."""
+        """Do everything that is not known, giving each record when it is measured."""
         keys = [config_key(scenario.rpu_config) for scenario in self.plan.scenarios]
         models: dict[bytes, nn.Module] = {}
-        reasons: dict[bytes, str] = {}
         for index, (scenario, key) in enumerate(zip(self.plan.scenarios, keys, strict=True)):
-            is_new = key not in models
-            if is_new:
-                models[key] = convert_to_noise_aware(self.measuring.model, scenario.rpu_config, exclude=exclude)
-                self.measuring.set_input_ranges(models[key], self.plan.range_batches)
-            if not self.digital:  # after the first conversion: what cannot be converted should not cost an evaluation
-                model, seed = self.measuring.model, self.measuring.seed
-                with FirstCall(model) as self.first_call:
-                    self.digital = self.measuring.measure(model, seed, place="for the digital model")
-                self.bar.advance()
-            if is_new:
-                reasons[key] = self.measuring.verify(models[key], self.first_call)
-            for chip_seed in self.plan.chip_seeds:
-                program_chip(models[key], chip_seed, float(scenario.t_inference))
-                for method in self.plan.methods:
-                    self.bar.show(f"{scenario.name}, chip {chip_seed}, {method.label}")
-                    self.done.append(self._try_method(models[key], scenario, chip_seed, method))
-                    self.bar.advance()
-                    yield self.done[-1]
-            if reasons[key] and verification_of(models[key]) is None:  # nor by calibrating
-                self.unverified[scenario.name] = reasons[key]
-            self.conversions[scenario.name] = str(getattr(models[key], "conversion_report", ""))
+            if not self._take_known(scenario):
+                is_new = key not in models
+                if is_new:
+                    models[key] = convert_to_noise_aware(self.measuring.model, scenario.rpu_config, exclude=exclude)
+                    self.measuring.set_input_ranges(models[key], self.plan.range_batches)
+                if not self.digital:  # after the first conversion: what cannot be converted should cost no evaluation
+                    self._measure_digital()
+                if is_new:
+                    self.measuring.verify(models[key], self._inputs())
+                yield from self._on_chips(models[key], scenario)
+                self.conversions[scenario.name] = str(getattr(models[key], "conversion_report", ""))
+                if self.file is not None and scenario.name not in self.file.conversions:
+                    self._keep(scenario=scenario.name, conversion=self.conversions[scenario.name])
             if key not in keys[index + 1 :]:
-                del models[key]  # a large model per noise setting would fill the memory
+                models.pop(key, None)  # a large model per noise setting would fill the memory
 
-    def _try_method(self, analog: nn.Module, scenario: Scenario, chip_seed: int, method: PlannedMethod) -> Record:
+    def _take_known(self, scenario: Scenario) -> bool:
+        """Take what an earlier run left of a scenario; whether that is all of it."""
+        keys = self._keys(scenario)
+        if self.file is None or not self.digital or any(key not in self.known for key in keys):
+            return False
+        if scenario.name not in self.file.conversions:  # it ended right there
+            return False
+        self.done += [self.known[key] for key in keys]
+        self.conversions[scenario.name] = self.file.conversions[scenario.name]
+        self._take_shifts(scenario)
+        return True
+
+    def _take_shifts(self, scenario: Scenario) -> None:
+        """Say what calibrating changed as an earlier run found it, in the order of the methods."""
+        kept = self.file.shifts.get(scenario.name, {}) if self.file is not None else {}
+        found = {method.label: kept[method.label] for method in self.plan.methods if method.label in kept}
+        if found:
+            self.shifts[scenario.name] = found
+
+    def _measure_digital(self) -> None:
+        self.meter.show("digital")
+        model, seed = self.measuring.model, self.measuring.seed
+        with FirstCall(model) as self.first_call:
+            self.digital = self.measuring.measure(model, seed, place="for the digital model")
+        self._keep(digital=self.digital)
+        self.meter.advance()
+
+    def _inputs(self) -> FirstCall:
+        """Return what the model is first called with, asking again where it was measured in an earlier run."""
+        if self.first_call is None:
+            model, seed = self.measuring.model, self.measuring.seed
+            with FirstCall(model, stop=True) as self.first_call:
+                self.measuring.measure(model, seed, place="for the digital model")
+        return self.first_call
+
+    def _on_chips(self, analog: nn.Module, scenario: Scenario) -> Iterator[Record]:
+        for chip_seed in self.plan.chip_seeds:
+            programmed = False
+            for method in self.plan.methods:
+                known = self.known.get((scenario.name, chip_seed, method.label))
+                if known is not None:
+                    self.done.append(known)
+                    continue
+                if not programmed:
+                    program_chip(analog, chip_seed, float(scenario.t_inference))
+                    programmed = True
+                self.meter.show(f"{scenario.name}, chip {chip_seed}, {method.label}")
+                record, shifts = self._try_method(analog, scenario, chip_seed, method)
+                self._keep(record=asdict(record), **({} if shifts is None else {"shifts": shifts}))
+                if shifts is not None:
+                    self.shifts.setdefault(scenario.name, {})[method.label] = shifts
+                self.done.append(record)
+                self.meter.advance()
+                yield record
+        if self.file is not None:
+            self._take_shifts(scenario)
+
+    def _keep(self, **entry: Any) -> None:
+        if self.file is not None:
+            self.file.add(**entry)
+
+    def _try_method(
+        self, analog: nn.Module, scenario: Scenario, chip_seed: int, method: PlannedMethod
+    ) -> tuple[Record, list[dict[str, Any]] | None]:
         place = f"in scenario {scenario.name!r}, chip {chip_seed}, method {method.label!r}"
         started = time.perf_counter()
         report: Any = None
+        shifts = None
         with evaluation_mode(analog):
             if method.calibrates:
                 report = self.measuring.calibrate(analog, chip_seed, method)
                 if chip_seed == self.plan.chip_seeds[0]:
-                    self.shifts.setdefault(scenario.name, {})[method.label] = describe_shifts(report.layers)
+                    shifts = describe_shifts(report.layers)
             calibrated = time.perf_counter()
             try:
                 metrics = self.measuring.measure(analog, chip_seed, place=place, expected=self.digital)
@@ -161,7 +235,7 @@ class _Run:
                 evaluated = time.perf_counter()
                 if report is not None:
                     report.undo()
-        return Record(
+        record = Record(
             scenario=scenario.name,
             group=scenario.group,
             strength=scenario.strength,
@@ -175,37 +249,7 @@ class _Run:
             n_calibration_samples=0 if report is None else int(report.n_samples),
             note="" if report is None else "; ".join(report.notes),
         )
-
-
-class _Bar:
-    """A progress bar with the time left on the error stream; nothing where that is no terminal."""
-
-    def __init__(self, total: int, *, shown: bool) -> None:
-        console = Console(stderr=True)
-        self._progress = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=None),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not (shown and console.is_terminal),
-        )
-        self._task = self._progress.add_task("digital", total=total)
-
-    def show(self, text: str) -> None:
-        self._progress.update(self._task, description=text)
-
-    def advance(self) -> None:
-        self._progress.advance(self._task)
-
-    def __enter__(self) -> _Bar:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._progress.stop()
+        return record, shifts
 
 
 @contextmanager

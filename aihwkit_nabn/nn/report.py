@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-NOT_VERIFIED = "not verified: no inputs were given to run both models on"
+UNVERIFIED = "not verified: "
+"""How the report begins to say so, before the reason."""
+
+NOT_VERIFIED = UNVERIFIED + "no inputs were given to run both models on"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mmengine.dist import is_main_process
+from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.model import is_model_wrapper
 from mmengine.registry import LOOPS
 from mmengine.runner.loops import TestLoop
@@ -15,11 +17,11 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from aihwkit_nabn.errors import check_count, check_flag
-from aihwkit_nabn.evaluation import EvaluationResult, Record, evaluate
+from aihwkit_nabn.errors import NabnError, check_count, check_flag
+from aihwkit_nabn.evaluation import EvaluationResult, evaluate
 from aihwkit_nabn.evaluation.metrics import main_metrics
 from aihwkit_nabn.evaluation.plan import PLAIN, has_input_ranges
-from aihwkit_nabn.files import append_line, write_text
+from aihwkit_nabn.evaluation.record_file import RecordFile, setup_of
 from aihwkit_nabn.openmmlab.batches import calibration_forward, calibration_set_of, reference_forward
 from aihwkit_nabn.openmmlab.checkpoints import FitCheckpoint
 from aihwkit_nabn.openmmlab.examples import write_examples
@@ -58,6 +60,8 @@ class AnalogTestLoop(TestLoop):
             the calibrated chip: in the folder ``examples`` beside the results.
         take: Which weights of a checkpoint that holds several: ``'model'``, ``'ema'`` or their place in it; None: those
             that mmengine takes.
+        records: File that keeps measurements as they come; None: ``records.jsonl`` beside the results.
+        resume: Go on with what an interrupted run of the same network and settings left in `records`.
 
     Raises:
         NabnError: an argument has a value that is not allowed.
@@ -82,6 +86,8 @@ class AnalogTestLoop(TestLoop):
         per_class: bool = False,
         examples: int = 0,
         take: str | None = None,
+        records: str | None = None,
+        resume: bool = False,
     ) -> None:
         self.scenarios = build_scenarios(rpu_config, t_inference)
         self.methods = build_methods(methods, check_pipeline(pipeline))
@@ -94,6 +100,10 @@ class AnalogTestLoop(TestLoop):
         self.calibration_batch_size = check_samples("calibration_batch_size", calibration_batch_size)
         self.exclude = exclude
         self.per_class = check_flag("per_class", per_class)
+        self.records = records
+        self.resume = check_flag("resume", resume)
+        if self.resume and records is None:
+            raise NabnError("resume needs records, the file of the interrupted run")
         self.examples = check_count("examples", examples, minimum=0)
         super().__init__(runner, dataloader, evaluator, fp16=fp16)
         runner.register_hook(FitCheckpoint(take))
@@ -105,7 +115,7 @@ class AnalogTestLoop(TestLoop):
         self.result = evaluate(
             model,
             progress=is_main_process(),
-            on_record=_Log(folder / "records.jsonl") if is_main_process() else None,
+            record_file=self._record_file(model, folder),
             **self.arguments(),
         )
         self.example_folder = None
@@ -121,6 +131,26 @@ class AnalogTestLoop(TestLoop):
         self.runner.call_hook("after_test_epoch", metrics=metrics)
         self.runner.call_hook("after_test")
         return metrics
+
+    def _record_file(self, model: nn.Module, folder: Path) -> RecordFile:
+        """Return where measurements are kept: a file of the main process, which the others know the content of."""
+        setup = setup_of(
+            model,
+            seed=self.seed,
+            calibration_seed=None if self.calibration_seed == self.seed else self.calibration_seed,
+            max_samples=self.max_samples,
+            calibration_batch_size=self.calibration_batch_size,
+            exclude=[self.exclude] if isinstance(self.exclude, str) else list(self.exclude),
+            fp16=self.fp16,
+            per_class=self.per_class,
+            **{name: _digest(self.runner.cfg.get(name)) for name in ("test_dataloader", "test_evaluator")},
+        )
+        path = Path(self.records) if self.records is not None else folder / "records.jsonl"
+        file = RecordFile(path if is_main_process() else None, setup, resume=self.resume)
+        known = [{name: getattr(file, name) for name in ("digital", "records", "conversions", "shifts")}]
+        broadcast_object_list(known)
+        vars(file).update(known[0])
+        return file
 
     def start(self) -> nn.Module:
         """Return the digital model in eval mode, with the run's hooks told that a test begins."""
@@ -156,15 +186,12 @@ class AnalogTestLoop(TestLoop):
         }
 
 
-class _Log:
-    """Keeps every record as soon as it is there, so that an interrupted run loses none."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        write_text(path, "")
-
-    def __call__(self, record: Record) -> None:
-        append_line(self.path, json.dumps(vars(record)))
+def _digest(settings: Any) -> str:
+    """Return what tells settings of a loader apart; how many processes read the images is none of them."""
+    processes = ("num_workers", "persistent_workers")
+    plain = {k: v for k, v in settings.items() if k not in processes} if isinstance(settings, Mapping) else settings
+    text = json.dumps(plain, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def unwrapped(model: Any) -> nn.Module:

@@ -45,6 +45,8 @@ class TestRun:
         per_class: Report every class too, see `AnalogTestLoop`.
         examples: Number of test images to draw, see `AnalogTestLoop`.
         take: Which of several weights, see `AnalogTestLoop`.
+        records: File that keeps the measurements, see `AnalogTestLoop`.
+        resume: Go on with what is in it.
         launcher: How the processes of a distributed run were started, one of `LAUNCHERS`.
     """
 
@@ -66,6 +68,8 @@ class TestRun:
     per_class: bool = False
     examples: int = 0
     take: str | None = None
+    records: str | None = None
+    resume: bool = False
 
 
 def prepare(config: Config, run: TestRun) -> Config:
@@ -102,6 +106,8 @@ def prepare(config: Config, run: TestRun) -> Config:
         "per_class": run.per_class,
         "examples": run.examples,
         "take": run.take,
+        "records": run.records,
+        "resume": run.resume,
     }
     if run.workers is not None:
         for field in ("train_dataloader", "test_dataloader"):

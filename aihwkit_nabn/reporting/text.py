@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from aihwkit_nabn.evaluation import Cell, Estimate, EvaluationResult
 from aihwkit_nabn.evaluation.scenario import DIGITAL
+from aihwkit_nabn.nn.report import UNVERIFIED
 
 WORSE = "worse than uncalibrated: the 95% interval of the difference, paired by chip, lies below 0"
 
@@ -79,8 +80,9 @@ def footnotes(result: EvaluationResult, style: NumberStyle, cells: Iterable[Cell
     said = Counter((record.method, note) for record in result.records for note in record.note.split("; ") if note)
     measured = Counter(record.method for record in result.records)
     notes += [f"{method}: {note} ({n} of {measured[method]} measurements)." for (method, note), n in said.items()]
-    unverified = result.settings.get("unverified") or {}
-    return [*notes, *dict.fromkeys(f"Not verified: {reason}." for reason in unverified.values())]
+    texts = (result.settings.get("conversion") or {}).values()
+    lines = dict.fromkeys(line for text in texts for line in str(text).splitlines() if line.startswith(UNVERIFIED))
+    return [*notes, *(f"{line[0].upper()}{line[1:]}." for line in lines)]
 
 
 def best_methods(cells: Iterable[Cell]) -> dict[str, set[str]]:

@@ -57,7 +57,13 @@ def test_a_classifier_end_to_end(shapes_folder: Folder, tmp_path: Path, capsys: 
     assert {record["scenario"] for record in content["records"]} == {"gaussian:sigma=0.05", "pcm, 1d"}
     assert {record["method"] for record in content["records"]} == {"uncalibrated", "population", "paired"}
     assert len(content["records"]) == 12
-    assert {path.name for path in out.iterdir()} == {"accuracy.png", "results.json", "table.csv", "table.md"}
+    assert {path.name for path in out.iterdir()} == {
+        "accuracy.png",
+        "records.jsonl",
+        "results.json",
+        "table.csv",
+        "table.md",
+    }
 
 
 def test_noise_of_the_users_own(shapes_folder: Folder, tmp_path: Path) -> None:
@@ -137,3 +143,78 @@ def test_unknown_model(shapes_folder: Folder, tmp_path: Path, capsys: pytest.Cap
 def test_missing_weights(shapes_folder: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = _arguments(shapes_folder(count=1), tmp_path / "none.pth", tmp_path / "out")
     _refused(arguments, "is no file; give a .pth", capsys)
+
+
+def _cut(path: Path, lines: int) -> str:
+    """Leave what a run had that was killed in the middle of a write; return the file as it was."""
+    whole = path.read_text()
+    kept = whole.splitlines(keepends=True)
+    path.write_text("".join(kept[:lines]) + kept[lines][: len(kept[lines]) // 2])
+    return whole
+
+
+def test_an_interrupted_run_goes_on_and_ends_as_if_it_had_not_been(
+    shapes_folder: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from aihwkit_nabn.evaluation import measuring
+
+    weights, out, folder = _save_resnet18(tmp_path / "w.pth"), tmp_path / "out", shapes_folder()
+    assert run(cli.app, _arguments(folder, weights, out, chips="3")) == 0
+    table, printed = (out / "table.md").read_text(), capsys.readouterr().out
+    calibrated: list[str] = []
+    calibrate = measuring.calibrate
+    monkeypatch.setattr(
+        measuring, "calibrate", lambda *a, method, **k: calibrated.append(method) or calibrate(*a, method=method, **k)
+    )
+    whole = _cut(out / "records.jsonl", 6)  # set-up, digital, conversion, the first chip's three
+    arguments = [*_arguments(folder, weights, out, chips="3"), "--resume"]
+    assert run(cli.app, arguments) == 0
+    assert calibrated == ["population", "paired"] * 2
+    assert (out / "table.md").read_text() == table and capsys.readouterr().out == printed
+    assert run(cli.app, arguments) == 0 and len(calibrated) == 4  # nothing is left to do
+    assert len((out / "records.jsonl").read_text().splitlines()) == len(whole.splitlines())
+    assert (out / "table.md").read_text() == table
+
+    content = (out / "records.jsonl").read_text()
+    torch.manual_seed(1)
+    other = tmp_path / "other.pth"
+    torch.save(torchvision.models.resnet18(num_classes=3).state_dict(), other)
+    for changed, message in (
+        (_arguments(folder, weights, out, max_samples="4"), "max_samples = 8, not 4"),
+        (_arguments(folder, other, out), "model = 'ResNet "),
+        ([*_arguments(folder, weights, out), "--seed", "1"], "seed = 0, not 1"),
+    ):
+        assert run(cli.app, [*changed, "--resume"]) == 2
+        error = capsys.readouterr().err
+        assert message in error and "without --resume" in error and len(error.splitlines()) == 1
+        assert (out / "records.jsonl").read_text() == content
+
+
+def test_a_target_of_the_users_own_goes_on_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "own.py").write_text(
+        """
+import torch
+from torch import nn
+from aihwkit_nabn.targets import TARGETS, Task
+
+@TARGETS.register("own")
+def load(name, options):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6), nn.Linear(6, 2)).eval()
+    x = torch.randn(32, 6)
+    def accuracy(candidate):
+        print("measured", file=open(options.data / "count.txt", "a"))
+        return {"accuracy": 100.0 * (candidate(x).argmax(1) == model(x).argmax(1)).double().mean().item()}
+    return Task(model=model, eval_fn=accuracy, calibration_batches={"plain": [x], "augmented": [x]},
+                forward_fn=lambda candidate, batch: candidate(batch))
+"""
+    )
+    out = tmp_path / "out"
+    arguments = ["test", "own:x", "none", "--data", str(tmp_path), "--noise", "gaussian:sigma=0.3", "--chips", "2"]
+    arguments += ["--methods", "none,paired", "--out", str(out), "--import", str(tmp_path / "own.py")]
+    assert run(cli.app, arguments) == 0
+    table, count = (out / "table.md").read_text(), tmp_path / "count.txt"
+    assert len(count.read_text().splitlines()) == 5
+    _cut(out / "records.jsonl", 5)
+    assert run(cli.app, [*arguments, "--resume"]) == 0
+    assert len(count.read_text().splitlines()) == 5 + 2 and (out / "table.md").read_text() == table

@@ -188,3 +188,23 @@ def test_without_openmmlab_the_install_line_is_given(capsys, monkeypatch) -> Non
     for command in (["inspect", YOLOX], ["test", YOLOX, "x.pth", "--noise", "pcm", "--out", "unused"]):
         _refused(command, "mmengine is not installed; run: pip install 'aihwkit-nabn[openmmlab]'", capsys)
     assert not Path("unused").exists()
+
+
+def test_an_interrupted_run_of_a_config_goes_on(detector, tmp_path, capsys) -> None:
+    out = tmp_path / "out"
+    arguments = ["test", str(detector.path), str(detector.checkpoint), "--noise", "gaussian:sigma=0.05", "--chips", "2"]
+    arguments += ["--methods", "none,paired", "--max-samples", "4", "--workers", "0", "--out", str(out)]
+    arguments += ["--cfg-options", "test_dataloader.dataset.indices=2"]
+    assert run(cli.app, arguments) == 0
+    table, file = (out / "table.md").read_text(), out / "records.jsonl"
+    lines = file.read_text().splitlines(keepends=True)
+    assert len(lines) == 3 + 4  # set-up, digital, conversion
+    file.write_text("".join(lines[:5]) + lines[5][:20])
+    assert run(cli.app, [*arguments, "--resume"]) == 0
+    assert (out / "table.md").read_text() == table
+    again = file.read_text().splitlines(keepends=True)
+    assert again[:5] == lines[:5] and len(again) == len(lines)
+    _refused([*arguments, "--resume", "--seed", "1"], "was made with seed = 0, not 1", capsys)
+    changed = [*arguments[:-1], "test_dataloader.dataset.indices=3"]
+    _refused([*changed, "--resume"], "was made with test_dataloader = ", capsys)
+    assert file.read_text().splitlines(keepends=True) == again

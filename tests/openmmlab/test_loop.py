@@ -34,8 +34,8 @@ def test_measures_digital_uncalibrated_and_every_method(request, name, tmp_path,
     assert len(folders) == 1
     result = EvaluationResult.from_json(folders[0] / "results.json")
     assert len(result.records) == 2 * 4 and result.metrics[0] == main
-    lines = (folders[0] / "records.jsonl").read_text().splitlines()
-    assert [json.loads(line)["method"] for line in lines[:2]] == ["uncalibrated", "population"]
+    lines = [json.loads(line) for line in (folders[0] / "records.jsonl").read_text().splitlines()]
+    assert [line["record"]["method"] for line in lines if "record" in line][:2] == ["uncalibrated", "population"]
     printed = capsys.readouterr().out
     assert "uncalibrated" in printed and "every metric" in printed and scenario in printed
     scalars = list(tmp_path.glob("*/vis_data/scalars.json")) + list(tmp_path.glob("*/vis_data/*.json"))

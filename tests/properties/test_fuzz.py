@@ -10,9 +10,9 @@ import pytest
 
 from aihwkit_nabn.chip import parse_time
 from aihwkit_nabn.cli import app
-from aihwkit_nabn.commands._records import RecordFile
 from aihwkit_nabn.commands._run import run
 from aihwkit_nabn.evaluation import EvaluationResult
+from aihwkit_nabn.evaluation.record_file import RecordFile
 from aihwkit_nabn.simulator import parse_preset
 from tests.properties.mutations import ODD, mutated_json, mutated_text, record, survives
 

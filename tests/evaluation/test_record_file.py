@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from aihwkit_nabn.commands._records import RecordFile
 from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.evaluation import Record
+from aihwkit_nabn.evaluation.record_file import RecordFile
 
 SETUP = {"seed": 0}
 

@@ -8,8 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
+from aihwkit_nabn.chip.container import checksum
 from aihwkit_nabn.errors import NabnError
-from aihwkit_nabn.evaluation import Record
+from aihwkit_nabn.evaluation.record import Record
 from aihwkit_nabn.evaluation.storage import read_metrics, read_record
 from aihwkit_nabn.files import append_line, parse_json, read_lines, write_text
 
@@ -18,20 +21,32 @@ class RecordFile:
     """Measurements as JSON lines, kept as they come; the first line says what they were made with.
 
     Args:
-        path: The file.
+        path: The file; None keeps them in memory only, as all but one process of a distributed run do.
         setup: What must be the same for measurements to belong together.
         resume: Take in what is there; otherwise begin anew, an old file being kept as ``NAME.old``.
+
+    Attributes:
+        digital: Metrics of the digital model, empty until they are there.
+        records: The measurements.
+        settings: Those of results, one for each scenario.
+        conversions: By scenario, what is on tiles.
+        shifts: By scenario and method, what calibrating the first chip changed.
 
     Raises:
         NabnError: the file is of another set-up, or damaged.
     """
 
-    def __init__(self, path: Path, setup: dict[str, Any], *, resume: bool) -> None:
-        self.path = path
+    def __init__(self, path: Path | None, setup: dict[str, Any], *, resume: bool) -> None:
+        self.path = path or Path("memory")
+        self._in_memory = path is None
         self.digital: dict[str, float] = {}
         self.settings: list[dict[str, Any]] = []
         self.records: list[Record] = []
+        self.conversions: dict[str, str] = {}
+        self.shifts: dict[str, dict[str, list[dict[str, Any]]]] = {}
         kept = [json.dumps({"setup": setup})]
+        if path is None:
+            return
         if path.is_file() and not resume:
             path.replace(path.with_name(f"{path.name}.old"))
         elif path.is_file():
@@ -59,20 +74,31 @@ class RecordFile:
 
     def _take(self, entry: dict[str, Any], where: str = "") -> None:
         if "record" in entry:
-            self.records.append(read_record(self.path, f"the record of {where}", entry["record"]))
+            record = read_record(self.path, f"the record of {where}", entry["record"])
+            self.records.append(record)
+            if "shifts" in entry:
+                if not all(isinstance(part, dict) for part in entry["shifts"]):
+                    raise TypeError("shifts must be mappings")
+                self.shifts.setdefault(record.scenario, {})[record.method] = entry["shifts"]
+        if "conversion" in entry:
+            if not isinstance(entry["conversion"], str):
+                raise TypeError("a conversion must be text")
+            self.conversions[entry["scenario"]] = entry["conversion"]
         if "settings" in entry:
             if not all(isinstance(part, dict) for part in (entry["settings"], entry["settings"]["conversion"])):
                 raise TypeError("settings must be a mapping")
-            self.digital = read_metrics(self.path, where, entry["digital"])
             self.settings.append(entry["settings"])
+        if "digital" in entry:
+            self.digital = read_metrics(self.path, where, entry["digital"])
 
     def add(self, **entry: Any) -> None:
-        """Append an entry: ``record=...``, or ``settings=...`` with ``digital=...``.
+        """Append an entry, whose keys are those that `_take` knows: ``record=...``, ``digital=...`` and so on.
 
         Raises:
             NabnError: it cannot be written.
         """
-        append_line(self.path, json.dumps(entry))
+        if not self._in_memory:
+            append_line(self.path, json.dumps(entry))
         self._take(entry)
 
     def adder(self, known: set[str]) -> Callable[[Record], None]:
@@ -91,6 +117,18 @@ class RecordFile:
     def describes(self, scenario: str) -> bool:
         """Return whether the settings of a scenario are there: they come after its first chip's measurements."""
         return any(scenario in settings["conversion"] for settings in self.settings)
+
+
+def setup_of(model: nn.Module, **options: Any) -> dict[str, Any]:
+    """Return what decides whether measurements belong together: the network, weights included, and what was set.
+
+    Args:
+        model: The digital network.
+        options: By name, what else must be the same.
+    """
+    tensors = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    plain = json.loads(json.dumps(options, default=str))
+    return {"model": f"{type(model).__name__} {checksum('', tensors)[:16]}", **plain}
 
 
 def _check_setup(path: Path, old: object, new: dict[str, Any]) -> None:
