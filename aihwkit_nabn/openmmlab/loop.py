@@ -8,7 +8,6 @@ from typing import Any
 
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import LOOPS
 from mmengine.runner.loops import TestLoop
 from rich import box
@@ -26,6 +25,7 @@ from aihwkit_nabn.openmmlab.checkpoints import check_fits
 from aihwkit_nabn.openmmlab.examples import write_examples
 from aihwkit_nabn.openmmlab.forks import mend_ssd_head
 from aihwkit_nabn.openmmlab.hook import AnalogHook, check_loaded
+from aihwkit_nabn.openmmlab.iterations import unwrapped
 from aihwkit_nabn.openmmlab.measure import evaluator_of
 from aihwkit_nabn.openmmlab.settings import build_methods, build_scenarios, check_pipeline, check_samples
 from aihwkit_nabn.reporting import print_table
@@ -170,12 +170,6 @@ class _Log:
 
     def __call__(self, record: Record) -> None:
         append_line(self.path, json.dumps(vars(record)))
-
-
-def unwrapped(model: Any) -> nn.Module:
-    """Return the model inside a wrapper for several processes."""
-    inner: nn.Module = model.module if is_model_wrapper(model) else model
-    return inner
 
 
 def flat_metrics(result: EvaluationResult) -> dict[str, float]:
