@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Subset
 
 from aihwkit_nabn.errors import CalibrationError
 from aihwkit_nabn.evaluation.plan import PLAIN
+from aihwkit_nabn.openmmlab.passes import calibration_pass, run_pass
 from aihwkit_nabn.seeding import derive_seed, isolated_rng
 
 # Transforms of a test pipeline that only the metric needs: calibration sees no label. Upstream's loaders of labels:
@@ -136,11 +137,24 @@ def calibration_set_of(
 
 
 def calibration_forward(model: nn.Module, batch: Any) -> Any:
-    """Run a detector or segmentor on a calibration batch: the whole network, without post-processing or loss."""
+    """Run a detector or segmentor on a calibration batch as it is tested; labels in the batch are not looked at.
+
+    That is ``mode='predict'``. Its post-processing is left out, by ``mode='tensor'``, where that calls every layer as
+    often: tried once per network, on the first batch, see `calibration_pass`. Several networks have no such pass
+    (YOLACT, Sparse R-CNN, Mask2Former); in others it leaves layers out (PointRend) or takes an image whole that is
+    tested in windows.
+
+    Args:
+        model: The network, or test-time augmentation around it.
+        batch: As its `data_preprocessor` takes it.
+
+    Returns:
+        What that pass returns: data samples with predictions, or the heads' tensors.
+    """
     # Test-time augmentation wraps the network, and itself has no forward pass.
     network: Any = model.module if isinstance(model, BaseTTAModel) else model
     data = network.data_preprocessor(batch.chip if isinstance(batch, Twins) else batch, False)
-    return network(**data, mode="tensor") if isinstance(data, dict) else network(*data, mode="tensor")
+    return run_pass(network, data, calibration_pass(network, data))
 
 
 def reference_forward(model: nn.Module, batch: Any) -> Any:
