@@ -14,6 +14,16 @@ from aihwkit_nabn.errors import CalibrationError
 ForwardFn = Callable[[nn.Module, Any], Any]
 
 
+def separate(forward_fn: ForwardFn, model: nn.Module, batch: Any) -> list[Any]:
+    """Return the parts of a batch that `forward_fn` runs one after the other, as batches of their own.
+
+    A function that does so has an attribute `separate`, called with the model and the batch. Run side by side, each
+    part meets every layer once, which makes one pass over them exact.
+    """
+    found: Callable[[nn.Module, Any], list[Any]] | None = getattr(forward_fn, "separate", None)
+    return [batch] if found is None else found(model, batch)
+
+
 def default_forward(model: nn.Module, batch: Any) -> Any:
     """Call the model on a tensor, or on the first element of a tuple or list (images, labels); moved to its device.
 

@@ -10,6 +10,9 @@ from aihwkit_nabn.calibration.session import CalibrationSession
 from aihwkit_nabn.errors import NabnError, suggestion
 from aihwkit_nabn.registry import Registry
 
+DEFAULT_METHOD = "common_mode"
+"""The method that is taken where none is named."""
+
 
 class CalibrationMethod:
     """Base of the calibration methods: one class, one file, one decorator.

@@ -290,13 +290,20 @@ def align_with_reference(
             gate.alignment.observer = None
     read = [name for name, count in _weight_reads(session).items() if count > reads[name]]
     _warn_of_bypassed([name for name in read if not gates[name].calls])
-    pairs = {}
+    pairs, one_sided = {}, []
     for name, gate in gates.items():
         pair = gate.merged()
-        if pair.analog.count == 0:
-            continue  # a branch that eval mode does not take
+        if pair.analog.count == 0:  # a branch that eval mode does not take, or the chip did not
+            one_sided += [name] if pair.digital.count and name not in read else []
+            continue
+        if not gate.reference.moments:
+            raise CalibrationError(
+                f"layer {name!r} ran on the chip but not in the reference; is it the same network, and does the "
+                "reference find anything in the calibration set?"
+            )
         if pair.digital.count == 0:
-            raise CalibrationError(f"layer {name!r} ran on the chip but not in the reference; is it the same network?")
+            one_sided.append(name)
+            continue
         vectors = rule(pair)
         session.alignments[name].set(*(vector.to(session.dtypes[name]) for vector in vectors))
         session.layers.append(
@@ -305,6 +312,7 @@ def align_with_reference(
         pairs[name] = pair
     if not pairs:
         raise CalibrationError("no analog layer ran on the calibration set")
+    _warn_of_one_sided(one_sided)
     return pairs
 
 
@@ -341,5 +349,16 @@ def _warn_of_bypassed(names: list[str]) -> None:
             f"the network reads the weights of {len(names)} analog layers ({', '.join(names[:3])}"
             f"{', ...' if len(names) > 3 else ''}) instead of calling them: programming noise acts there, converters, "
             "read noise and calibration do not",
+            stacklevel=2,
+        )
+
+
+def _warn_of_one_sided(names: list[str]) -> None:
+    """Tell of layers that run on what is found (regions, objects), where one of the two models found nothing."""
+    if names:
+        warnings.warn(
+            f"{len(names)} analog layers ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''}) had inputs in "
+            "only one of chip and reference on the whole calibration set, as behind a detector that finds nothing; "
+            "they are not calibrated",
             stacklevel=2,
         )

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from torch import nn
 
 from aihwkit_nabn.calibration.batches import ForwardFn, default_forward
-from aihwkit_nabn.calibration.method import CalibrationMethod, build_method
+from aihwkit_nabn.calibration.method import DEFAULT_METHOD, CalibrationMethod, build_method
 from aihwkit_nabn.calibration.ranks import union_of_ranks
 from aihwkit_nabn.calibration.report import CalibrationReport
 from aihwkit_nabn.calibration.session import CalibrationSession, match_reference
@@ -30,7 +30,7 @@ from aihwkit_nabn.nn.verification import reference_of, verification_of
 def calibrate(
     model: nn.Module,
     batches: Iterable[Any] | None = None,
-    method: str | CalibrationMethod = "common_mode",
+    method: str | CalibrationMethod = DEFAULT_METHOD,
     *,
     reference: nn.Module | None = None,
     max_samples: int | None = None,

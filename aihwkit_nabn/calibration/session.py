@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aihwkit_nabn.calibration.batches import ForwardFn, describe, first_samples, limited
+from aihwkit_nabn.calibration.batches import ForwardFn, batch_size, describe, first_samples, limited, separate
 from aihwkit_nabn.calibration.batchnorms import StatisticsRule, measure_batchnorms
 from aihwkit_nabn.calibration.moments import Moments
 from aihwkit_nabn.calibration.report import LayerShift
@@ -69,7 +70,7 @@ class CalibrationSession:
         self.n_passes = 0
         self.batch_sizes: list[int] = []
         self._kept: list[Any] | None = None
-        self._waiting: list[tuple[Any, int]] = []
+        self._waiting: deque[tuple[Any, int]] = deque()
         self._source: Iterator[tuple[Any, int]] | None = None
         self._batches = batches
         self._forward_fn = forward_fn
@@ -87,7 +88,7 @@ class CalibrationSession:
         if self._batches is None:
             raise CalibrationError("this method needs calibration batches, got None")
         while self._look_ahead():
-            batch, size = self._waiting.pop()
+            batch, size = self._waiting.popleft()
             self.n_samples += size
             self.n_batches += 1
             self.batch_sizes.append(size)
@@ -106,7 +107,8 @@ class CalibrationSession:
             if found is None:
                 return False
             if found[1]:
-                self._waiting.append(found)
+                parts = separate(self._forward_fn, self.model, found[0])
+                self._waiting += [found] if len(parts) == 1 else [(part, batch_size(part)) for part in parts]
         return True
 
     def verify(self, reference: nn.Module, *, strict: bool) -> None:

@@ -4,12 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from torch import nn
 
 # name, positional arguments, keyword arguments, output
 Seen = Callable[[str, tuple[Any, ...], Mapping[str, Any], Any], None]
+
+_level: ContextVar[int] = ContextVar("blocks of `unwatched` around", default=0)
+
+
+@contextmanager
+def unwatched() -> Iterator[None]:
+    """Keep what is called inside the block from those who watch from outside it."""
+    token = _level.set(_level.get() + 1)
+    try:
+        yield
+    finally:
+        _level.reset(token)
 
 
 @contextmanager
@@ -53,9 +66,12 @@ def _nothing(module: nn.Module, args: Any, output: Any) -> None:
 
 
 def _reporting(name: str, forward: Callable[..., Any], seen: Seen) -> Callable[..., Any]:
+    level = _level.get()
+
     def report(*args: Any, **kwargs: Any) -> Any:
         output = forward(*args, **kwargs)
-        seen(name, args, kwargs, output)
+        if _level.get() == level:
+            seen(name, args, kwargs, output)
         return output
 
     return report

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Subset
 
 from aihwkit_nabn.errors import CalibrationError
 from aihwkit_nabn.evaluation.plan import PLAIN
+from aihwkit_nabn.openmmlab.passes import TESTED, calibration_pass, run_pass
 from aihwkit_nabn.seeding import derive_seed, private_rng
 
 # Transforms of a test pipeline that only the metric needs: calibration sees no label. Upstream's loaders of labels:
@@ -136,11 +137,42 @@ def calibration_set_of(
 
 
 def calibration_forward(model: nn.Module, batch: Any) -> Any:
-    """Run a detector or segmentor on a calibration batch: the whole network, without post-processing or loss."""
+    """Run a detector or segmentor on a calibration batch as it is tested; labels in the batch are not looked at.
+
+    That is ``mode='predict'``. Its post-processing is left out, by ``mode='tensor'``, where that calls every layer as
+    often: tried once per network, on the first batch, see `calibration_pass`. Several networks have no such pass
+    (YOLACT, Sparse R-CNN, Mask2Former); in others it leaves layers out (PointRend) or takes an image whole that is
+    tested in windows.
+
+    Args:
+        model: The network, or test-time augmentation around it.
+        batch: As its `data_preprocessor` takes it.
+
+    Returns:
+        What that pass returns: data samples with predictions, or the heads' tensors.
+    """
     # Test-time augmentation wraps the network, and itself has no forward pass.
     network: Any = model.module if isinstance(model, BaseTTAModel) else model
     data = network.data_preprocessor(batch.chip if isinstance(batch, Twins) else batch, False)
-    return network(**data, mode="tensor") if isinstance(data, dict) else network(*data, mode="tensor")
+    return run_pass(network, data, calibration_pass(network, data))
+
+
+def _images(network: Any, batch: Any) -> list[Any]:
+    """Return a batch image by image, where that is how `calibration_forward` runs it."""
+    if isinstance(batch, Twins):
+        parts = [_images(network, half) for half in batch]
+        return [Twins(*pair) for pair in zip(*parts, strict=True)]
+    network = network.module if isinstance(network, BaseTTAModel) else network
+    inputs, samples = (batch.get(key) if isinstance(batch, dict) else None for key in ("inputs", "data_samples"))
+    if not (isinstance(inputs, list) and isinstance(samples, list) and len(inputs) == len(samples) > 1):
+        return [batch]
+    if calibration_pass(network, network.data_preprocessor(batch, False)) != TESTED:
+        return [batch]
+    pairs = zip(inputs, samples, strict=True)
+    return [{**batch, "inputs": [image], "data_samples": [sample]} for image, sample in pairs]
+
+
+calibration_forward.separate = _images  # type: ignore[attr-defined]
 
 
 def reference_forward(model: nn.Module, batch: Any) -> Any:

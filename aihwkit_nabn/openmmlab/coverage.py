@@ -12,14 +12,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 
 from aihwkit_nabn.chip import program_chip
 from aihwkit_nabn.errors import UnknownNameError
 from aihwkit_nabn.nn import convert_to_noise_aware
+from aihwkit_nabn.nn.attention import split_attention
+from aihwkit_nabn.nn.calls import watched
+from aihwkit_nabn.nn.layers import NoiseAwareLayer
 from aihwkit_nabn.openmmlab.config import build_digital, load_config, scope_of
+from aihwkit_nabn.openmmlab.passes import TESTED, calibration_pass, run_pass
 from aihwkit_nabn.simulator import parse_preset
 
 SIZE = (128, 160)
+_COMPARED = (_ConvNd, nn.Linear, _BatchNorm, NoiseAwareLayer)
 LEAST_SHARE, LARGEST_ERROR = 0.99, 1e-4
 
 MODELS: dict[str, str] = {
@@ -37,6 +43,12 @@ MODELS: dict[str, str] = {
     "detr r50": "mmdet::detr/detr_r50_8xb2-150e_coco.py",
     "deformable_detr r50": "mmdet::deformable_detr/deformable-detr_r50_16xb2-50e_coco.py",
     "swin-t mask_rcnn": "mmdet::swin/mask-rcnn_swin-t-p4-w7_fpn_1x_coco.py",
+    "yolact r50": "mmdet::yolact/yolact_r50_1xb8-55e_coco.py",
+    "condinst r50": "mmdet::condinst/condinst_r50_fpn_ms-poly-90k_coco_instance.py",
+    "sparse_rcnn r50": "mmdet::sparse_rcnn/sparse-rcnn_r50_fpn_1x_coco.py",
+    "queryinst r50": "mmdet::queryinst/queryinst_r50_fpn_1x_coco.py",
+    "mask2former r50": "mmdet::mask2former/mask2former_r50_8xb2-lsj-50e_coco.py",
+    "point_rend r50": "mmdet::point_rend/point-rend_r50-caffe_fpn_ms-1x_coco.py",
     "fcn r50": "mmseg::fcn/fcn_r50-d8_4xb2-80k_cityscapes-512x1024.py",
     "pspnet r50": "mmseg::pspnet/pspnet_r50-d8_4xb2-80k_cityscapes-512x1024.py",
     "deeplabv3 r50": "mmseg::deeplabv3/deeplabv3_r50-d8_4xb2-80k_cityscapes-512x1024.py",
@@ -48,6 +60,8 @@ MODELS: dict[str, str] = {
     "fast_scnn": "mmseg::fastscnn/fast_scnn_8xb4-160k_cityscapes-512x1024.py",
     "segformer mit-b0": "mmseg::segformer/segformer_mit-b0_8xb1-160k_cityscapes-1024x1024.py",
     "upernet swin-t": "mmseg::swin/swin-tiny-patch4-window7-in1k-pre_upernet_8xb2-160k_ade20k-512x512.py",
+    "pointrend r50": "mmseg::point_rend/pointrend_r50_4xb2-80k_cityscapes-512x1024.py",
+    "mask2former r50 (mmseg)": "mmseg::mask2former/mask2former_r50_8xb2-90k_cityscapes-512x1024.py",
 }
 
 
@@ -63,6 +77,7 @@ class Coverage:
         error: Largest error of the analog model before noise, over all its outputs, relative to each output's largest
             value.
         predicts: Whether a noisy chip predicts.
+        calibrated_through: The pass it is calibrated through, see `calibration_pass`.
         problem: What went wrong, or empty.
         seconds: How long it took.
     """
@@ -73,6 +88,7 @@ class Coverage:
     share: float = 0.0
     error: float = math.nan
     predicts: bool = False
+    calibrated_through: str = ""
     problem: str = ""
     seconds: float = 0.0
 
@@ -128,14 +144,16 @@ def measure(config_name: str, *, name: str = "", noise: str = "pcm", seed: int =
     randomize(digital, seed)
     inputs = torch.randn(1, 3, *SIZE, generator=torch.Generator().manual_seed(seed))
     analog: Any = convert_to_noise_aware(digital, parse_preset(noise))
+    batch = {"inputs": inputs, "data_samples": [_sample(scope)]}
     with torch.no_grad():
+        through = calibration_pass(digital, batch)
         error = max(
             largest_error(a, d)
             for a, d in zip(outputs(analog, inputs, scope), outputs(digital, inputs, scope), strict=True)
         )
         del digital
         program_chip(analog, seed=seed, t_inference=86_400.0)
-        predictions = analog(inputs, [_sample(scope)], mode="predict")
+        predictions = run_pass(analog, batch, TESTED)
     return Coverage(
         model=name or config_name,
         layers=len(analog.conversion_report.converted),
@@ -143,6 +161,7 @@ def measure(config_name: str, *, name: str = "", noise: str = "pcm", seed: int =
         share=analog.conversion_report.analog_share,
         error=error,
         predicts=len(predictions) == 1,
+        calibrated_through=through,
         seconds=time.perf_counter() - start,
     )
 
@@ -177,18 +196,28 @@ def outputs(model: Any, inputs: Tensor, scope: str) -> list[Tensor]:
     """Return every tensor that the model computes from ``[1, 3, height, width]``.
 
     Two-stage detectors get fixed proposals: random scores lie so close that rounding would reorder the detector's own,
-    and other regions give other outputs.
+    and other regions give other outputs. Of networks without a pass that ends in tensors it is what each layer returns
+    where the network predicts.
     """
+    samples = [_sample(scope)]
+    if hasattr(model, "roi_head") and hasattr(model.rpn_head, "prior_generator"):
+        features = model.extract_feat(inputs)
+        regions = model.roi_head(features, _proposals(), samples)
+        return list(_tensors([features, model.rpn_head(features), regions]))
+    batch = {"inputs": inputs, "data_samples": samples}
+    if calibration_pass(model, batch) == TESTED:
+        found: dict[str, Any] = {}
+        with split_attention(model) as split:
+            layers = {name: part for name, part in split.named_modules() if isinstance(part, _COMPARED)}
+            with watched(layers, lambda name, args, kwargs, output: found.setdefault(name, output)):
+                run_pass(split, batch, TESTED)
+        # In order of size: points are picked by scores (PointRend), which lie so close that rounding shuffles them.
+        return [tensor.sort().values for name in sorted(found) for tensor in _tensors(found[name])]
     if scope == "mmseg":
         features = model.extract_feat(inputs)
         heads = [model.decode_head, *_list(getattr(model, "auxiliary_head", None))]
         return list(_tensors([features, *(head(features) for head in heads)]))
-    samples = [_sample(scope)]
-    if not hasattr(model, "roi_head"):
-        return list(_tensors(model(inputs, samples, mode="tensor")))
-    features = model.extract_feat(inputs)
-    regions = model.roi_head(features, _proposals(), samples)
-    return list(_tensors([features, model.rpn_head(features), regions]))
+    return list(_tensors(model(inputs, samples, mode="tensor")))
 
 
 def largest_error(found: Tensor, expected: Tensor) -> float:

@@ -9,18 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
-from torch import nn
+from torch import Tensor, nn
 
 from aihwkit_nabn.calibration import calibrate
 from aihwkit_nabn.calibration.input_ranges import calibrate_input_ranges
-from aihwkit_nabn.calibration.method import build_method
 from aihwkit_nabn.chip import parse_time, program_chip, set_read_noise_seed
 from aihwkit_nabn.chip.input_ranges import ranged_layers
 from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.evaluation.plan import PLAIN
-from aihwkit_nabn.evaluation.scenario import UNCALIBRATED
 from aihwkit_nabn.nn import convert_to_noise_aware
 from aihwkit_nabn.nn.evaluation_mode import evaluation_mode
 from aihwkit_nabn.nn.verification import verify
@@ -40,13 +37,8 @@ from aihwkit_nabn.openmmlab.checkpoints import (
     write_checkpoint,
 )
 from aihwkit_nabn.openmmlab.forks import mend_ssd_head
-from aihwkit_nabn.openmmlab.settings import (
-    build_rpu_config,
-    calibration_set,
-    check_pipeline,
-    check_samples,
-    check_skips,
-)
+from aihwkit_nabn.openmmlab.iterations import ChipIterations, unwrapped
+from aihwkit_nabn.openmmlab.settings import build_calibration, build_rpu_config, calibration_set
 from aihwkit_nabn.seeding import check_seed, derive_seed, isolated_rng
 
 VERIFIED_IMAGES = 2
@@ -59,18 +51,20 @@ class AnalogHook(Hook):
 
     ``custom_hooks = [dict(type='AnalogHook', rpu_config=dict(type='PCMPreset'), t_inference='1d')]``
 
-    Before a test, after the checkpoint has been loaded, the model is converted, programmed and calibrated; while
-    training, the same happens for each validation, and training goes on with the digital model. It comes after hooks
-    that change weights for a test (moving averages).
+    Before a test, after the checkpoint has been loaded, a copy of the model is converted, programmed and calibrated;
+    while training, the same happens for each validation. It comes after hooks that change weights for a test (moving
+    averages). The copy is the runner's model inside the iterations of the test alone: at every other point all hooks
+    meet the digital model, and training goes on with it as if there had been no chip.
 
     Args:
         rpu_config: The noise setting, see `build_rpu_config`.
         seed: The chip's seed.
         t_inference: Time after programming: seconds or text such as ``'1d'``.
-        calibration: None for the chip as programmed, or ``dict(method='paired', max_samples=256)``, with optional
+        calibration: None for the chip as programmed, True for the default method, or
+            ``dict(method='paired', max_samples=256)``, each entry of which may be left out, with optional
             ``batch_size`` (images per calibration batch), ``pipeline`` (``'train'`` or ``'test'``),
-            ``reference_skips`` (see `build_methods`) and the method's
-            own options. The images are the train set's, without labels.
+            ``reference_skips`` (see `build_methods`) and the method's own options. The images are the train set's,
+            without labels.
         exclude: Names of modules that stay digital; ``*`` and ``?`` match.
         in_val: Whether validations while training are on the chip too.
         out_file: After a test, write a checkpoint with the chip and its calibration: a path, relative to the work
@@ -90,7 +84,7 @@ class AnalogHook(Hook):
         rpu_config: Any,
         seed: int = 0,
         t_inference: float | str = 0.0,
-        calibration: Mapping[str, Any] | None = None,
+        calibration: Mapping[str, Any] | bool | None = None,
         exclude: list[str] | tuple[str, ...] = (),
         in_val: bool = True,
         out_file: str | None = None,
@@ -102,8 +96,9 @@ class AnalogHook(Hook):
         self.in_val = in_val
         self.out_file = out_file
         self.enabled = True
-        self.method, self.options = _check_calibration(calibration)
-        self._digital: Any = None
+        self.method, self.options = build_calibration(calibration)
+        self._test: ChipIterations | None = None
+        self._tested: dict[str, Tensor] = {}
         self._stored: Any = None
         self._verified = False
 
@@ -116,38 +111,60 @@ class AnalogHook(Hook):
     def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
         """Remember the chip of a checkpoint that has one."""
         if self.enabled:
-            for note in fit_checkpoint(_inner(runner.model), checkpoint):
+            for note in fit_checkpoint(unwrapped(runner.model), checkpoint):
                 runner.logger.warning(note)
         self._stored = checkpoint.get(CHIP_KEY)
 
+    @property
+    def chip(self) -> nn.Module | None:
+        """The analog model, from before a test's first iteration until every hook has its metrics; else None."""
+        return None if self._test is None else self._test.chip
+
     def before_test_epoch(self, runner: Any) -> None:
-        """Put the model on its chip."""
-        if self.enabled and self._digital is None:
+        """Make the chip."""
+        self._leave()
+        if self.enabled:
             check_loaded(runner)
             mend_ssd_head()
-            self._enter(runner, runner.test_dataloader)
+            self._enter(runner, runner.test_loop)
+
+    def after_test_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
+        """Check that it was the chip that was tested."""
+        if self._test is not None:
+            self._test.check_ran()
 
     def after_test(self, runner: Any) -> None:
-        """Write the chip if asked to, and give the runner its digital model back."""
-        if self._digital is not None and self.out_file is not None:
-            self._write(runner)
-        self._leave(runner)
+        """Write the chip if asked to, and forget it."""
+        if self._test is not None and self.out_file is not None:
+            self._write(runner, self._test)
+        self._leave()
 
     def before_val_epoch(self, runner: Any) -> None:
-        """Put a copy of the model as trained so far on the chip."""
-        if self.enabled and self.in_val and self._digital is None:
+        """Make a chip of the model as trained so far."""
+        self._leave()
+        if self.enabled and self.in_val:
             self._stored = None
-            self._enter(runner, runner.val_dataloader)
+            self._enter(runner, runner.val_loop)
 
     def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
-        """Go on training the digital model."""
-        self._leave(runner)
+        """Check that it was the chip that was validated."""
+        self.after_test_epoch(runner, metrics)
+
+    def after_val(self, runner: Any) -> None:
+        """Forget the chip, after hooks that save the best checkpoint."""
+        self._leave()
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        """Forget the chip of a validation that was broken off."""
+        self._leave()
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
         """Keep the chip beside the digital weights, in a form that loads safely and into any tool."""
-        if self._digital is not None:
-            checkpoint["state_dict"] = digital_state(_inner(self._digital))
-            checkpoint[CHIP_KEY] = chip_record(_inner(runner.model), self.settings)
+        if self._test is None:
+            return
+        if runner.model is self._test.chip:  # inside an iteration
+            checkpoint["state_dict"] = digital_state(unwrapped(self._test.digital))
+        checkpoint[CHIP_KEY] = chip_record(self._test.chip, self.settings)
 
     def _verify(self, digital: Any, analog: nn.Module, loader: Any) -> None:
         """Run both models on the first images to be tested, by the pass that tests them; once per run."""
@@ -164,10 +181,10 @@ class AnalogHook(Hook):
             verify(digital, analog, test, f"{VERIFIED_IMAGES} images to be tested")
         self._verified = True
 
-    def _enter(self, runner: Any, loader: Any) -> None:
-        digital = _inner(runner.model)
+    def _enter(self, runner: Any, loop: Any) -> None:
+        digital = unwrapped(runner.model)
         analog: Any = convert_to_noise_aware(digital, self.rpu_config, self.exclude)
-        self._verify(digital, analog, loader)
+        self._verify(digital, analog, loop.dataloader)
         if self._stored is None:  # else its ranges come with the chip
             self._set_input_ranges(runner, analog)
         with warnings.catch_warnings():
@@ -182,8 +199,9 @@ class AnalogHook(Hook):
                 self._calibrate(runner, analog, digital)
         set_read_noise_seed(analog, derive_seed(self.seed, "evaluate"))
         analog.register_state_dict_post_hook(drop_placeholders)
-        self._digital = runner.model
-        runner.model = analog
+        self._test = ChipIterations(analog, runner, loop)
+        if self.out_file is not None:  # moving averages have left the model again when the test is over
+            self._tested = {name: value.clone() for name, value in digital_state(digital).items()}
 
     def _restored(self, runner: Any, analog: nn.Module) -> bool:
         if self._stored is None:
@@ -229,19 +247,20 @@ class AnalogHook(Hook):
             f"{report.seconds:.1f} s"
         )
 
-    def _leave(self, runner: Any) -> None:
-        if self._digital is not None:
-            runner.model, self._digital = self._digital, None
+    def _leave(self) -> None:
+        test, self._test, self._tested = self._test, None, {}
+        if test is not None:
+            test.end()
 
-    def _write(self, runner: Any) -> None:
+    def _write(self, runner: Any, test: ChipIterations) -> None:
         path = Path(self.out_file or "")
         path = path if path.is_absolute() else Path(runner.work_dir) / path
         meta: dict[str, Any] = {"cfg": runner.cfg.pretty_text, "experiment_name": runner.experiment_name}
         metainfo = getattr(runner.test_dataloader.dataset, "metainfo", None)
         if metainfo:
             meta["dataset_meta"] = {key: value for key, value in metainfo.items() if key in ("classes", "palette")}
-        record = chip_record(_inner(runner.model), self.settings)
-        write_checkpoint(path, digital_state(_inner(self._digital)), meta, record)
+        record = chip_record(test.chip, self.settings)
+        write_checkpoint(path, self._tested, meta, record)
         runner.logger.info(f"chip and calibration written to {path}")
 
 
@@ -257,28 +276,3 @@ def check_loaded(runner: Any) -> None:
         "no checkpoint has been loaded, so a random network would be put on the chip; give test.py a checkpoint, or "
         "set load_from"
     )
-
-
-def _inner(model: Any) -> Any:
-    return model.module if is_model_wrapper(model) else model
-
-
-def _check_calibration(calibration: Mapping[str, Any] | None) -> tuple[Any, dict[str, Any]]:
-    if calibration is None:
-        return None, {}
-    if not isinstance(calibration, Mapping) or not isinstance(calibration.get("method"), str):
-        raise NabnError(f"calibration must be None or dict(method='paired', max_samples=256), got {calibration!r}")
-    rest = dict(calibration)
-    name = rest.pop("method")
-    options: dict[str, Any] = {
-        "max_samples": check_samples("calibration.max_samples", rest.pop("max_samples", 256)),
-        "batch_size": check_samples("calibration.batch_size", rest.pop("batch_size", None)),
-        "pipeline": check_pipeline(rest.pop("pipeline", None)),
-    }
-    given = rest.pop("reference_skips", ())
-    if name == UNCALIBRATED and not rest:
-        return None, options
-    method = build_method(name, **rest)
-    skips = check_skips(method, given)
-    options |= {"reference_skips": skips} if skips else {}
-    return method, options | {"method": tuple(sorted(rest.items()))}

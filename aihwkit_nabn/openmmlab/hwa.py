@@ -12,7 +12,7 @@ from mmengine.hooks import Hook
 from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.openmmlab.batches import type_name
 from aihwkit_nabn.openmmlab.config import register_modules, scope_of
-from aihwkit_nabn.openmmlab.loop import unwrapped
+from aihwkit_nabn.openmmlab.iterations import unwrapped
 from aihwkit_nabn.openmmlab.training import HardwareAwareTrainingHook
 from aihwkit_nabn.seeding import derive_seed, isolated_rng
 from aihwkit_nabn.training import TrainedModel, TrainingNoise

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.dist import broadcast_object_list, is_main_process
-from mmengine.model import is_model_wrapper
 from mmengine.registry import LOOPS
 from mmengine.runner.loops import TestLoop
 from rich import box
@@ -27,6 +26,7 @@ from aihwkit_nabn.openmmlab.checkpoints import FitCheckpoint
 from aihwkit_nabn.openmmlab.examples import write_examples
 from aihwkit_nabn.openmmlab.forks import mend_ssd_head
 from aihwkit_nabn.openmmlab.hook import AnalogHook, check_loaded
+from aihwkit_nabn.openmmlab.iterations import unwrapped
 from aihwkit_nabn.openmmlab.measure import evaluator_of
 from aihwkit_nabn.openmmlab.settings import build_methods, build_scenarios, check_pipeline, check_samples
 from aihwkit_nabn.reporting import print_table
@@ -192,12 +192,6 @@ def _digest(settings: Any) -> str:
     plain = {k: v for k, v in settings.items() if k not in processes} if isinstance(settings, Mapping) else settings
     text = json.dumps(plain, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def unwrapped(model: Any) -> nn.Module:
-    """Return the model inside a wrapper for several processes."""
-    inner: nn.Module = model.module if is_model_wrapper(model) else model
-    return inner
 
 
 def flat_metrics(result: EvaluationResult) -> dict[str, float]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from aihwkit.simulator.parameters.base import RPUConfigBase
 
-from aihwkit_nabn.calibration.method import CalibrationMethod, build_method
+from aihwkit_nabn.calibration.method import DEFAULT_METHOD, CalibrationMethod, build_method
 from aihwkit_nabn.chip import parse_time
 from aihwkit_nabn.errors import NabnError, check_count
 from aihwkit_nabn.evaluation import MethodSpec, Scenario
@@ -98,6 +98,41 @@ def build_methods(methods: object, pipeline: str | None) -> list[MethodSpec]:
         batches = calibration_set(method, chosen, skips) if method.needs_batches else None
         specs.append(MethodSpec(str(name), batches=batches, label=label, options=options))
     return specs
+
+
+def build_calibration(calibration: object) -> tuple[CalibrationMethod | None, dict[str, Any]]:
+    """Return the one method a chip is calibrated with and how, None for a chip as programmed.
+
+    Args:
+        calibration: None or False: as programmed; True: the default method; or ``dict(method=NAME, max_samples=256,
+            batch_size=..., pipeline=..., reference_skips=..., ...)`` with the method's options, each of them optional.
+
+    Raises:
+        UnknownNameError: there is no such method.
+        NabnError: it is of another form, or an entry is not allowed.
+    """
+    if calibration is None or calibration is False:
+        return None, {}
+    rest = {} if calibration is True else calibration
+    name = rest.get("method", DEFAULT_METHOD) if isinstance(rest, Mapping) else None
+    if not isinstance(rest, Mapping) or not isinstance(name, str):
+        raise NabnError(
+            f"calibration must be None, True (method {DEFAULT_METHOD!r}) or dict(method='paired', max_samples=256), "
+            f"both optional, got {calibration!r}"
+        )
+    rest = {key: value for key, value in rest.items() if key != "method"}
+    options: dict[str, Any] = {
+        "max_samples": check_samples("calibration.max_samples", rest.pop("max_samples", 256)),
+        "batch_size": check_samples("calibration.batch_size", rest.pop("batch_size", None)),
+        "pipeline": check_pipeline(rest.pop("pipeline", None)),
+    }
+    given = rest.pop("reference_skips", ())
+    if name == UNCALIBRATED and not rest:
+        return None, options
+    method = build_method(name, **rest)
+    skips = check_skips(method, given)
+    options |= {"reference_skips": skips} if skips else {}
+    return method, options | {"method": tuple(sorted(rest.items()))}
 
 
 def calibration_set(method: CalibrationMethod, pipeline: str | None, reference_skips: Sequence[str] = ()) -> str:

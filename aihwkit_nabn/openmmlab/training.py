@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapperDict
 from mmengine.registry import HOOKS
 from torch import nn
@@ -15,6 +14,7 @@ from torch import nn
 from aihwkit_nabn.chip import parse_time
 from aihwkit_nabn.errors import check_number
 from aihwkit_nabn.openmmlab.checkpoints import FitCheckpoint
+from aihwkit_nabn.openmmlab.iterations import unwrapped
 from aihwkit_nabn.openmmlab.settings import build_rpu_config
 from aihwkit_nabn.seeding import check_seed, derive_seed
 from aihwkit_nabn.training.noise import TrainingNoise, matched_noise
@@ -75,7 +75,7 @@ class HardwareAwareTrainingHook(Hook):
 
     def before_train(self, runner: Any) -> None:
         """Find the weights and measure the noise, after the checkpoint has been loaded."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped(runner.model)
         noise = self.noise_for(model)
         columnwise = bool(self.rpu_config.mapping.weight_scaling_columnwise)
         self._noise = WeightNoise(model, noise, clip_sigma=self.clip_sigma, columnwise=columnwise, exclude=self.exclude)

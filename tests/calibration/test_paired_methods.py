@@ -283,6 +283,38 @@ def test_layers_whose_weights_are_read_are_told():
     assert [layer.name for layer in report.layers] == ["called"]
 
 
+class OnWhatIsFound(nn.Module):
+    """As two-stage detectors: heads run on what another one finds, on nothing at all or not at all."""
+
+    def __init__(self):
+        super().__init__()
+        self.score, self.head, self.mask = nn.Linear(4, 1), nn.Linear(4, 3), nn.Linear(4, 3)
+        self.threshold, self.skips = -99.0, False
+
+    def forward(self, x):
+        found = x[self.score(x)[:, 0] > self.threshold]
+        return self.head(found), self.mask(found) if len(found) or not self.skips else None
+
+
+@pytest.mark.parametrize("blind", ["chip", "reference"])
+@pytest.mark.parametrize("skips", [False, True])
+def test_layers_behind_a_side_that_finds_nothing_are_told(blind, skips):
+    torch.manual_seed(0)
+    net = OnWhatIsFound().eval()
+    net.skips = skips
+    chip = nabn.convert_to_noise_aware(net, nabn.presets.GaussianWeightNoisePreset(sigma=0.01))
+    nabn.program_chip(chip, seed=0)
+    (chip if blind == "chip" else net).threshold = 99.0
+    batches = [torch.randn(8, 4)]
+    if blind == "reference" and skips:
+        with pytest.raises(CalibrationError, match="'mask' ran on the chip but not in the reference; is it the same"):
+            nabn.calibrate(chip, batches, "paired", reference=net)
+        return
+    with pytest.warns(UserWarning, match=r"2 analog layers \(head, mask\) had inputs in only one of chip"):
+        report = nabn.calibrate(chip, batches, "paired", reference=net)
+    assert [layer.name for layer in report.layers] == ["score"]
+
+
 class Bypassed(nn.Conv1d):
     """Has the layer's weights, but a forward pass that its hooks see nothing of."""
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import aihwkit_nabn as nabn
-from aihwkit_nabn.nn.calls import first_argument, watched
+from aihwkit_nabn.nn.calls import first_argument, unwatched, watched
 
 WAYS: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
     "plain": lambda layer, x: layer(x),
@@ -67,3 +67,16 @@ def test_watching_leaves_modules_as_they_were() -> None:
 def test_first_argument() -> None:
     assert first_argument((1, 2), {}) == 1 and first_argument((), {"input": 3, "x": 4}) == 3
     assert first_argument((), {}) is None
+
+
+def test_calls_inside_are_kept_from_who_watches_outside() -> None:
+    layer, outer, inner = nn.Linear(2, 2), [], []
+    x = torch.ones(1, 2)
+    with watched({"layer": layer}, lambda name, *_: outer.append(name)):
+        with pytest.raises(KeyError), unwatched(), watched({"layer": layer}, lambda name, *_: inner.append(name)):
+            layer(x)
+            layer.forward(x)
+            raise KeyError
+        assert (len(outer), len(inner)) == (0, 2)
+        layer(x)
+    assert (len(outer), len(inner)) == (1, 2) and "forward" not in vars(layer)

@@ -18,12 +18,19 @@ from aihwkit_nabn.openmmlab.coverage import MODELS, Coverage, largest_error, mea
 @pytest.mark.parametrize("name", ["rtmdet_tiny", "ssdlite_mobilenetv2", "segformer mit-b0", "fast_scnn"])
 def test_small_models_go_on_tiles(name: str) -> None:
     (row,) = measure_all([name])
-    assert row.problem == "" and row.passes and row.layers <= row.tiles
+    assert row.problem == "" and row.passes and row.layers <= row.tiles and row.calibrated_through == "tensor"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["yolact r50", "pointrend r50"])
+def test_models_without_a_pass_that_ends_in_tensors_go_on_tiles_too(name: str) -> None:
+    (row,) = measure_all([name])
+    assert row.problem == "" and row.passes and row.calibrated_through == "predict"
 
 
 def test_the_list() -> None:
-    assert len([c for c in MODELS.values() if c.startswith("mmdet::")]) == 14
-    assert len([c for c in MODELS.values() if c.startswith("mmseg::")]) == 11
+    assert len([c for c in MODELS.values() if c.startswith("mmdet::")]) == 20
+    assert len([c for c in MODELS.values() if c.startswith("mmseg::")]) == 13
     with pytest.raises(UnknownNameError, match="did you mean 'yolox_s'"):
         next(measure_all(["yolox"]))
 
@@ -53,7 +60,7 @@ def test_a_model_that_fails_is_a_row_and_the_exit_code(tmp_path: Path, monkeypat
     spec = importlib.util.spec_from_file_location("nabn_tool_model_coverage", path)
     tool = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tool)
-    good = Coverage(model="a", layers=2, tiles=3, share=1.0, error=1e-7, predicts=True)
+    good = Coverage(model="a", layers=2, tiles=3, share=1.0, error=1e-7, predicts=True, calibrated_through="predict")
 
     def measure(config_name: str, *, name: str, noise: str, seed: int) -> Coverage:
         if name == "unet":
@@ -63,6 +70,6 @@ def test_a_model_that_fails_is_a_row_and_the_exit_code(tmp_path: Path, monkeypat
     monkeypatch.setattr(coverage, "measure", measure)
     out = tmp_path / "docs" / "c.md"
     assert run(tool.app, ["fast_scnn", "--out", str(out)]) == 0
-    assert "| a | 2 | 3 | 100.00% | 1.0e-07 | yes |" in out.read_text() and tool.COMMAND in out.read_text()
+    assert "| a | 2 | 3 | 100.00% | 1.0e-07 | yes | predict |" in out.read_text() and tool.COMMAND in out.read_text()
     assert run(tool.app, ["fast_scnn", "unet"]) == 1
     assert "unet: RuntimeError: broken" in capsys.readouterr().out

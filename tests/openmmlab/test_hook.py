@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from mmengine.runner import Runner
 from torch import nn
 
+from aihwkit_nabn.calibration import calibrate
 from aihwkit_nabn.chip import calibration_tensors
 from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.nn.layers import named_analog_layers
@@ -24,7 +26,7 @@ class Spy(AnalogHook):
     """Keeps the analog model for a look after the test."""
 
     def after_test(self, runner):
-        self.analog = runner.model
+        self.analog = self.chip
         super().after_test(runner)
 
 
@@ -99,16 +101,14 @@ def test_validation_while_training_is_on_the_chip_and_training_goes_on_digital(d
     seen = []
 
     class Val(AnalogHook):
-        def after_val_epoch(self, runner, metrics=None):
+        def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None):
             seen.append(bool(named_analog_layers(runner.model)))
-            super().after_val_epoch(runner, metrics)
 
     cfg = detector.cfg(tmp_path)
     runner = Runner.from_cfg(cfg)
     runner.register_hook(Val(NOISE, calibration=PAIRED))
     runner.train()
-    assert seen == [True] and not named_analog_layers(runner.model)
-    assert any(module.training for module in runner.model.modules())
+    assert seen == [True] * 2 and not named_analog_layers(runner.model)
     saved = torch.load(tmp_path / "epoch_1.pth", weights_only=True)  # importing us allowed mmengine's own classes
     assert CHIP_KEY not in saved and "backbone.conv1.weight" in saved["state_dict"]
 
@@ -189,7 +189,8 @@ def test_wrapped_train_sets_are_unwrapped_for_the_test_pipeline(detector):
         ({"rpu_config": {"type": "PCNPreset"}}, "unknown preset 'PCNPreset'"),
         ({"rpu_config": {}}, "rpu_config must be"),
         ({"rpu_config": NOISE, "calibration": {"method": "piared"}}, "did you mean 'paired'"),
-        ({"rpu_config": NOISE, "calibration": "paired"}, "calibration must be"),
+        ({"rpu_config": NOISE, "calibration": "paired"}, r"calibration must be None, True \(method 'common_mode'\) or"),
+        ({"rpu_config": NOISE, "calibration": {"method": None}}, "calibration must be .* got {'method': None}"),
         ({"rpu_config": NOISE, "calibration": {**PAIRED, "max_samples": 0}}, "calibration.max_samples"),
         ({"rpu_config": NOISE, "calibration": {**PAIRED, "pipeline": "val"}}, "pipeline must be"),
         ({"rpu_config": NOISE, "calibration": {**PAIRED, "shrinkk": 1}}, "shrinkk"),
@@ -200,6 +201,16 @@ def test_wrapped_train_sets_are_unwrapped_for_the_test_pipeline(detector):
 def test_bad_settings_are_named(arguments, message):
     with pytest.raises(NabnError, match=message):
         AnalogHook(**arguments)
+
+
+def test_the_default_method_is_that_of_calibrate():
+    default = inspect.signature(calibrate).parameters["method"].default
+    short, long = AnalogHook(NOISE, calibration={"max_samples": 48}), AnalogHook(NOISE, calibration=True)
+    assert short.method.name == long.method.name == default
+    assert (short.options["max_samples"], long.options["max_samples"]) == (48, 256)
+    spelled = AnalogHook(NOISE, calibration={"method": default, "max_samples": 48})
+    assert short.settings == spelled.settings and short.method.name == default
+    assert AnalogHook(NOISE, calibration=False).method is AnalogHook(NOISE, calibration=None).method is None
 
 
 def test_a_network_without_a_checkpoint_is_refused(detector, tmp_path):
