@@ -123,7 +123,7 @@ def _observing(layers: dict[str, nn.Module], inputs: dict[str, AbsHistogram]) ->
 
     own = {name: layer for name, layer in layers.items() if isinstance(layer, NoiseAwareOwnForward)}
     others = {name: layer for name, layer in layers.items() if name not in own}
-    with watched(others, observe), watched_products(own, lambda name, x, product: inputs[name].add(x)):
+    with watched(others, observe), watched_products(own, lambda name, call, product: inputs[name].add(call.input)):
         yield
 
 

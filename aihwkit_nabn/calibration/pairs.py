@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ from aihwkit_nabn.calibration.report import LayerShift
 from aihwkit_nabn.calibration.sampling import Positions, positions_per_sample
 from aihwkit_nabn.calibration.session import CalibrationSession
 from aihwkit_nabn.errors import CalibrationError
-from aihwkit_nabn.nn.alignment import InputMean, align
+from aihwkit_nabn.nn.alignment import LayerInput, add_correction, add_mean, align
 from aihwkit_nabn.nn.layers import NoiseAwareLayer, named_analog_layers
 
 # Variance over squared mean that rounding can make of values that are all the same.
@@ -177,7 +177,13 @@ class _PairGate(Gate[Pair, _Vectors]):
     """Aligns one layer's output with the reference's before it goes on to the next layer."""
 
     def __init__(
-        self, name: str, session: CalibrationSession, rule: PairRule, reference: _ReferenceCalls, wants_common: bool
+        self,
+        name: str,
+        session: CalibrationSession,
+        rule: PairRule,
+        reference: _ReferenceCalls,
+        wants_common: bool,
+        correction: Correction | None,
     ) -> None:
         super().__init__(name)
         self.alignment = session.alignments[name]
@@ -185,6 +191,7 @@ class _PairGate(Gate[Pair, _Vectors]):
         self.rule = rule
         self.reference = reference
         self.wants_common = wants_common
+        self.fixed = correction
 
     def empty(self, call: int) -> Pair:
         pair = self._empty()
@@ -213,16 +220,18 @@ class _PairGate(Gate[Pair, _Vectors]):
             return ()
         return self.rule(moments)
 
-    def observe(self, output: Tensor, input_mean: InputMean | None) -> Tensor:
-        mean = input_mean() if input_mean is not None and self.wants_common else None
+    def observe(self, output: Tensor, given: LayerInput | None) -> Tensor:
+        if self.fixed is not None and given is not None:
+            output = self.fixed.added(output, given, self.alignment.channel_dim)
+        mean = given.mean() if given is not None and given.mean_is_cheap and self.wants_common else None
 
         def take_in(pair: Pair, batch: int, call: int) -> None:
             now = Moments.of(output, self.alignment.channel_dim)
             now.check_finite(f"layer {self.name!r}")
             pair.analog.merge(now)
-            if mean is not None and input_mean is not None:
+            if mean is not None and given is not None:
                 self._add_common(pair, mean)
-                pair.joint.note_inputs(input_mean.inputs)
+                pair.joint.note_inputs(given.inputs)
             if (batch, call) in self.reference.probes:
                 self._compare(pair, *self.reference.probes[batch, call], output, mean)
 
@@ -256,9 +265,47 @@ class _PairGate(Gate[Pair, _Vectors]):
         pair.joint.add(*signals)
 
 
+@dataclass(frozen=True)
+class Correction:
+    """What is added to a layer's output before it is aligned: terms of its inputs.
+
+    Args:
+        directions: ``[rank, in_channels]`` or None.
+        mixing: ``[channels, rank]`` or None.
+        input_gain: Gain of the input mean ``[channels]`` or None.
+    """
+
+    directions: Tensor | None = None
+    mixing: Tensor | None = None
+    input_gain: Tensor | None = None
+
+    def added(self, output: Tensor, given: LayerInput, channel_dim: int) -> Tensor:
+        """Return an output with the terms, in its place."""
+        if self.input_gain is not None:
+            output = add_mean(output, self.input_gain, given.mean().to(output.dtype), channel_dim, True)
+        if self.directions is not None and self.mixing is not None:
+            output = add_correction(output, given, self.directions, self.mixing, overwrite=True)
+        return output
+
+    def scaled(self, scale: Tensor) -> dict[str, Tensor]:
+        """Return the parts of an alignment that scales the sum by `scale`."""
+        found = {}
+        if self.input_gain is not None:
+            found["input_gain"] = self.input_gain * scale.to(self.input_gain)
+        if self.directions is not None and self.mixing is not None:
+            found["directions"] = self.directions
+            found["mixing"] = self.mixing * scale.to(self.mixing).unsqueeze(1)
+        return found
+
+
 @torch.no_grad()
 def align_with_reference(
-    session: CalibrationSession, rule: PairRule, *, wants_joint: bool = False, wants_common: bool = False
+    session: CalibrationSession,
+    rule: PairRule,
+    *,
+    wants_joint: bool = False,
+    wants_common: bool = False,
+    corrections: Mapping[str, Correction] | None = None,
 ) -> dict[str, Pair]:
     """Align every analog layer's output with the reference's on the same inputs, one layer after the other.
 
@@ -271,6 +318,7 @@ def align_with_reference(
         rule: Called with a `Pair`, returns scale and offset, and perhaps an input gain, each ``[channels]``.
         wants_joint: Also gather the correlation between chip and reference.
         wants_common: Also gather the moments of the layers' input means, and theirs with both.
+        corrections: What is added to the outputs of some layers, by name, before all this.
 
     Returns:
         The pairs by layer name; the alignments are set and the shifts noted in the session.
@@ -279,7 +327,10 @@ def align_with_reference(
         CalibrationError: no analog layer ran, or a layer of the reference never did while the chip's did.
     """
     reference = _run_reference(session, wants_joint or wants_common)
-    gates = {name: _PairGate(name, session, rule, calls, wants_common) for name, calls in reference.items()}
+    fixed = corrections or {}
+    gates = {
+        name: _PairGate(name, session, rule, calls, wants_common, fixed.get(name)) for name, calls in reference.items()
+    }
     reads = _weight_reads(session)
     try:
         for gate in gates.values():
@@ -305,7 +356,10 @@ def align_with_reference(
             one_sided.append(name)
             continue
         vectors = rule(pair)
-        session.alignments[name].set(*(vector.to(session.dtypes[name]) for vector in vectors))
+        terms = fixed[name].scaled(vectors[0]) if name in fixed else {}
+        dtype = session.dtypes[name]
+        parts = [vector.to(dtype) for vector in vectors]
+        session.alignments[name].set(*parts, **{key: value.to(dtype) for key, value in terms.items()})
         session.layers.append(
             LayerShift.between(name, "analog layer", pair.analog, pair.digital, pair.aligned(*vectors), pair.digital)
         )

@@ -12,7 +12,7 @@ from aihwkit.simulator.tiles.inference import InferenceTileWithPeriphery
 from torch import Tensor, nn
 
 from aihwkit_nabn.errors import CalibrationError
-from aihwkit_nabn.nn.alignment import OutputAlignment
+from aihwkit_nabn.nn.alignment import PARTS, OutputAlignment
 from aihwkit_nabn.nn.batchnorm import NoiseAwareBatchNorm
 from aihwkit_nabn.nn.inference_mode import outside_inference_mode
 from aihwkit_nabn.nn.layers import NoiseAwareLayer, named_analog_layers
@@ -56,16 +56,7 @@ def _modules(model: nn.Module) -> list[Any]:
 
 # Where a folded layer keeps what was there before.
 _UNFOLDED = "_nabn_unfolded"
-_FIELDS = (
-    "scale",
-    "offset",
-    "input_gain",
-    "calibrated_mean",
-    "calibrated_var",
-    "live",
-    "enabled",
-    "calibration_enabled",
-)
+_FIELDS = (*PARTS, "calibrated_mean", "calibrated_var", "live", "enabled", "calibration_enabled")
 
 
 @dataclass
@@ -152,9 +143,8 @@ def fold_calibration(model: nn.Module) -> FoldHandle:
     """Move the calibration to where it costs nothing: alignments into the tiles' digital output scale and bias.
 
     Calibrated BatchNorm statistics take the trained ones' place (a BatchNorm costs the same with either), so the folded
-    model does the work of an uncalibrated one. What follows a layer's inputs (the input gain of ``common_mode``) has no
-    such place and stays. Outputs stay equal to float accuracy. Programming another chip takes the
-    fold out.
+    model does the work of an uncalibrated one. What follows a layer's inputs (``common_mode``, ``low_rank``) has no
+    such place and stays. Outputs stay equal to float accuracy. Programming another chip takes the fold out.
 
     Returns:
         A handle with `undo()`.
@@ -181,10 +171,9 @@ def fold_calibration(model: nn.Module) -> FoldHandle:
     for layer in layers.values():
         alignment = getattr(layer, "alignment", None)
         if alignment is not None and alignment.is_set and alignment.enabled:
-            gain = alignment.input_gain
-            _fold_layer(layer, alignment.scale, alignment.offset)
-            alignment.reset()
-            alignment.input_gain = gain
+            if alignment.scale is not None:
+                _fold_layer(layer, alignment.scale, alignment.offset)
+            alignment.scale = alignment.offset = None
     for module in batchnorms(model).values():
         if module.calibrated_mean is not None and module.calibration_enabled:
             module.__dict__[_UNFOLDED] = module.trained_statistics()

@@ -11,14 +11,16 @@ from torch import Tensor, nn
 from aihwkit_nabn.chip.calibration_state import alignments, batchnorms, check_not_folded, clear_calibration
 from aihwkit_nabn.chip.input_ranges import input_ranges, ranged_layers, set_input_range
 from aihwkit_nabn.errors import CalibrationError
+from aihwkit_nabn.nn.alignment import PARTS
 from aihwkit_nabn.nn.inference_mode import outside_inference_mode
 from aihwkit_nabn.nn.layers import named_analog_layers
+from aihwkit_nabn.simulator.linear_map import size_product
 
 
 def calibration_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Return copies of alignments, calibrated statistics and input ranges: ``LAYER.scale``, ``.offset``, ``.mean``, ...
 
-    An alignment with an input gain has ``LAYER.input_gain`` too.
+    An alignment with an input gain has ``LAYER.input_gain`` too, one with a correction ``.directions`` and ``.mixing``.
 
     Raises:
         CalibrationError: the calibration is folded, or follows the inputs (methods ``batch``, ``online``).
@@ -27,9 +29,8 @@ def calibration_tensors(model: nn.Module) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for name, alignment in alignments(model).items():
         if alignment.scale is not None and alignment.offset is not None:
-            found[f"{name}.scale"], found[f"{name}.offset"] = alignment.scale, alignment.offset
-            if alignment.input_gain is not None:
-                found[f"{name}.input_gain"] = alignment.input_gain
+            parts = {part: getattr(alignment, part) for part in PARTS}
+            found |= {f"{name}.{part}": value for part, value in parts.items() if value is not None}
     for name, bn in batchnorms(model).items():
         if bn.live is not None:
             raise CalibrationError(f"BatchNorm {name!r} follows its inputs; call freeze_calibration(model) first")
@@ -54,11 +55,13 @@ def load_calibration_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) ->
     if any(value is not None and value.shape != (1,) for value in ranges.values()):
         raise CalibrationError("a stored input range must be one number")
     widths = {name: layer.n_channels for name, layer in layers.items()}
-    gains = {name: left.pop(f"{name}.input_gain", None) for name in layers}
+    terms = {name: {part: left.pop(f"{name}.{part}", None) for part in PARTS[2:]} for name in layers}
     of_layers = _pairs(left, widths, ("scale", "offset"))
-    for name, gain in gains.items():
+    for name, found in terms.items():
+        gain = found["input_gain"]
         if gain is not None and (name not in of_layers or gain.shape != (widths[name],)):
             raise CalibrationError(f"the stored input gain of layer {name!r} has no scale beside it or another length")
+        _check_correction(name, found, widths[name], name in of_layers, analog[name])
     of_norms = _pairs(left, {name: norm.num_features for name, norm in norms.items()}, ("mean", "var"))
     if left:
         raise CalibrationError(f"the stored calibration is of another network: no layer for {next(iter(left))!r}")
@@ -68,11 +71,21 @@ def load_calibration_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) ->
             set_input_range(analog[name], value.item())
     for name, (scale, offset) in of_layers.items():
         device = next(analog[name].analog_tiles()).device
-        gain = gains[name]
-        moved = (scale.clone().to(device), offset.clone().to(device), None if gain is None else gain.clone().to(device))
-        layers[name].set(*moved)
+        found = {part: value.clone().to(device) for part, value in terms[name].items() if value is not None}
+        layers[name].set(scale.clone().to(device), offset.clone().to(device), **found)
     for name, (mean, var) in of_norms.items():
         norms[name].set_calibrated(mean, var)
+
+
+def _check_correction(name: str, parts: Mapping[str, Tensor | None], width: int, has_scale: bool, layer: Any) -> None:
+    directions, mixing = parts["directions"], parts["mixing"]
+    if directions is None and mixing is None:
+        return
+    linear_map = getattr(layer, "linear_map", None)
+    n_in = None if linear_map is None else layer.analog_module.in_size // size_product(linear_map.kernel_size)
+    fits = has_scale and directions is not None and mixing is not None and directions.dim() == 2
+    if not fits or directions.shape[1] != n_in or mixing.shape != (width, len(directions)):  # type: ignore[union-attr,arg-type]
+        raise CalibrationError(f"the stored correction of layer {name!r} is not complete or has other sizes")
 
 
 def _pairs(left: dict[str, Tensor], widths: dict[str, int], parts: tuple[str, str]) -> dict[str, tuple[Tensor, Tensor]]:

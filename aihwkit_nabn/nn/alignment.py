@@ -11,30 +11,50 @@ from torch.nn import functional as F
 
 from aihwkit_nabn import native
 from aihwkit_nabn.errors import NabnError
+from aihwkit_nabn.simulator.linear_map import LinearMap
+
+#: What an alignment is made of.
+PARTS = ("scale", "offset", "input_gain", "directions", "mixing")
 
 
-class InputMean:
-    """Gives the mean of the inputs that each output was computed from: ``[..., 1 or groups, *spatial]``.
+class LayerInput:
+    """What a layer was given, in the forms that the digital periphery adds up beside the tiles.
 
     Args:
         inputs: Of the layer.
-        mean: What makes the mean of them.
+        linear_map: How its matrix meets them.
+        mean_is_cheap: Whether adding them up is little work beside the layer's own.
     """
 
-    def __init__(self, inputs: Tensor, mean: Callable[[Tensor], Tensor]) -> None:  # torch's compiler knows no dataclass
+    def __init__(  # torch's compiler knows no dataclass
+        self, inputs: Tensor, linear_map: LinearMap, mean_is_cheap: bool = True
+    ) -> None:
         self.inputs = inputs
-        self.mean = mean
+        self.linear_map = linear_map
+        self.mean_is_cheap = mean_is_cheap
 
-    def __call__(self) -> Tensor:
-        """Return the mean."""
-        return self.mean(self.inputs)
+    def mean(self) -> Tensor:
+        """Return the mean of the inputs that each output was computed from: ``[..., 1 or groups, *spatial]``."""
+        return self.linear_map.input_mean(self.inputs)
+
+    def window_mean(self) -> Tensor:
+        """Return each input channel's mean over the window of each output: ``[..., in_channels, *spatial]``."""
+        return self.linear_map.window_mean(self.inputs)
+
+    def along(self, directions: Tensor) -> Tensor:
+        """Return the window means along directions ``[rank, in_channels]``: ``[..., rank, *spatial]``."""
+        m, directions = self.linear_map, directions.to(self.inputs)
+        if m.skips_positions:
+            return m.project(m.window_mean(self.inputs), directions)
+        return m.window_mean(m.project(self.inputs, directions))
 
 
 class OutputAlignment(nn.Module):
-    """``y = scale * x + offset`` per channel, plus ``input_gain * m`` where it has one; the identity until it is set.
+    """``y = scale * x + offset`` per channel, plus terms of the layer's inputs; the identity until it is set.
 
-    m is the mean of the layer's inputs behind each output, one number for all channels (of a group): what a quantised
-    network adds up for its zero points.
+    Plus ``input_gain * m``: m is the mean of the layer's inputs behind each output, one number for all channels (of a
+    group), what a quantised network adds up for its zero points. Plus ``mixing @ (directions @ b)``, a low-rank
+    correction: b are the input channels' means over each output's window.
 
     Args:
         n_channels: Length of scale and offset.
@@ -44,36 +64,56 @@ class OutputAlignment(nn.Module):
         scale: ``[n_channels]`` or None.
         offset: ``[n_channels]`` or None.
         input_gain: ``[n_channels]`` or None.
+        directions: ``[rank, in_channels]`` or None.
+        mixing: ``[n_channels, rank]`` or None.
         enabled: Whether `forward` applies them.
-        observer: While a calibration runs, called with the raw output and the input mean; what it returns goes on in
-            its place.
+        observer: While a calibration runs, called with the raw output and the layer's input (None where the periphery
+            cannot add it up); what it returns goes on in its place.
     """
 
     scale: Tensor | None
     offset: Tensor | None
     input_gain: Tensor | None
+    directions: Tensor | None
+    mixing: Tensor | None
 
     def __init__(self, n_channels: int, channel_dim: int) -> None:
         super().__init__()
         self.n_channels = n_channels
         self.channel_dim = channel_dim
         self.enabled = True
-        self.observer: Callable[[Tensor, InputMean | None], Tensor] | None = None
-        self.register_buffer("scale", None)
-        self.register_buffer("offset", None)
-        self.register_buffer("input_gain", None)
+        self.observer: Callable[[Tensor, LayerInput | None], Tensor] | None = None
+        for name in PARTS:
+            self.register_buffer(name, None)
 
     @property
     def is_set(self) -> bool:
         """Whether it changes anything."""
-        return self.scale is not None or self.input_gain is not None
+        return any(getattr(self, name) is not None for name in PARTS)
 
-    def set(self, scale: Tensor, offset: Tensor, input_gain: Tensor | None = None) -> None:
-        """Take over a scale, an offset and perhaps a gain of the input mean, each ``[n_channels]``.
+    def set(
+        self,
+        scale: Tensor,
+        offset: Tensor,
+        input_gain: Tensor | None = None,
+        directions: Tensor | None = None,
+        mixing: Tensor | None = None,
+    ) -> None:
+        """Take over a scale, an offset and perhaps a gain of the input mean, each ``[n_channels]``, and a correction.
 
         Raises:
             NabnError: a shape is wrong or a value is not finite.
         """
+        if (directions is None) != (mixing is None):
+            raise NabnError("alignment directions and mixing go together, got one of them")
+        if directions is not None and mixing is not None:
+            if directions.dim() != 2 or mixing.shape != (self.n_channels, len(directions)):
+                raise NabnError(
+                    f"alignment mixing must have shape ({self.n_channels}, rank) and directions (rank, in_channels), "
+                    f"got {tuple(mixing.shape)} and {tuple(directions.shape)}"
+                )
+            if not bool(torch.isfinite(directions).all() & torch.isfinite(mixing).all()):
+                raise NabnError("alignment directions and mixing must be finite")
         for field, value in (("scale", scale), ("offset", offset), ("input_gain", input_gain)):
             if value is None:
                 continue
@@ -84,25 +124,32 @@ class OutputAlignment(nn.Module):
         self.scale = scale
         self.offset = offset
         self.input_gain = input_gain
+        self.directions = directions
+        self.mixing = mixing
 
     def reset(self) -> None:
         """Back to the identity."""
-        self.scale = None
-        self.offset = None
-        self.input_gain = None
+        for name in PARTS:
+            setattr(self, name, None)
 
-    def forward(self, x: Tensor, input_mean: InputMean | None = None, *, overwrite: bool = False) -> Tensor:
+    def forward(self, x: Tensor, given: LayerInput | None = None, *, overwrite: bool = False) -> Tensor:
         """Return `x` aligned; ``[..., n_channels, *spatial]`` in and out; `overwrite` as in `align`."""
         if self.observer is not None:
-            return self.observer(x, input_mean)
+            return self.observer(x, given)
         if not self.enabled:
             return x
-        mean = None if self.input_gain is None or input_mean is None else input_mean()
+        out = self._scaled(x, given, overwrite)
+        if self.directions is None or self.mixing is None or given is None:
+            return out
+        return add_correction(out, given, self.directions, self.mixing, overwrite=overwrite or out is not x)
+
+    def _scaled(self, x: Tensor, given: LayerInput | None, overwrite: bool) -> Tensor:
+        mean = None if self.input_gain is None or given is None else given.mean()
         if self.scale is not None and self.offset is not None:
             vectors = (self.scale, self.offset, self.input_gain)
             return align(x, *vectors, mean=mean, channel_dim=self.channel_dim, overwrite=overwrite)
         if self.input_gain is not None and mean is not None:
-            return _add_mean(x, self.input_gain, mean.to(x.dtype), self.channel_dim, overwrite)
+            return add_mean(x, self.input_gain, mean.to(x.dtype), self.channel_dim, overwrite)
         return x
 
     def extra_repr(self) -> str:
@@ -110,7 +157,7 @@ class OutputAlignment(nn.Module):
         return f"{self.n_channels}, channel_dim={self.channel_dim}, set={self.is_set}"
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
-        adopt_optional_buffers(self, ("scale", "offset", "input_gain"), state_dict, prefix)
+        adopt_optional_buffers(self, PARTS, state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
@@ -150,10 +197,21 @@ def align(
     else:
         view = (-1,) + (1,) * (-channel_dim - 1)
         out = torch.addcmul(offset.view(view), x, scale.view(view))
-    return out if gain is None or mean is None else _add_mean(out, gain, mean, channel_dim, True)
+    return out if gain is None or mean is None else add_mean(out, gain, mean, channel_dim, True)
 
 
-def _add_mean(y: Tensor, gain: Tensor, mean: Tensor, channel_dim: int, overwrite: bool) -> Tensor:
+def add_correction(
+    y: Tensor, given: LayerInput, directions: Tensor, mixing: Tensor, *, overwrite: bool = False
+) -> Tensor:
+    """Return `y` plus ``mixing @ (directions @ b)``; `overwrite` as in `align`."""
+    correction = given.linear_map.project(given.along(directions), mixing.to(y.dtype))
+    if overwrite and _may_write(y):
+        return y.add_(correction)
+    return y + correction
+
+
+def add_mean(y: Tensor, gain: Tensor, mean: Tensor, channel_dim: int, overwrite: bool) -> Tensor:
+    """Return ``y + gain * mean``, the mean having one channel or one per group; `overwrite` as in `align`."""
     groups = mean.shape[channel_dim]
     if groups > 1:
         mean = mean.repeat_interleave(gain.shape[0] // groups, channel_dim)

@@ -15,7 +15,7 @@ from aihwkit.simulator.tiles.module import TileModule
 from torch import Tensor, nn
 
 from aihwkit_nabn.errors import ConversionError
-from aihwkit_nabn.nn.alignment import InputMean, OutputAlignment, adopt_optional_buffers
+from aihwkit_nabn.nn.alignment import LayerInput, OutputAlignment, adopt_optional_buffers
 from aihwkit_nabn.nn.carry_over import carry_over
 from aihwkit_nabn.nn.reparametrization import is_trainable
 from aihwkit_nabn.seeding import RandomStream
@@ -148,8 +148,7 @@ class NoiseAwareLayer(AnalogLayerBase, nn.Module):
 
     def _aligned(self, product: Tensor, x: Tensor, linear_map: LinearMap) -> Tensor:
         """Return the product of `x` as the alignment makes it."""
-        input_mean = InputMean(x, linear_map.input_mean) if self._takes_input_mean else None
-        out: Tensor = self.alignment(product, input_mean, overwrite=True)
+        out: Tensor = self.alignment(product, LayerInput(x, linear_map, self._takes_input_mean), overwrite=True)
         return out
 
     def __getstate__(self) -> dict[str, Any]:
@@ -180,6 +179,11 @@ class NoiseAwareLayer(AnalogLayerBase, nn.Module):
             bias = offset if bias is None else bias * scale + offset
         if self.alignment.enabled and gain is not None:
             matrix = matrix + gain.view(-1, 1).to(matrix) / matrix.shape[1]
+        directions, mixing = self.alignment.directions, self.alignment.mixing
+        if self.alignment.enabled and directions is not None and mixing is not None:
+            product = (mixing @ directions).to(matrix)
+            n = matrix.shape[1] // product.shape[1]  # the kernel's positions, over which a window mean is taken
+            matrix = matrix + product.repeat_interleave(n, 1) / n
         return self.linear_map.to_weight(matrix).clone(), None if bias is None else bias.detach().clone()
 
     def _digital(self, empty: Any) -> nn.Module:

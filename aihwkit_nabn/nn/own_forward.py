@@ -135,10 +135,10 @@ class NoiseAwareOwnForward(NoiseAwareLayer):
 @contextmanager
 def watched_products(
     layers: Mapping[str, NoiseAwareOwnForward],
-    seen: Callable[[str, Tensor, Tensor], None],
+    seen: Callable[[str, OperationCall, Tensor], None],
     reference: Mapping[str, nn.Module] | None = None,
 ) -> Iterator[None]:
-    """Report input and output of every product inside the block, as name, input, output.
+    """Report every product inside the block, as name, call of the operation, output.
 
     Args:
         layers: The analog layers by name.
@@ -149,7 +149,7 @@ def watched_products(
     def forward_of(name: str, layer: NoiseAwareOwnForward, digital: Any) -> Callable[..., Any]:
         def report(call: OperationCall) -> Tensor:
             product = layer._product(call) if digital is None else call.exactly()
-            seen(name, call.input, product)
+            seen(name, call, product)
             return product
 
         def forward(*args: Any, **kwargs: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -83,9 +84,32 @@ class LinearMap:
         """
         if self.spatial_dims == 0:
             return x.mean(-1, keepdim=True)
-        grouped = x.unflatten(self.channel_dim, (self.groups, -1)).mean(self.channel_dim)
-        n = size_product(self.kernel_size)
-        return self.apply(grouped, grouped.new_full((self.groups, n), 1.0 / n), None)
+        return self.window_mean(x.unflatten(self.channel_dim, (self.groups, -1)).mean(self.channel_dim))
+
+    def window_mean(self, x: Tensor) -> Tensor:
+        """Return the mean of each channel over the window that each output is computed from, padding counted in.
+
+        Args:
+            x: ``[..., n]``, or ``[..., n, *spatial]`` with any number n of channels.
+
+        Returns:
+            ``[..., n]``, or ``[..., n, *output size]``.
+        """
+        if self.spatial_dims == 0:
+            return x
+        n, channels = size_product(self.kernel_size), x.shape[self.channel_dim]
+        return dataclasses.replace(self, groups=channels).apply(x, x.new_full((channels, n), 1.0 / n), None)
+
+    def project(self, x: Tensor, matrix: Tensor) -> Tensor:
+        """Return a matrix ``[m, n]`` times the n channels at each position of `x`, laid out as `x` is."""
+        if self.spatial_dims == 0:
+            return F.linear(x, matrix)
+        return _CONV[self.spatial_dims](x, matrix.reshape(*matrix.shape, *(1,) * self.spatial_dims))  # type: ignore[arg-type]
+
+    @property
+    def skips_positions(self) -> bool:
+        """Whether there are fewer outputs than inputs, as behind a stride."""
+        return any(step > 1 for step in self.stride)
 
     def input_mean_work(self, n_outputs: int, n_inputs: int) -> float:
         """Return the additions of `input_mean` in parts of the multiplications by a matrix ``[n_outputs, n_inputs]``.
@@ -176,6 +200,11 @@ class TransposedMap(LinearMap):
         grouped = matrix.reshape(self.groups, per_group, -1, *self.kernel_size).transpose(1, 2)
         weight = grouped.flip(tuple(range(-self.spatial_dims, 0)))
         return weight.reshape(-1, per_group, *self.kernel_size)
+
+    @property
+    def skips_positions(self) -> bool:
+        """Never: there are more outputs than inputs."""
+        return False
 
     def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Return the exact product of `x` with the matrix `weight` plus `bias`."""
