@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +49,7 @@ def verified(name: str) -> str:
             nn.init.normal_(module.running_mean, 0.0, 0.1)
             nn.init.uniform_(module.running_var, 0.5, 1.5)
     preset = nabn.presets.GaussianWeightNoisePreset(sigma=0.1)
-    chip = nabn.convert_to_noise_aware(model, preset, example_inputs=images_for(name))
+    chip: Any = nabn.convert_to_noise_aware(model, preset, example_inputs=images_for(name))
     return f"{chip.conversion_report.analog_share:.1%} on tiles, {verification_of(chip)}"
 
 

@@ -16,6 +16,7 @@ from torch import nn
 
 from aihwkit_nabn.errors import MissingDependencyError, NabnError, UnknownNameError, missing_extra, suggestion
 from aihwkit_nabn.openmmlab.forks import find_mmseg_configs, mend_ssd_head
+from aihwkit_nabn.openmmlab.missing_packages import chain, explained
 from aihwkit_nabn.seeding import isolated_rng
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def load_config(name: str | Path, cfg_options: Mapping[str, Any] | None = None) 
 
     Raises:
         NabnError: the file does not exist or cannot be read, or an option does not fit it.
-        MissingDependencyError: mmengine, or the wheel that the name or a base names, is not installed.
+        MissingDependencyError: mmengine, or a package that the config names, is not installed.
     """
     require("mmengine")
     path = find_config(str(name))
@@ -101,11 +102,14 @@ def load_config(name: str | Path, cfg_options: Mapping[str, Any] | None = None) 
 
     find_mmseg_configs()
     try:
-        config = Config.fromfile(str(path))
+        with explained(f"config {str(name)!r}"):
+            config = Config.fromfile(str(path))
     except NabnError:
         raise
     except Exception as error:  # a config is a program
-        raise NabnError(f"config {str(name)!r} cannot be read: {type(error).__name__}: {error}") from error
+        # mmengine's own word for a failed import is the whole search path.
+        cause = chain(error)[-1] if isinstance(error, ImportError) else error
+        raise NabnError(f"config {str(name)!r} cannot be read: {type(cause).__name__}: {cause}") from error
     if cfg_options:
         try:
             config.merge_from_dict(dict(cfg_options))
@@ -142,10 +146,13 @@ def scope_of(config: Config) -> str:
 
     Raises:
         NabnError: it is of another package.
+        MissingDependencyError: a class of the config is of a package that is not installed.
     """
-    scope = config.get("default_scope")
+    with explained(f"config {config.filename!r}"):  # the new kind of configs imports when its entries are read
+        scope = config.get("default_scope")
+        kind = (config.get("model") or {}).get("type")
     if scope is None:
-        scope = getattr((config.get("model") or {}).get("type"), "__module__", "").partition(".")[0] or None
+        scope = getattr(kind, "__module__", "").partition(".")[0] or None
     if scope not in SCOPES:
         raise NabnError(f"default_scope of a config must be {' or '.join(SCOPES)}, got {scope!r}")
     return str(scope)
@@ -196,7 +203,10 @@ def build_digital(config: Config, checkpoint: str | Path | None = None, *, seed:
     with isolated_rng(seed), warnings.catch_warnings():
         try:
             warnings.simplefilter("ignore", UserWarning)  # on what the losses will do
-            model: nn.Module = MODELS.build(settings)
+            with explained(f"model {settings.get('type')!r}"):
+                model: nn.Module = MODELS.build(settings)
+        except NabnError:
+            raise
         except Exception as error:  # whatever the model's own constructor says
             raise NabnError(f"model {settings.get('type')!r} cannot be built: {error}") from error
     if checkpoint not in (None, RANDOM):

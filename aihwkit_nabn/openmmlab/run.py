@@ -16,6 +16,7 @@ import torch.distributed as dist
 
 from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.openmmlab.config import register_modules, scope_of
+from aihwkit_nabn.openmmlab.missing_packages import explained
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -212,7 +213,8 @@ def _build_runner(config: Config) -> Any:
 def _building(config: Config) -> Iterator[None]:
     """Say in one line what of a config cannot be built: an unknown type, a value that its class refuses."""
     try:
-        yield
+        with explained(f"config {config.filename!r}"):
+            yield
     except NabnError:
         raise
     except (AssertionError, ImportError, LookupError, TypeError, ValueError) as error:

@@ -23,7 +23,10 @@ class ScaledGradient:
 
     def __init__(self, weight: nn.Parameter, scales: Tensor) -> None:
         self.weight, self.scales = weight, scales
+        trainable = weight.requires_grad
+        weight.requires_grad_(True)  # torch takes no hook for frozen weights, which may be trained later
         self._handle = weight.register_hook(self)
+        weight.requires_grad_(trainable)
 
     def __call__(self, gradient: Tensor) -> Tensor:
         """Return the gradient as it goes on."""

@@ -302,10 +302,12 @@ def test_layers_behind_a_side_that_finds_nothing_are_told(blind, skips):
     torch.manual_seed(0)
     net = OnWhatIsFound().eval()
     net.skips = skips
-    chip = nabn.convert_to_noise_aware(net, nabn.presets.GaussianWeightNoisePreset(sigma=0.01))
+    batches = [torch.randn(8, 4)]
+    chip = nabn.convert_to_noise_aware(
+        net, nabn.presets.GaussianWeightNoisePreset(sigma=0.01), example_inputs=batches[0]
+    )
     nabn.program_chip(chip, seed=0)
     (chip if blind == "chip" else net).threshold = 99.0
-    batches = [torch.randn(8, 4)]
     if blind == "reference" and skips:
         with pytest.raises(CalibrationError, match="'mask' ran on the chip but not in the reference; is it the same"):
             nabn.calibrate(chip, batches, "paired", reference=net)

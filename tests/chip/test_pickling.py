@@ -132,3 +132,18 @@ def test_a_chip_goes_to_another_process() -> None:
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         found = pool.apply(answers, (chip,))
     assert torch.equal(found, answers(chip))
+
+
+def test_frozen_weights_are_programmed_and_train_later_as_they_should():
+    torch.manual_seed(0)
+    chips = []
+    for frozen in (False, True):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(4, 3))
+        net[0].weight.requires_grad_(not frozen)
+        chip = nabn.program_chip(nabn.convert_to_noise_aware(net, nabn.presets.PCMPreset()), seed=0)
+        for parameter in chip.parameters():
+            parameter.requires_grad_(True)
+        chip(torch.ones(2, 4)).sum().backward()
+        chips.append(next(iter(chip[0].analog_tiles())).tile.weight)
+    assert torch.equal(chips[0].grad, chips[1].grad)
