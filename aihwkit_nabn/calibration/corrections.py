@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -35,38 +35,46 @@ class LayerErrors:
 
     Args:
         groups: Of the layer. With more than one, the only input is the mean of a group's.
+        count: Positions in the sample.
+        n_outputs: Positions in all.
+        multiplications: The layer's own.
+        mean: Of inputs, errors and digital outputs.
+        scatter: Sums of products of deviations: inputs with inputs, errors with inputs; squares of the digital outputs.
     """
 
     groups: int
     count: int = 0
     n_outputs: int = 0
     multiplications: float = 0.0
-    mean: Tensor | None = None
-    scatter: Tensor | None = None
-    signal: Tensor | None = None
-    _parts: list[tuple[int, Tensor, Tensor]] = field(default_factory=list)
+    mean: tuple[Tensor, Tensor, Tensor] | None = None
+    scatter: tuple[Tensor, Tensor, Tensor] | None = None
 
     def take_in(self, inputs: Tensor, error: Tensor, digital: Tensor) -> None:
         """Take in samples ``[channels, positions]`` of inputs, errors and digital outputs."""
         n = error.shape[1]
         if n == 0:
             return
-        x = torch.cat([inputs.float(), error.float(), digital.float()])
-        mean = x.mean(1)
-        x = x - mean.unsqueeze(1)
-        k = len(inputs)
         if self.groups > 1:
-            part = inputs.float().repeat_interleave(len(error) // k, 0) if k < len(error) else inputs.float()
-            part = part - part.mean(1, keepdim=True)
-            e, d = x[k : k + len(error)], x[k + len(error) :]
-            now = torch.stack([(part * part).sum(1), (part * e).sum(1), (e * e).sum(1), (d * d).sum(1)]).double()
-        else:
-            e, d = x[k : k + len(error)], x[k + len(error) :]
-            now = torch.cat([x[:k] @ x[:k].T, e @ x[:k].T]).double()
-            extra = torch.stack([(e * e).sum(1), (d * d).sum(1)]).double()
-            self.signal = extra if self.signal is None else self.signal + extra
-        self.scatter = now if self.scatter is None else self.scatter + now
+            inputs = inputs.repeat_interleave(len(error) // len(inputs), 0)
+        parts = [part.double() for part in (inputs, error, digital)]
+        means = [part.mean(1) for part in parts]
+        x, e, d = (part - mean.unsqueeze(1) for part, mean in zip(parts, means, strict=True))
+        now = [self._products(x, x), self._products(e, x), (d * d).sum(1)]
+        if self.mean is not None and self.scatter is not None:
+            x, e, d = ((mean - old).unsqueeze(1) for mean, old in zip(means, self.mean, strict=True))
+            between = [self._products(x, x), self._products(e, x), (d * d).sum(1)]
+            total = self.count + n
+            now = [
+                new + old + gap * (self.count * n / total)
+                for new, old, gap in zip(now, self.scatter, between, strict=True)
+            ]
+            means = [old + (mean - old) * (n / total) for mean, old in zip(means, self.mean, strict=True)]
+        self.mean, self.scatter = (means[0], means[1], means[2]), (now[0], now[1], now[2])
         self.count += n
+
+    def _products(self, a: Tensor, b: Tensor) -> Tensor:
+        """Sums over positions of each channel with each other one; channel by channel where there are groups."""
+        return a @ b.T if self.groups == 1 else (a * b).sum(1)
 
 
 @dataclass(frozen=True)
@@ -116,44 +124,50 @@ def find_corrections(session: CalibrationSession, budget: float, ridge: float) -
         if result is not None:
             solved[name] = result
     total = sum(found.multiplications for found in errors.values())
-    ranks = _share_out(solved, budget * total)
+    ranks = share_out({name: (layer.gains, layer.cost) for name, layer in solved.items()}, budget * total)
     corrections = {name: solved[name].cut(rank) for name, rank in ranks.items()}
+    spent = sum(rank * solved[name].cost for name, rank in ranks.items()) / total if total else 0.0
+    session.notes.append(f"corrections cost {spent:.1%} of the network's multiplications")
+    left_out = [name for name in errors if name not in solved]
+    if left_out:
+        session.notes.append(f"{len(left_out)} layers have too many inputs, or none, to be corrected")
     return {name: correction for name, correction in corrections.items() if correction is not None}
 
 
-def _share_out(solved: Mapping[str, _Solved], allowed: float) -> dict[str, int]:
-    """Give ranks out, the one that brings most per multiplication first, as long as they fit."""
-    ranks = dict.fromkeys(solved, 0)
-    queue = [(-layer.gains[0] / layer.cost, name) for name, layer in solved.items() if layer.gains]
+def share_out(layers: Mapping[str, tuple[Sequence[float], float]], allowed: float) -> dict[str, int]:
+    """Return a rank for each layer: the next rank goes where it brings most for its cost, as long as one fits.
+
+    Args:
+        layers: What each further rank of a layer brings, falling, and what one costs.
+        allowed: The cost in all.
+    """
+    ranks = dict.fromkeys(layers, 0)
+    queue = [(-gains[0] / cost, name) for name, (gains, cost) in layers.items() if gains and cost > 0]
     heapq.heapify(queue)
     while queue:
         worth, name = heapq.heappop(queue)
-        layer = solved[name]
-        if worth >= 0.0 or layer.cost > allowed:
+        gains, cost = layers[name]
+        if worth >= 0.0 or cost > allowed:
             continue
-        allowed -= layer.cost
+        allowed -= cost
         ranks[name] += 1
-        if ranks[name] < len(layer.gains):
-            heapq.heappush(queue, (-layer.gains[ranks[name]] / layer.cost, name))
+        if ranks[name] < len(gains):
+            heapq.heappush(queue, (-gains[ranks[name]] / cost, name))
     return ranks
 
 
 def _solve(found: LayerErrors, ridge: float) -> _Solved | None:
-    if found.scatter is None or found.count < 8:
+    if found.scatter is None:
+        return None
+    inputs, cross, signal = found.scatter
+    total = float(signal.sum())
+    if not total > 0:
         return None
     if found.groups > 1:
-        inputs, cross, _, signal = found.scatter
-        total = float(signal.sum())
-        gain = cross / (inputs * (1.0 + ridge)).clamp(min=1e-300)
-        gain = gain.masked_fill(inputs <= 0, 0.0)
-        share = float((gain * cross).sum()) / total if total > 0 else 0.0
-        return _Solved([share], found.n_outputs * len(gain), input_gain=gain)
-    assert found.signal is not None
-    total = float(found.signal[1].sum())
-    k = found.scatter.shape[1]
-    inputs, cross = found.scatter[:k], found.scatter[k:]
-    size = float(inputs.diagonal().mean())
-    if not (size > 0 and total > 0):
+        gain = (cross / (inputs * (1.0 + ridge))).nan_to_num(0.0, posinf=0.0, neginf=0.0)
+        return _Solved([float((gain * cross).sum()) / total], found.n_outputs * len(gain), input_gain=gain)
+    k, size = len(inputs), float(inputs.diagonal().mean())
+    if not size > 0:
         return None
     damped = inputs + ridge * size * torch.eye(k, dtype=inputs.dtype, device=inputs.device)
     factor = torch.linalg.cholesky(damped)
