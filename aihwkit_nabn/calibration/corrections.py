@@ -14,6 +14,7 @@ from torch import Tensor
 from aihwkit_nabn.calibration.pairs import Correction
 from aihwkit_nabn.calibration.sampling import Positions
 from aihwkit_nabn.calibration.session import CalibrationSession
+from aihwkit_nabn.errors import CalibrationError
 from aihwkit_nabn.nn.alignment import LayerInput
 from aihwkit_nabn.nn.calls import watched
 from aihwkit_nabn.nn.layers import NoiseAwareLayer, named_analog_layers
@@ -204,6 +205,8 @@ def _measure(session: CalibrationSession) -> dict[str, LayerErrors]:
         inputs = given.mean() if groups > 1 else given.window_mean() if _inputs(layer) <= _MOST_INPUTS else None
         if inputs is None or digital.numel() == 0:
             return
+        if not bool(torch.isfinite(raw).all() & torch.isfinite(digital).all()):
+            raise CalibrationError(f"layer {name!r} produced NaN or infinite values on the calibration set")
         k = inputs.shape[session.alignments[name].channel_dim]
         wanted = max(max(_POSITIONS, _POSITIONS_PER_INPUT * k) // max(session.n_samples, 1), 2)
         key = name, call
