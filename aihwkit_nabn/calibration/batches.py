@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from aihwkit_nabn.errors import CalibrationError
+from aihwkit_nabn.nn.keeping import copied
 
 ForwardFn = Callable[[nn.Module, Any], Any]
 
@@ -116,7 +116,7 @@ def _lists_samples(batch: Sequence[Any], inside: bool) -> bool:
 
 def first_samples(batch: Any, n: int, size: int) -> Any:
     """Return the first `n` of a batch's `size` samples, their tensors copied: some networks write into their inputs."""
-    return copy.deepcopy(_first(batch, min(n, size), size))
+    return copied(_first(batch, min(n, size), size))
 
 
 def _first(batch: Any, n: int, size: int, inside: bool = False) -> Any:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from aihwkit_nabn.calibration.lockstep import Lockstep
 from aihwkit_nabn.calibration.moments import Moments
+from aihwkit_nabn.calibration.rehearsal import Rehearsal
 from aihwkit_nabn.calibration.report import distance
 
 if TYPE_CHECKING:
@@ -58,9 +59,10 @@ class Gate(ABC, Generic[M, C]):
     def correction(self, moments: M) -> C:
         """Return what follows from moments."""
 
-    def begin(self, line: Lockstep) -> None:
-        """Begin a pass over the batches."""
-        self._of_all_calls = self.correction(self.merged()) if len(self.calls) > 1 else None
+    def begin(self, line: Lockstep, late: Collection[str] = ()) -> None:
+        """Begin a pass over the batches; `late` are gates that some batch came to when the others had gone on."""
+        is_provisional = len(self.calls) > 1 or (bool(self.calls) and self.name in late)
+        self._of_all_calls = self.correction(self.merged()) if is_provisional else None
         self.calls, self._estimates, self._line = [], {}, line
 
     def pass_through(self, take_in: Callable[[M, int, int], None]) -> C:
@@ -94,16 +96,28 @@ def measure(session: CalibrationSession, gates: Mapping[str, Gate[M, C]]) -> Non
     """
     batches = session.all_batches()
     order = {name: number for number, name in enumerate(gates)}
+    way = session.rehearsal() if len(batches) > 1 else Rehearsal()
+    if not way.side_by_side:
+        session.notes.append("its passes cannot run side by side, so the network begins again for every layer")
     before: dict[str, Moments] = {}
+    late: set[str] = set()
     for number in range(_MOST_PASSES):
         forwards = [functools.partial(session.run_analog, batch, index) for index, batch in enumerate(batches)]
-        line = Lockstep(session.model, forwards, order, on_stop=lambda done: session.step_done(done, len(gates)))
+        line = Lockstep(
+            session.model,
+            forwards,
+            order,
+            on_stop=lambda done: session.step_done(done, len(gates)),
+            one_by_one=not way.side_by_side,
+            last=way.last(gates),
+        )
         for gate in gates.values():
-            gate.begin(line)
+            gate.begin(line, late)
         line.run()
+        late |= line.late
         session.n_passes += line.n_passes
         now = {name: gate.chip_moments(gate.merged()) for name, gate in gates.items() if gate.calls}
-        n_shared = sum(len(gate.calls) > 1 for gate in gates.values())
+        n_shared = sum(len(gate.calls) > 1 or gate.name in late for gate in gates.values())
         if number >= n_shared or _has_settled(before, now):
             return
         before = now

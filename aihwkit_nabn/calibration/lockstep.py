@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import functools
 import sys
 import threading
@@ -40,10 +41,14 @@ class Lockstep:
         forwards: Each runs the chip on one batch.
         order: Where passes have come to different gates, those at the first in this order go on.
         on_stop: Called with the number of stops done so far.
+        one_by_one: Give every pass up at every gate, so that never two are under way.
+        patience: Seconds that a pass may take from one stop to the next; None: any.
+        last: The stop that passes end behind, if that is known.
 
     Attributes:
         batch: Which of the batches is running.
         n_passes: How often the network began on the batches.
+        late: Gates that a batch came to, by a way of its own, when the others had gone on.
     """
 
     def __init__(
@@ -52,6 +57,10 @@ class Lockstep:
         forwards: Sequence[Callable[[], Any]],
         order: Mapping[str, int],
         on_stop: Callable[[int], None] | None = None,
+        *,
+        one_by_one: bool = False,
+        patience: float | None = None,
+        last: Stop | None = None,
     ) -> None:
         self.batch = 0
         self.n_passes = 0
@@ -59,11 +68,15 @@ class Lockstep:
         self._forwards = list(forwards)
         self._order = order
         self._on_stop = on_stop
+        self._one_by_one = one_by_one
+        self._patience = patience
         self._done: set[Stop] = set()
         self._too_large: dict[Stop, bool] = {}
         self._seen: set[tuple[int, Stop]] = set()
         self._calls: dict[str, int] = {}
         self._running: _Pass | None = None
+        self._last = last
+        self.late: set[str] = set()
 
     def next_call(self, gate: str) -> Stop:
         """Return the stop that the running batch has come to; to be asked once per call of the gate."""
@@ -76,6 +89,8 @@ class Lockstep:
         if seen in self._seen:
             return False
         self._seen.add(seen)
+        if stop in self._done:
+            self.late.add(stop[0])
         return True
 
     def halt(self, stop: Stop) -> None:
@@ -87,7 +102,8 @@ class Lockstep:
         """Run all passes to their ends.
 
         Raises:
-            BaseException: whatever a pass raised; the others are stopped then.
+            StuckError: a pass waits for another one.
+        BaseException: whatever a pass raised; the others are stopped then.
         """
         again = True
         while again:
@@ -102,7 +118,7 @@ class Lockstep:
             self._calls = {}
             self._forwards[0]()
             return False
-        passes = [_Pass(forward, index) for index, forward in enumerate(self._forwards)]
+        passes = [_Pass(forward, index, self._patience) for index, forward in enumerate(self._forwards)]
         try:
             with _bounded_pools(len(passes)):
                 for one in passes:
@@ -117,7 +133,9 @@ class Lockstep:
                         self._on_stop(len(self._done))
                     if self._too_large[stop]:
                         return True
-                    for one in passes:
+                    # Contexts around whole passes are left in the opposite order in which they were entered.
+                    is_last = stop == self._last
+                    for one in reversed(passes) if is_last else passes:
                         if one.at == stop:
                             self._advance(one)
         finally:
@@ -133,13 +151,17 @@ class Lockstep:
         one.place = self._start.leave()
         if one.at is not None:
             if one.at not in self._too_large:
-                self._too_large[one.at] = one.live_bytes * len(self._forwards) > self._limit(one)
+                self._too_large[one.at] = self._one_by_one or one.live_bytes * len(self._forwards) > self._limit(one)
             if self._too_large[one.at]:
                 one.give_up()
 
     @staticmethod
     def _limit(one: _Pass) -> int:
         return torch.cuda.mem_get_info()[0] // 2 if one.on_gpu else HELD_BYTES
+
+
+class StuckError(RuntimeError):
+    """A pass waits for one that is halted, as for a lock."""
 
 
 class _GivenUp(BaseException):
@@ -157,8 +179,9 @@ class _Pass:
         place: What `ChipMoment.leave` gave when it halted.
     """
 
-    def __init__(self, forward: Callable[[], Any], index: int) -> None:
+    def __init__(self, forward: Callable[[], Any], index: int, patience: float | None) -> None:
         self.index = index
+        self._patience = patience
         self.at: Stop | None = None
         self.calls: dict[str, int] = {}
         self.live_bytes = 0
@@ -170,7 +193,8 @@ class _Pass:
         self._go, self._back = threading.Semaphore(0), threading.Semaphore(0)
         # What torch keeps per thread goes along.
         self._contexts = _thread_state()
-        self._thread = threading.Thread(target=self._body, name=f"calibration batch {index}", daemon=True)
+        body = functools.partial(contextvars.copy_context().run, self._body)
+        self._thread = threading.Thread(target=body, name=f"calibration batch {index}", daemon=True)
 
     def advance(self) -> None:
         """Run on to the next stop or to the end."""
@@ -179,12 +203,15 @@ class _Pass:
             self._thread.start()
         else:
             self._go.release()
-        self._back.acquire()
+        if not self._back.acquire(timeout=self._patience):
+            raise StuckError
         if self._error is not None:
             raise self._error
 
     def halt(self, stop: Stop, weigh: bool) -> None:
         """Called on the pass's thread: wait there for `advance`."""
+        if self._stopped:  # given up before, and caught by a bare ``except`` of the network's own
+            raise _GivenUp
         if weigh:
             with torch._C.DisableTorchFunction():  # whatever mode the layer runs under
                 self.live_bytes, self.on_gpu = _live(sys._getframe(1))

@@ -23,7 +23,7 @@ from aihwkit_nabn.nn.evaluation_mode import evaluation_mode
 from aihwkit_nabn.nn.inference_mode import outside_inference_mode
 from aihwkit_nabn.nn.layers import named_analog_layers
 from aihwkit_nabn.nn.report import NOT_VERIFIED
-from aihwkit_nabn.nn.verification import reference_of, verification_of
+from aihwkit_nabn.nn.verification import in_one_thread, reference_of, verification_of
 
 
 @outside_inference_mode()
@@ -118,6 +118,7 @@ def _calibrate(
     try:
         with (
             evaluation_mode(model, reference),
+            nullcontext() if reference is None else in_one_thread(reference),
             nullcontext() if reference is None else split_attention(reference) as split,
             _progress_bar(progress, batches, max_samples, run.name) as bar,
         ):

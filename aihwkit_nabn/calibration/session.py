@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -13,18 +14,22 @@ from torch import Tensor, nn
 from aihwkit_nabn.calibration.batches import ForwardFn, batch_size, describe, first_samples, limited, separate
 from aihwkit_nabn.calibration.batchnorms import StatisticsRule, measure_batchnorms
 from aihwkit_nabn.calibration.moments import Moments
+from aihwkit_nabn.calibration.rehearsal import Rehearsal, rehearse
 from aihwkit_nabn.calibration.report import LayerShift
 from aihwkit_nabn.chip.calibration_state import alignments, batchnorms
 from aihwkit_nabn.errors import CalibrationError, NabnError, VerificationError, suggestion
 from aihwkit_nabn.nn.alignment import OutputAlignment
 from aihwkit_nabn.nn.batchnorm import NoiseAwareBatchNorm
 from aihwkit_nabn.nn.calls import watched
+from aihwkit_nabn.nn.keeping import copied
 from aihwkit_nabn.nn.layers import NoiseAwareLayer, named_analog_layers
 from aihwkit_nabn.nn.own_forward import watched_outputs
 from aihwkit_nabn.nn.verification import verify
 
 # Samples that a chip is verified on.
 _VERIFIED = 2
+# Where a model keeps how its passes may be run.
+_REHEARSED = "_nabn_rehearsed"
 
 
 class CalibrationSession:
@@ -101,7 +106,8 @@ class CalibrationSession:
     def _look_ahead(self) -> bool:
         """Have the next batch that holds a sample waiting; False if there is none."""
         if self._source is None:
-            self._source = limited(self._batches or (), self._max_samples, self._forward_fn)
+            batches = () if self._batches is None else self._batches
+            self._source = limited(batches, self._max_samples, self._forward_fn)
         while not self._waiting:
             found = next(self._source, None)
             if found is None:
@@ -122,6 +128,28 @@ class CalibrationSession:
             raise
         except CalibrationError:  # a forward_fn that takes whole batches only
             self._verify_on(reference, first_samples(batch, size, size), size, strict)
+
+    def rehearsal(self) -> Rehearsal:
+        """Return how passes of the chip may be run, tried on few samples of two batches; once per model."""
+        known = self.model.__dict__.get(_REHEARSED)
+        if known is not None and known[0] is self._forward_fn:
+            found: Rehearsal = known[1]
+            return found
+        pairs = list(zip(self.all_batches(), self.batch_sizes, strict=True))[:2]
+        order = {name: number for number, (name, _) in enumerate(self.model.named_modules())}
+        trimmed = [first_samples(batch, n, size) for n, (batch, size) in zip((3, 2), pairs, strict=True)]
+        found = Rehearsal()
+        for batches in (trimmed, [batch for batch, _ in pairs]):  # some functions take whole batches only
+            try:
+                found = rehearse(self.model, [functools.partial(self._on_copy, batch) for batch in batches], order)
+                break
+            except Exception:  # to be told of, with the batch's number, when it counts
+                continue
+        self.model.__dict__[_REHEARSED] = self._forward_fn, found
+        return found
+
+    def _on_copy(self, batch: Any) -> Any:
+        return self._forward_fn(self.model, copied(batch))
 
     def _verify_on(self, reference: nn.Module, batch: Any, size: int, strict: bool) -> None:
         roles = {id(self.model): "analog model"}
@@ -169,7 +197,7 @@ class CalibrationSession:
 
     def _run(self, forward_fn: ForwardFn, model: nn.Module, role: str, batch: Any, number: int | None) -> Any:
         try:
-            return forward_fn(model, batch)
+            return forward_fn(model, copied(batch))
         except NabnError:
             raise
         except Exception as error:

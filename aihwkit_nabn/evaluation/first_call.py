@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from aihwkit_nabn.nn.keeping import copied
+
 # Samples that are kept, where they can be told.
 _SAMPLES = 2
 
@@ -28,6 +30,7 @@ class FirstCall:
         self.stop = stop
         self.arguments: tuple[tuple[Any, ...], dict[str, Any]] | None = None
         self.described = ""
+        self.whole: tuple[tuple[Any, ...], dict[str, Any]] | None = None
 
     def __enter__(self) -> FirstCall:
         self._handle = self.model.register_forward_pre_hook(self._note, with_kwargs=True)
@@ -39,6 +42,7 @@ class FirstCall:
 
     def _note(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._handle.remove()
+        self.whole = copied((args, kwargs))
         try:
             if len(args) == 1 and not kwargs and isinstance(args[0], Tensor) and args[0].dim() > 1:
                 images = args[0][:_SAMPLES].clone()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +16,11 @@ from aihwkit_nabn.calibration.input_ranges import calibrate_input_ranges
 from aihwkit_nabn.calibration.report import CalibrationReport
 from aihwkit_nabn.chip import set_read_noise_seed
 from aihwkit_nabn.chip.input_ranges import ranged_layers
+from aihwkit_nabn.errors import VerificationError
 from aihwkit_nabn.evaluation.first_call import FirstCall
 from aihwkit_nabn.evaluation.plan import EvalFn, PlannedMethod, check_metrics
 from aihwkit_nabn.nn.evaluation_mode import evaluation_mode
+from aihwkit_nabn.nn.keeping import copied, kept
 from aihwkit_nabn.nn.report import UNVERIFIED
 from aihwkit_nabn.nn.verification import verify
 from aihwkit_nabn.seeding import derive_seed, isolated_rng, private_rng
@@ -49,9 +51,20 @@ class Measuring:
             reason = "eval_fn does not call the model itself, so there was nothing to run both models on"
             analog.conversion_report.verified = f"{UNVERIFIED}{reason}"
             return
-        args, kwargs = first_call.arguments
         with evaluation_mode(self.model, analog):
-            verify(self.model, analog, lambda model: model(*args, **kwargs), first_call.described)
+            try:
+                self._verify_on(analog, first_call.arguments, first_call.described)
+            except VerificationError:
+                raise
+            except Exception:  # a model that takes whole batches only
+                self._verify_on(analog, first_call.whole or first_call.arguments, "the first test batch")
+
+    def _verify_on(self, analog: Any, arguments: tuple[tuple[Any, ...], dict[str, Any]], described: str) -> None:
+        def run(model: Any) -> Any:
+            args, kwargs = copied(arguments)
+            return model(*args, **kwargs)
+
+        verify(self.model, analog, run, described)
 
     def set_input_ranges(self, analog: nn.Module, batches: Any) -> None:
         """Give the tiles static input ranges, where the settings ask for them: once, for all chips and methods."""
@@ -85,7 +98,9 @@ class Measuring:
         """Return the metrics of the digital model, or of a chip, whose read noise follows from ``seed``."""
         if model is not self.model:
             set_read_noise_seed(model, derive_seed(seed, "evaluate"))
-        with isolated_rng(derive_seed(seed, "evaluate")), torch.no_grad():
+        # What the model keeps of its inputs must not tell the chips' runs from one another.
+        digital = kept(model) if model is self.model else nullcontext()
+        with isolated_rng(derive_seed(seed, "evaluate")), torch.no_grad(), digital:
             return check_metrics(self.eval_fn(model), place=place, expected=expected)
 
     @contextmanager

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import fnmatch
-from collections.abc import Callable, Iterable
+import functools
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from aihwkit.nn.modules.base import AnalogLayerBase
@@ -24,6 +25,7 @@ from aihwkit_nabn.nn.batchnorm import (
 )
 from aihwkit_nabn.nn.evaluation_mode import evaluation_mode
 from aihwkit_nabn.nn.inference_mode import outside_inference_mode
+from aihwkit_nabn.nn.keeping import copied
 from aihwkit_nabn.nn.layers import NoiseAwareConv1d, NoiseAwareConv2d, NoiseAwareConv3d, NoiseAwareLinear
 from aihwkit_nabn.nn.matrices import kept_reason, matrix_parameters, opaque_weights
 from aihwkit_nabn.nn.own_forward import NoiseAwareOwnForward
@@ -36,7 +38,7 @@ from aihwkit_nabn.nn.transposed import (
     NoiseAwareConvTranspose2d,
     NoiseAwareConvTranspose3d,
 )
-from aihwkit_nabn.nn.verification import remember_reference, verify
+from aihwkit_nabn.nn.verification import in_one_thread, remember_reference, verify
 
 # The nearest class in the module's own order of inheritance decides.
 ANALOG_FORMS: dict[type[nn.Module], type[nn.Module]] = {
@@ -101,8 +103,8 @@ def convert_to_noise_aware(
         exclude: Names of modules to leave digital with all they contain; ``*`` and ``?`` match as in file names.
         specific_rpu_config_fun: As in aihwkit: called with name, module and a copy of `rpu_config`, returns the
             configuration for that layer.
-        example_inputs: What the model is called with: a tensor, or a tuple of its arguments. Both models are then run
-            on them, the analog one without noise, and must agree (`verification.verify`).
+        example_inputs: What the model is called with: a tensor, a tuple of arguments, or a dictionary of them. Both
+            models are then run on them, the analog one without noise, and must agree (`verification.verify`).
 
     Returns:
         The copy, with a `ConversionReport` as its attribute `conversion_report`.
@@ -126,10 +128,11 @@ def convert_to_noise_aware(
     if lazy is not None:  # torch cannot copy these
         raise ConversionError(f"buffer {lazy!r} belongs to a {_LAZY}")
     check_not_compiled(model)
-    copied = copy_model(model)
-    copied.eval()  # weights that are computed (spectral_norm) are others in training
-    work = _Conversion(rpu_config, _excluded(copied, patterns), specific_rpu_config_fun)
-    analog: Any = work.replace(copied)
+    with in_one_thread(model):  # whoever watches it has put other forward passes in
+        own = copy_model(model)
+    own.eval()  # weights that are computed (spectral_norm) are others in training
+    work = _Conversion(rpu_config, _excluded(own, patterns), specific_rpu_config_fun)
+    analog: Any = work.replace(own)
     if not work.report.converted:
         raise ConversionError(f"model {type(model).__name__} has no layer to put on tiles\n{work.report}")
     rewire(analog, work.replaced)
@@ -137,10 +140,21 @@ def convert_to_noise_aware(
     analog.conversion_report = work.report
     remember_reference(analog, model)
     if example_inputs is not None:
-        inputs = example_inputs if isinstance(example_inputs, (tuple, list)) else (example_inputs,)
         with evaluation_mode(model):
-            verify(model, analog, lambda network: network(*inputs), "the example inputs")
+            verify(model, analog, functools.partial(_run_on, example_inputs), "the example inputs")
     return analog
+
+
+def _run_on(inputs: Any, model: nn.Module) -> Any:
+    given = copied(inputs)
+    try:
+        if isinstance(given, Mapping):
+            return model(**given)
+        return model(*given) if isinstance(given, (tuple, list)) else model(given)
+    except NabnError:
+        raise
+    except Exception as error:
+        raise ConversionError(f"example_inputs: the model failed on them: {type(error).__name__}: {error}") from error
 
 
 def _check_patterns(model: nn.Module, patterns: tuple[str, ...]) -> None:

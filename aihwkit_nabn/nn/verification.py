@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import threading
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -12,14 +14,18 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from aihwkit_nabn.errors import VerificationError
 from aihwkit_nabn.nn.attention import split_attention
 from aihwkit_nabn.nn.batchnorm import NoiseAwareBatchNorm
+from aihwkit_nabn.nn.keeping import copied, kept
 from aihwkit_nabn.nn.layers import NoiseAwareLayer, named_analog_layers
 from aihwkit_nabn.nn.moment import ChipMoment
 from aihwkit_nabn.nn.own_forward import watched_outputs
+from aihwkit_nabn.nn.probe import has_stock_forward
+from aihwkit_nabn.nn.report import UNVERIFIED
 from aihwkit_nabn.seeding import isolated_rng
 from aihwkit_nabn.simulator.tiles import fixed_weight, target_weight
 
@@ -63,6 +69,17 @@ class Verification:
 _REFERENCES: WeakKeyDictionary[nn.Module, weakref.ref[nn.Module]] = WeakKeyDictionary()
 
 
+# While a digital model is watched, its layers' forward passes are others: one thread at a time.
+_LOCKS: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
+_locking = threading.Lock()
+
+
+def in_one_thread(model: nn.Module) -> Any:
+    """Return a lock of the model's own, for a ``with`` block."""
+    with _locking:
+        return _LOCKS.setdefault(model, threading.RLock())
+
+
 def remember_reference(analog: nn.Module, reference: nn.Module) -> None:
     """Note which digital model an analog one was made of."""
     _REFERENCES[analog] = weakref.ref(reference)
@@ -88,7 +105,7 @@ def verify(
     inputs: str,
     *,
     strict: bool = True,
-) -> Verification:
+) -> Verification | None:
     """Run both models on the same inputs, the chip with the weights that were to be programmed and without converters.
 
     Every analog layer's outputs are held against the digital layer's, call by call, and the digital ones go on, so that
@@ -104,29 +121,35 @@ def verify(
             only which layers ran and the shapes must.
 
     Returns:
-        What was found; also noted on the analog model and in its `conversion_report`.
+        What was found, also noted on the analog model and in its `conversion_report`; None where the inputs show
+        nothing, being empty or not finite.
 
     Raises:
         VerificationError: a layer ran in one of the two only, or gives something else; the layer is named.
     """
-    layers = {name: layer for name, layer in named_analog_layers(analog).items()}
+    layers = named_analog_layers(analog)
     norms = {name: m for name, m in analog.named_modules() if isinstance(m, NoiseAwareBatchNorm)}
-    with split_attention(reference) as split:
+    with in_one_thread(reference), split_attention(reference) as split:
         twins = dict(split.named_modules())
         expected = _Digital({name: twins[name] for name in (*layers, *norms) if name in twins}, layers)
-        with isolated_rng(0), expected.recording():
-            digital_result = run(split)
+        with kept(split), isolated_rng(0), expected.recording():
+            digital_result = copied(run(split))
     moment = ChipMoment.take(analog)
     got = _OnChip(layers, norms, expected, strict)
     try:
-        with isolated_rng(0), got.comparing():
-            analog_result = run(analog)
+        with kept(analog), isolated_rng(0), got.comparing():
+            analog_result = copied(run(analog))
     finally:
         moment.restore()
     _compare_runs(reference, expected, got)
     apart = _compare_results(digital_result, analog_result) if strict and not got.read else 0.0
     largest = max(got.largest, apart)
     ran = [name for name in layers if got.calls.get(name)]
+    report: Any = getattr(analog, "conversion_report", None)
+    if not got.compared and not got.unmeasured:
+        if report is not None:
+            report.verified = f"{UNVERIFIED}no layer gave a finite value on {inputs}"
+        return None
     found = Verification(
         n_layers=len(ran) - len(got.unmeasured),
         largest=largest,
@@ -135,7 +158,6 @@ def verify(
         unmeasured=tuple(got.unmeasured),
     )
     analog.__dict__["verification"] = found
-    report: Any = getattr(analog, "conversion_report", None)
     if report is not None:
         report.verified = str(found)
     return found
@@ -147,18 +169,21 @@ class _Digital:
 
     Attributes:
         outputs: By layer, call by call, in the order of the first calls.
-        used: Layers whose weight went into an operation.
+        used: How many operations each layer's weight went into.
     """
 
     twins: Mapping[str, nn.Module]
     layers: Mapping[str, nn.Module]
     outputs: dict[str, list[Any]] = field(default_factory=dict)
-    used: set[str] = field(default_factory=set)
+    used: Counter[str] = field(default_factory=Counter)
 
     @contextmanager
     def recording(self) -> Iterator[None]:
-        found = {name: twin._parameters.get("weight") for name, twin in self.twins.items()}
-        weights = {id(weight): name for name, weight in found.items() if weight is not None}
+        found = {name: self.twins[name]._parameters.get("weight") for name in self.layers if name in self.twins}
+        weights: dict[int, list[str]] = {}
+        for name, weight in found.items():
+            if weight is not None and weight.numel():
+                weights.setdefault(weight.untyped_storage().data_ptr(), []).append(name)
 
         def seen(name: str, output: Any) -> None:
             self.outputs.setdefault(name, []).append(output.detach().clone() if isinstance(output, Tensor) else output)
@@ -168,9 +193,12 @@ class _Digital:
 
 
 class _Uses(TorchFunctionMode):
-    """Notes which weights operations are given; a layer's own call is only one way to use them."""
+    """Counts the operations that weights, or views of them, go into; a layer's own call is only one way to use them.
 
-    def __init__(self, weights: Mapping[int, str], used: set[str]) -> None:
+    Tied weights count once for each of their layers. Looking up embeddings is no product.
+    """
+
+    def __init__(self, weights: Mapping[int, list[str]], used: Counter[str]) -> None:
         super().__init__()
         self.weights, self.used = weights, used
 
@@ -178,9 +206,26 @@ class _Uses(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if getattr(func, "__name__", "") != "__get__":
-            self.used.update(self.weights[id(a)] for a in (*args, *kwargs.values()) if id(a) in self.weights)
-        return func(*args, **kwargs)
+        result = func(*args, **kwargs)
+        with torch._C.DisableTorchFunction():
+            given = [part for value in (*args, *kwargs.values()) for part in _flat(value)]
+            places = {_place(part) for part in given} & self.weights.keys()
+            if places and isinstance(result, Tensor) and func is not F.embedding and _place(result) not in places:
+                self.used.update(name for place in places for name in self.weights[place])
+        return result
+
+
+def _flat(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    return [part for part in value if isinstance(part, Tensor)] if isinstance(value, (list, tuple)) else []
+
+
+def _place(tensor: Tensor) -> int:
+    try:
+        return tensor.untyped_storage().data_ptr()
+    except (RuntimeError, NotImplementedError):  # sparse tensors and wrapped ones have none
+        return 0
 
 
 @dataclass
@@ -202,6 +247,7 @@ class _OnChip:
     read: set[str] = field(default_factory=set)
     largest: float = 0.0
     unmeasured: list[str] = field(default_factory=list)
+    compared: int = 0
 
     @contextmanager
     def comparing(self) -> Iterator[None]:
@@ -258,7 +304,9 @@ class _OnChip:
         if name not in self.unmeasured:
             off = difference(output, expected)
             # NaN is for whoever measures to tell, with the place it came from.
-            if not off <= _TOLERANCE and not (self.strict and bool(torch.isfinite(output).all())):
+            if not bool(torch.isfinite(output).all()):
+                return expected.clone()
+            if not off <= _TOLERANCE and not self.strict:
                 self.unmeasured.append(name)
                 return expected.clone()
             if not off <= _TOLERANCE:
@@ -267,6 +315,7 @@ class _OnChip:
                     f"{off:.1e} of the output's largest value; are these the weights it was converted with?"
                 )
             self.largest = max(self.largest, off)
+            self.compared += bool(output.numel())
         return expected.clone()
 
 
@@ -292,26 +341,45 @@ def _set(owner: Any, name: str, value: Any) -> Iterator[None]:
 
 
 def _compare_runs(reference: nn.Module, expected: _Digital, got: _OnChip) -> None:
-    for name in (*expected.outputs, *(n for n in (*got.layers, *got.norms) if n not in expected.outputs)):
+    ran_tied = {id(w) for name in got.calls if (w := _weight(expected.twins.get(name))) is not None}
+    names = dict.fromkeys((*expected.outputs, *got.layers, *got.norms))
+    for name in names:
         digital, chip = len(expected.outputs.get(name, [])), got.calls.get(name, 0)
-        if digital == chip and (digital or name not in expected.used or name in got.read):
-            continue
-        if name in got.read and not chip:
-            continue  # programming noise acts there; `calibrate` and the report tell of it
-        kind = type(expected.twins[name]).__name__ if name in expected.twins else "layer"
+        if name in got.norms:  # one may normalise several times in a call
+            digital, chip = bool(digital), bool(chip)
+        twin = expected.twins.get(name)
+        kind = type(twin).__name__ if twin is not None else "layer"
         if chip and not digital:
             raise VerificationError(f"layer {name!r} ran on the chip but not in the reference; is it the same network?")
+        if name in got.read and not chip:
+            continue  # programming noise acts there; `calibrate` and the report tell of it
+        past = name in got.layers and expected.used[name] > digital and twin is not None and has_stock_forward(twin)
+        if past and digital == 0 and id(_weight(twin)) in ran_tied:
+            past = False  # another layer with the same weight
+        if past and digital and (name in got.read or _is_tied(name, expected)):
+            past = False
+        if digital == chip and not past:
+            continue
         wrapped = " (its forward is an attribute of the model: convert before wrapping)"
         hint = wrapped if "forward" in reference.__dict__ else ""
-        ran = f"{digital} times" if digital else "past its own call"
+        ran = f"{digital} times" if not past else "past its own call" if not digital else "also past its own call"
         raise VerificationError(
             f"layer {name!r} ({kind}) ran {ran} in the model and {chip} times on the chip: {_ELSEWHERE}{hint}"
         )
 
 
+def _weight(twin: nn.Module | None) -> Tensor | None:
+    return None if twin is None else twin._parameters.get("weight")
+
+
+def _is_tied(name: str, expected: _Digital) -> bool:
+    own = _weight(expected.twins.get(name))
+    return any(other != name and _weight(twin) is own for other, twin in expected.twins.items())
+
+
 def _compare_results(digital: Any, analog: Any) -> float:
     largest = 0.0
-    expected, got = list(_leaves(digital)), list(_leaves(analog))
+    expected, got = list(leaves(digital)), list(leaves(analog))
     shapes, got_shapes = [tuple(t.shape) for t in expected], [tuple(t.shape) for t in got]
     if shapes != got_shapes:
         raise VerificationError(
@@ -330,9 +398,9 @@ def _compare_results(digital: Any, analog: Any) -> float:
 
 def difference(got: Tensor, expected: Tensor) -> float:
     """Return the largest difference in parts of the largest value; NaN and infinite values must be the same ones."""
-    if expected.numel() == 0:
-        return 0.0
-    got, expected = got.detach().double(), expected.detach().double()
+    got, expected = _plain(got), _plain(expected)
+    if expected.numel() == 0 or got.shape != expected.shape:
+        return 0.0 if got.shape == expected.shape else float("inf")
     same = (got == expected) | (got.isnan() & expected.isnan())
     apart = (got - expected).abs().masked_fill(same, 0.0)
     finite = expected[expected.isfinite()].abs()
@@ -341,16 +409,25 @@ def difference(got: Tensor, expected: Tensor) -> float:
     return off / scale if scale else (0.0 if off == 0.0 else float("inf"))
 
 
-def _leaves(value: Any, depth: int = 0) -> Iterator[Tensor]:
+def _plain(value: Tensor) -> Tensor:
+    value = value.detach()
+    if value.is_quantized:
+        value = value.dequantize()
+    if value.layout is not torch.strided:
+        value = value.to_dense()
+    return (torch.view_as_real(value) if value.is_complex() else value).double()
+
+
+def leaves(value: Any, depth: int = 0) -> Iterator[Tensor]:
     """Yield the tensors inside a result: of containers, and of objects such as OpenMMLab's data samples."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, Mapping):
         for part in value.values():
-            yield from _leaves(part, depth)
+            yield from leaves(part, depth)
     elif isinstance(value, (list, tuple, set)):
         for part in value:
-            yield from _leaves(part, depth)
+            yield from leaves(part, depth)
     elif depth < 3 and not isinstance(value, (nn.Module, type)) and hasattr(value, "__dict__"):
         for part in vars(value).values():
-            yield from _leaves(part, depth + 1)
+            yield from leaves(part, depth + 1)

@@ -306,3 +306,104 @@ def test_calibrated_layers_do_not_change_what_is_compared(net, images):
     chip.__dict__.pop("verification")
     nabn.calibrate(chip, [images(8)], "common_mode", reference=net)
     assert verification_of(chip).n_layers == len(named_analog_layers(chip))
+
+
+class PastItsCall(Two):
+    """Calls a layer, and uses its weight past that call, too."""
+
+    def keep(self):
+        weight = self.a.weight
+        self.more = lambda x: F.conv2d(x, weight)
+
+    def forward(self, x):
+        return self.b((self.a(x) + self.more(x)).relu())
+
+
+class ThroughAView(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(5, 5), nn.Linear(5, 5)
+        weight = self.a.weight
+        self.op = lambda x: x @ weight.T
+
+    def forward(self, x):
+        return self.b(self.op(x))
+
+
+def test_weights_used_past_their_layers_calls_are_named():
+    for net, x in ((PastItsCall().eval(), X), (ThroughAView().eval(), torch.randn(3, 5))):
+        with pytest.raises(VerificationError, match=r"layer 'a' .* past its own call"):
+            nabn.convert_to_noise_aware(net, RPU, example_inputs=x)
+
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.e, self.o, self.f = nn.Embedding(5, 6), nn.Linear(6, 5), nn.Linear(6, 2)
+        self.o.weight = self.e.weight
+
+    def forward(self, x):
+        return self.f(self.e(x))
+
+
+class Moving(Two):
+    """Counts its calls in a buffer, keeps a list, and writes into its input."""
+
+    def keep(self):
+        self.register_buffer("mean", torch.zeros(()))
+        self.seen = None
+
+    def forward(self, x):
+        x.mul_(2.0)
+        self.mean = self.mean * 0.9 + x.mean()
+        self.seen = self.b.weight if self.seen is None else self.seen
+        return super().forward(x) + self.mean
+
+
+@pytest.mark.parametrize(
+    ("make", "x"), [(Tied, torch.randint(5, (3, 4))), (Moving, X)], ids=["tied head", "state that moves"]
+)
+def test_sound_models_are_not_refused(make, x):
+    net = make().eval()
+    kept = x.clone()
+    state = {name: value.clone() for name, value in net.state_dict().items()}
+    chip = nabn.convert_to_noise_aware(net, RPU, example_inputs=x)
+    assert "verified on the example inputs" in chip.conversion_report.verified and torch.equal(x, kept)
+    assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())
+    if make is Moving:
+        assert net.seen is None and chip.seen is None
+        result = nabn.evaluate(
+            net,
+            scenarios=[nabn.Scenario(name="s", rpu_config=nabn.presets.PCMPreset())],
+            methods=["none"],
+            eval_fn=lambda model: {"mean": float(model(x.clone()).mean())},
+            chips=1,
+            progress=False,
+        )
+        assert "verified on" in result.settings["conversion"]["s"]
+
+
+def test_inputs_that_show_nothing():
+    for x in (X[:0], X * float("nan")):
+        chip = nabn.convert_to_noise_aware(Two().eval(), RPU, example_inputs=x)
+        assert chip.conversion_report.verified.startswith("not verified: no layer gave a finite value")
+    with pytest.raises(ConversionError, match="example_inputs: the model failed on them"):
+        nabn.convert_to_noise_aware(Two().eval(), RPU, example_inputs="x")
+    chip = nabn.convert_to_noise_aware(Two().eval(), RPU, example_inputs={"x": X})
+    assert verification_of(chip) is not None
+
+
+def test_models_that_take_whole_batches_only(images):
+    class Whole(Two):
+        def forward(self, x):
+            return super().forward(x.view(4, 3, 6, 6))
+
+    result = nabn.evaluate(
+        Whole().eval(),
+        scenarios=[nabn.Scenario(name="s", rpu_config=nabn.presets.PCMPreset())],
+        methods=["none"],
+        eval_fn=lambda model: {"mean": float(model(X).mean())},
+        chips=1,
+        progress=False,
+    )
+    assert "verified on the first test batch" in result.settings["conversion"]["s"]

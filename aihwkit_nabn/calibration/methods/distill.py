@@ -95,6 +95,8 @@ class Distill(CalibrationMethod):
         with _frozen(session.model), torch.enable_grad(), tuned.in_place():
             descent.run(self.steps, self.lr, lambda done: session.step_done(done, self.steps))
         tuned.finish(descent.best_state)
+        if not descent.held:
+            session.notes.append("no samples could be held out, so nothing tells whether tuning helped")
         if descent.stayed:
             session.notes.append("tuning found nothing better, so it stayed at its start")
 

@@ -1,0 +1,49 @@
+"""What running a model may leave in it: buffers that move, and attributes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+# Where torch keeps what is assigned to a module, by kind.
+_REGISTERED = ("_parameters", "_buffers", "_modules")
+
+
+@contextmanager
+def kept(*models: nn.Module | None) -> Iterator[None]:
+    """Give every module the attributes and the values of its buffers back that it had before the block."""
+    modules = [module for model in models if model is not None for module in model.modules()]
+    attributes = [dict(module.__dict__) for module in modules]
+    registered = [[dict(module.__dict__[name]) for name in _REGISTERED] for module in modules]
+    buffers = [(b, b.detach().clone()) for module in modules for b in module._buffers.values() if isinstance(b, Tensor)]
+    try:
+        yield
+    finally:
+        for module, before, inner in zip(modules, attributes, registered, strict=True):
+            module.__dict__.clear()
+            module.__dict__.update(before)
+            for name, content in zip(_REGISTERED, inner, strict=True):
+                own = module.__dict__[name]
+                if {key: id(value) for key, value in own.items()} != {key: id(v) for key, v in content.items()}:
+                    own.clear()
+                    own.update(content)
+        with torch.no_grad():
+            for buffer, value in buffers:
+                if not torch.equal(buffer, value):
+                    buffer.copy_(value)
+
+
+def copied(value: Any) -> Any:
+    """Return a batch whose tensors are copies without history; some networks write into their inputs."""
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    if isinstance(value, dict):
+        return {key: copied(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        parts = [copied(part) for part in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+    return value
