@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -56,15 +58,17 @@ def test_an_input_gain_goes_with_the_mean_of_each_group(shape, channel_dim, grou
         for gradients in (False, True):
             with torch.set_grad_enabled(gradients):
                 own = x.clone()
-                torch.testing.assert_close(alignment(own, lambda: mean, overwrite=overwrite), expected)
+                torch.testing.assert_close(
+                    alignment(own, SimpleNamespace(mean=lambda: mean), overwrite=overwrite), expected
+                )
                 assert overwrite or torch.equal(own, x)
     alignment.scale = alignment.offset = None  # folded
     folded = (last + wide * gain).movedim(-1, channel_dim)
-    torch.testing.assert_close(alignment(x, lambda: mean), folded)
-    torch.testing.assert_close(alignment(x.clone(), lambda: mean, overwrite=True), folded)
+    torch.testing.assert_close(alignment(x, SimpleNamespace(mean=lambda: mean)), folded)
+    torch.testing.assert_close(alignment(x.clone(), SimpleNamespace(mean=lambda: mean), overwrite=True), folded)
     assert alignment(x) is x and alignment.is_set
     alignment.enabled = False
-    assert alignment(x, lambda: mean) is x
+    assert alignment(x, SimpleNamespace(mean=lambda: mean)) is x
 
 
 def test_channels_last_inputs():

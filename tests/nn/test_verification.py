@@ -308,17 +308,6 @@ def test_calibrated_layers_do_not_change_what_is_compared(net, images):
     assert verification_of(chip).n_layers == len(named_analog_layers(chip))
 
 
-class PastItsCall(Two):
-    """Calls a layer, and uses its weight past that call, too."""
-
-    def keep(self):
-        weight = self.a.weight
-        self.more = lambda x: F.conv2d(x, weight)
-
-    def forward(self, x):
-        return self.b((self.a(x) + self.more(x)).relu())
-
-
 class ThroughAView(nn.Module):
     def __init__(self):
         super().__init__()
@@ -331,9 +320,8 @@ class ThroughAView(nn.Module):
 
 
 def test_weights_used_past_their_layers_calls_are_named():
-    for net, x in ((PastItsCall().eval(), X), (ThroughAView().eval(), torch.randn(3, 5))):
-        with pytest.raises(VerificationError, match=r"layer 'a' .* past its own call"):
-            nabn.convert_to_noise_aware(net, RPU, example_inputs=x)
+    with pytest.raises(VerificationError, match=r"layer 'a' .* past its own call"):
+        nabn.convert_to_noise_aware(ThroughAView().eval(), RPU, example_inputs=torch.randn(3, 5))
 
 
 class Tied(nn.Module):
