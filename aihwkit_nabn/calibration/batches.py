@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from aihwkit_nabn.errors import CalibrationError
-from aihwkit_nabn.nn.keeping import copied
+from aihwkit_nabn.nn.keeping import copied, remade
 
 ForwardFn = Callable[[nn.Module, Any], Any]
 
@@ -124,7 +124,7 @@ def _first(batch: Any, n: int, size: int, inside: bool = False) -> Any:
     if isinstance(batch, Tensor):
         return batch[:n] if batch.dim() and batch.shape[0] == size else batch
     if isinstance(batch, Mapping):
-        return {key: _first(value, n, size, inside=True) for key, value in batch.items()}
+        return remade(batch, {key: _first(value, n, size, inside=True) for key, value in batch.items()})
     if not isinstance(batch, (list, tuple)) or not batch:
         return batch
     if len(batch) == size and _lists_samples(batch, inside):

@@ -23,7 +23,7 @@ StatisticsRule = Callable[[NoiseAwareBatchNorm, Moments], Statistics]
 
 class _BatchNormGate(Gate[Moments, Statistics]):
     def __init__(self, name: str, bn: NoiseAwareBatchNorm, rule: StatisticsRule) -> None:
-        super().__init__(name)
+        super().__init__(name, bn)
         self.bn = bn
         self.rule = rule
 
@@ -46,7 +46,7 @@ class _BatchNormGate(Gate[Moments, Statistics]):
         mean, var = self.rule(self.bn, moments)
         return mean.to(trained[0]), var.to(trained[0])
 
-    def observe(self, x: Tensor, bn: NoiseAwareBatchNorm) -> Statistics:
+    def observe(self, x: Tensor, other: NoiseAwareBatchNorm) -> Statistics:
         def take_in(moments: Moments, batch: int, call: int) -> None:
             now = Moments.of(x, 1)
             now.check_finite(f"the input of BatchNorm {self.name!r}")
@@ -74,13 +74,7 @@ def measure_batchnorms(session: CalibrationSession, rule: StatisticsRule) -> dic
     """
     _check_batchnorms(session)
     gates = {name: _BatchNormGate(name, bn, rule) for name, bn in session.batchnorms.items()}
-    try:
-        for gate in gates.values():
-            gate.bn.observer = gate.observe
-        measure(session, gates)
-    finally:
-        for gate in gates.values():
-            gate.bn.observer = None
+    measure(session, gates)
     found = _of_layers_that_ran({name: gate.merged() for name, gate in gates.items()})
     set_batchnorms(session, found, rule)
     return found

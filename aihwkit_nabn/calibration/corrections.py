@@ -11,11 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aihwkit_nabn.calibration.pairs import Correction
 from aihwkit_nabn.calibration.sampling import Positions
 from aihwkit_nabn.calibration.session import CalibrationSession
 from aihwkit_nabn.errors import CalibrationError
-from aihwkit_nabn.nn.alignment import LayerInput
+from aihwkit_nabn.nn.alignment import LayerInput, add_correction, add_mean
 from aihwkit_nabn.nn.calls import watched
 from aihwkit_nabn.nn.layers import NoiseAwareLayer, named_analog_layers
 from aihwkit_nabn.nn.moment import ChipMoment
@@ -26,6 +25,39 @@ _POSITIONS = 4096
 _POSITIONS_PER_INPUT = 3
 # Layers with more input channels would need a matrix of gigabytes.
 _MOST_INPUTS = 4096
+
+
+@dataclass(frozen=True)
+class Correction:
+    """What is added to a layer's output before it is aligned: terms of its inputs.
+
+    Args:
+        directions: ``[rank, in_channels]`` or None.
+        mixing: ``[channels, rank]`` or None.
+        input_gain: Gain of the input mean ``[channels]`` or None.
+    """
+
+    directions: Tensor | None = None
+    mixing: Tensor | None = None
+    input_gain: Tensor | None = None
+
+    def added(self, output: Tensor, given: LayerInput, channel_dim: int) -> Tensor:
+        """Return an output with the terms, in its place."""
+        if self.input_gain is not None:
+            output = add_mean(output, self.input_gain, given.mean().to(output.dtype), channel_dim, True)
+        if self.directions is not None and self.mixing is not None:
+            output = add_correction(output, given, self.directions, self.mixing, overwrite=True)
+        return output
+
+    def scaled(self, scale: Tensor) -> dict[str, Tensor]:
+        """Return the parts of an alignment that scales the sum by `scale`."""
+        found = {}
+        if self.input_gain is not None:
+            found["input_gain"] = self.input_gain * scale.to(self.input_gain)
+        if self.directions is not None and self.mixing is not None:
+            found["directions"] = self.directions
+            found["mixing"] = self.mixing * scale.to(self.mixing).unsqueeze(1)
+        return found
 
 
 @dataclass
@@ -184,9 +216,7 @@ def _solve(found: LayerErrors, ridge: float) -> _Solved | None:
 def _measure(session: CalibrationSession) -> dict[str, LayerErrors]:
     """Run the reference once, each of the chip's layers beside its own on the same inputs."""
     layers: dict[str, Any] = {
-        name: layer
-        for name, layer in named_analog_layers(session.model).items()
-        if isinstance(layer, NoiseAwareLayer) and layer.alignment is not None
+        name: layer for name, layer in named_analog_layers(session.model).items() if isinstance(layer, NoiseAwareLayer)
     }
     twins = session.reference_layers()
     batches = session.all_batches()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from torch import Tensor
 
 from aihwkit_nabn.calibration.lockstep import Lockstep
 from aihwkit_nabn.calibration.moments import Moments
@@ -33,15 +35,21 @@ class Gate(ABC, Generic[M, C]):
 
     Attributes:
         name: The layer's.
+        place: The alignment or BatchNorm whose observer it is while measuring.
         calls: Moments of each call over all batches, of the pass at hand.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, place: Any) -> None:
         self.name = name
+        self.place = place
         self.calls: list[M] = []
         self._line: Lockstep | None = None
         self._estimates: dict[int, C] = {}
         self._of_all_calls: C | None = None
+
+    @abstractmethod
+    def observe(self, x: Tensor, other: Any) -> Any:
+        """What the place calls with each of its inputs; returns what it goes on with, see the place's `observer`."""
 
     @abstractmethod
     def empty(self, call: int) -> M:
@@ -95,10 +103,20 @@ def measure(session: CalibrationSession, gates: Mapping[str, Gate[M, C]]) -> Non
         gates: By layer, in the order of the network's modules; called from inside the layers.
     """
     batches = session.all_batches()
-    order = {name: number for number, name in enumerate(gates)}
     way = session.rehearsal() if len(batches) > 1 else Rehearsal()
     if not way.side_by_side:
         session.notes.append("its passes cannot run side by side, so the network begins again for every layer")
+    try:
+        for gate in gates.values():
+            gate.place.observer = gate.observe
+        _measure(session, gates, batches, way)
+    finally:
+        for gate in gates.values():
+            gate.place.observer = None
+
+
+def _measure(session: CalibrationSession, gates: Mapping[str, Gate[M, C]], batches: list[Any], way: Rehearsal) -> None:
+    order = {name: number for number, name in enumerate(gates)}
     before: dict[str, Moments] = {}
     late: set[str] = set()
     for number in range(_MOST_PASSES):
@@ -121,6 +139,7 @@ def measure(session: CalibrationSession, gates: Mapping[str, Gate[M, C]]) -> Non
         if number >= n_shared or _has_settled(before, now):
             return
         before = now
+    session.notes.append(f"layers that are called several times had not settled after {_MOST_PASSES} passes")
 
 
 def _has_settled(before: Mapping[str, Moments], now: Mapping[str, Moments]) -> bool:

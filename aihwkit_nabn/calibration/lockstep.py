@@ -103,14 +103,19 @@ class Lockstep:
 
         Raises:
             StuckError: a pass waits for another one.
-        BaseException: whatever a pass raised; the others are stopped then.
+            BaseException: whatever a pass raised; the others are stopped then.
         """
         again = True
         while again:
             if self.n_passes:
                 self._start.restore()
             self.n_passes += 1
-            again = self._run_once()
+            try:
+                again = self._run_once()
+            except _NoThreadError:  # the system has a limit; one at a time needs one
+                if self._one_by_one:
+                    raise
+                self._one_by_one, self._too_large = True, {}
 
     def _run_once(self) -> bool:
         """Run the passes; return whether they must begin again."""
@@ -164,6 +169,10 @@ class StuckError(RuntimeError):
     """A pass waits for one that is halted, as for a lock."""
 
 
+class _NoThreadError(RuntimeError):
+    """The system gives no more threads."""
+
+
 class _GivenUp(BaseException):
     """Ends a pass from inside; no error, so that no network's own ``except Exception`` catches it."""
 
@@ -200,7 +209,10 @@ class _Pass:
         """Run on to the next stop or to the end."""
         self.at = None
         if self._thread.ident is None:
-            self._thread.start()
+            try:
+                self._thread.start()
+            except RuntimeError as error:
+                raise _NoThreadError(str(error)) from error
         else:
             self._go.release()
         if not self._back.acquire(timeout=self._patience):
@@ -230,7 +242,9 @@ class _Pass:
 
     def _body(self) -> None:
         try:
-            with self._contexts:
+            with ExitStack() as stack:
+                for make in self._contexts:
+                    stack.enter_context(make())
                 self._forward()
         except _GivenUp:
             return
@@ -240,42 +254,19 @@ class _Pass:
         self._back.release()
 
 
-def _thread_state() -> ExitStack:
-    """Return a context that gives another thread what this one has set: gradients, autocast, devices, modes."""
-    wanted: list[Callable[[], Any]] = [_grad_mode(torch.is_grad_enabled())]
+def _thread_state() -> list[Callable[[], Any]]:
+    """Return what makes contexts that give another thread what torch keeps per thread: gradients, autocast, modes."""
+    wanted: list[Callable[[], Any]] = [torch.enable_grad if torch.is_grad_enabled() else torch.no_grad]
     if torch.cuda.is_available() and torch.cuda.is_initialized():
-        device = torch.cuda.current_device()
-        wanted.append(lambda: torch.cuda.device(device))
+        wanted.append(functools.partial(torch.cuda.device, torch.cuda.current_device()))
     for kind in ("cpu", "cuda"):
         if torch.is_autocast_enabled(kind):
-            wanted.append(_autocast(kind, torch.get_autocast_dtype(kind)))
-    wanted += [functools.partial(_same, mode) for mode in _get_current_function_mode_stack()]
-    return _Entered(wanted)
+            wanted.append(functools.partial(torch.autocast, kind, dtype=torch.get_autocast_dtype(kind)))
+    return wanted + [functools.partial(_itself, mode) for mode in _get_current_function_mode_stack()]
 
 
-class _Entered(ExitStack):
-    """Enters what it was given when it is entered itself, on that thread."""
-
-    def __init__(self, wanted: list[Callable[[], Any]]) -> None:
-        super().__init__()
-        self._wanted = wanted
-
-    def __enter__(self) -> _Entered:
-        for make in self._wanted:
-            self.enter_context(make())
-        return self
-
-
-def _same(mode: Any) -> Any:
+def _itself(mode: Any) -> Any:
     return mode
-
-
-def _grad_mode(enabled: bool) -> Callable[[], Any]:
-    return torch.enable_grad if enabled else torch.no_grad
-
-
-def _autocast(kind: str, dtype: torch.dtype) -> Callable[[], Any]:
-    return lambda: torch.autocast(kind, dtype=dtype)
 
 
 @contextmanager

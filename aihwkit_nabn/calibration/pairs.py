@@ -10,135 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from aihwkit_nabn.calibration.corrections import Correction
 from aihwkit_nabn.calibration.exact import Gate, measure
 from aihwkit_nabn.calibration.moments import Moments
+from aihwkit_nabn.calibration.pair_moments import JointMoments, Pair
 from aihwkit_nabn.calibration.report import LayerShift
 from aihwkit_nabn.calibration.sampling import Positions, positions_per_sample
 from aihwkit_nabn.calibration.session import CalibrationSession
 from aihwkit_nabn.errors import CalibrationError
-from aihwkit_nabn.nn.alignment import LayerInput, add_correction, add_mean, align
+from aihwkit_nabn.nn.alignment import LayerInput, align
 from aihwkit_nabn.nn.layers import NoiseAwareLayer, named_analog_layers
-
-# Variance over squared mean that rounding can make of values that are all the same.
-_ROUNDING = 1e-13
-# Variance of an input mean over the inputs' mean square that rounding can make of inputs that cancel, as a layer
-# normalization's do: read as a signal it would get a gain of millions.
-_CANCELLED = 1e-10
-
-
-@dataclass
-class Pair:
-    """One layer's moments so far.
-
-    Args:
-        digital: Of the reference's output.
-        analog: Of the chip's output before alignment.
-        joint: Of the two at the same positions of the same inputs, from a sample of positions; of the chip's input
-            mean too, where it is gathered.
-        common: Of the chip's input mean, or None where it is not gathered or the layer has none.
-    """
-
-    digital: Moments
-    analog: Moments
-    joint: JointMoments
-    common: Moments | None = None
-
-    @property
-    def correlation(self) -> Tensor:
-        """Of chip and reference: ``[channels]`` float64, between -1 and 1; 1 where either does not vary."""
-        found = self.joint.correlations()
-        constant = found[ANALOG, ANALOG] * found[DIGITAL, DIGITAL] == 0
-        return found[ANALOG, DIGITAL].masked_fill(constant, 1.0)
-
-    def merge(self, other: Pair) -> None:
-        """Take in another pair's moments, in place."""
-        self.digital.merge(other.digital)
-        self.analog.merge(other.analog)
-        self.joint.merge(other.joint)
-        if other.common is not None:
-            if self.common is None:
-                self.common = Moments.empty(len(other.common.mean), other.common.mean.device)
-            self.common.merge(other.common)
-
-    def aligned(self, scale: Tensor, offset: Tensor, gain: Tensor | None = None) -> Moments:
-        """Return the moments of ``scale * x + offset + gain * m``, x the chip's output and m its input mean."""
-        aligned = self.analog.affine(scale, offset)
-        if gain is not None and self.common is not None:
-            aligned = aligned.plus(gain, self.common, self.joint.correlations()[ANALOG, COMMON])
-        return aligned
-
-
-# What `JointMoments` of a layer are of, in this order.
-ANALOG, DIGITAL, COMMON = range(3)
-
-
-@dataclass
-class JointMoments:
-    """Joint second moments of a few signals over a sample of positions, per channel.
-
-    Args:
-        count: Positions.
-        mean: ``[signals, channels]`` float64.
-        scatter: ``[signals, signals, channels]`` float64, sums of products of deviations from the means.
-        input_square: Largest mean square seen of the inputs whose mean is the last signal, or None.
-    """
-
-    count: int
-    mean: Tensor
-    scatter: Tensor
-    input_square: Tensor | None = None
-    _correlations: Tensor | None = field(default=None, repr=False, compare=False)
-
-    @classmethod
-    def empty(cls, n_channels: int, device: torch.device, n_signals: int = 2) -> JointMoments:
-        """Return the moments of nothing."""
-        mean = torch.zeros(n_signals, n_channels, dtype=torch.float64, device=device)
-        return cls(0, mean, mean.new_zeros(n_signals, n_signals, n_channels))
-
-    def add(self, *signals: Tensor) -> None:
-        """Take in a ``[channels, positions]`` sample of each."""
-        n = signals[0].shape[1]
-        if n == 0:
-            return
-        x = torch.stack(signals).double()  # squares of small numbers leave the range of single precision
-        mean = x.mean(2)
-        x.sub_(mean.unsqueeze(2))
-        self.merge(JointMoments(n, mean, (x.unsqueeze(0) * x.unsqueeze(1)).sum(3)))
-
-    def merge(self, other: JointMoments) -> None:
-        """Take in another sample's moments, in place."""
-        if other.count == 0:
-            return
-        total = self.count + other.count
-        delta = other.mean - self.mean
-        scatter = self.scatter + other.scatter
-        self.scatter = scatter.addcmul_(delta.unsqueeze(0), delta.unsqueeze(1), value=self.count * other.count / total)
-        self.mean = self.mean.add(delta, alpha=other.count / total)
-        self.count = total
-        if other.input_square is not None:
-            self._raise_input_square(other.input_square)
-        self._correlations = None
-
-    def note_inputs(self, inputs: Tensor) -> None:
-        """Take note of how large the inputs of a batch's first sample are: an order of magnitude is enough."""
-        if inputs.numel():
-            self._raise_input_square(inputs[:1].double().square().mean())
-
-    def _raise_input_square(self, square: Tensor) -> None:
-        self.input_square = square if self.input_square is None else torch.maximum(self.input_square, square)
-
-    def correlations(self) -> Tensor:
-        """Return ``[signals, signals, channels]``; 0 with a signal that changes by no more than its rounding."""
-        if self._correlations is None:
-            squares = self.scatter.diagonal().T
-            constant = squares <= self.mean.square().mul_(_ROUNDING * self.count)
-            if self.input_square is not None:
-                constant[COMMON] |= squares[COMMON] <= self.input_square * (_CANCELLED * self.count)
-            inverse = squares.rsqrt().masked_fill_(constant, 0.0)
-            found = (self.scatter * inverse.unsqueeze(0)).mul_(inverse.unsqueeze(1))
-            self._correlations = found.clamp_(-1.0, 1.0)
-        return self._correlations
-
 
 # Scale and offset, and the input gain where there is one; each [channels].
 PairRule = Callable[[Pair], "tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]"]
@@ -185,8 +66,8 @@ class _PairGate(Gate[Pair, _Vectors]):
         wants_common: bool,
         correction: Correction | None,
     ) -> None:
-        super().__init__(name)
         self.alignment = session.alignments[name]
+        super().__init__(name, self.alignment)
         self.device = session.devices[name]
         self.rule = rule
         self.reference = reference
@@ -220,7 +101,8 @@ class _PairGate(Gate[Pair, _Vectors]):
             return ()
         return self.rule(moments)
 
-    def observe(self, output: Tensor, given: LayerInput | None) -> Tensor:
+    def observe(self, x: Tensor, other: LayerInput | None) -> Tensor:
+        output, given = x, other
         if self.fixed is not None and given is not None:
             output = self.fixed.added(output, given, self.alignment.channel_dim)
         mean = given.mean() if given is not None and given.mean_is_cheap and self.wants_common else None
@@ -265,39 +147,6 @@ class _PairGate(Gate[Pair, _Vectors]):
         pair.joint.add(*signals)
 
 
-@dataclass(frozen=True)
-class Correction:
-    """What is added to a layer's output before it is aligned: terms of its inputs.
-
-    Args:
-        directions: ``[rank, in_channels]`` or None.
-        mixing: ``[channels, rank]`` or None.
-        input_gain: Gain of the input mean ``[channels]`` or None.
-    """
-
-    directions: Tensor | None = None
-    mixing: Tensor | None = None
-    input_gain: Tensor | None = None
-
-    def added(self, output: Tensor, given: LayerInput, channel_dim: int) -> Tensor:
-        """Return an output with the terms, in its place."""
-        if self.input_gain is not None:
-            output = add_mean(output, self.input_gain, given.mean().to(output.dtype), channel_dim, True)
-        if self.directions is not None and self.mixing is not None:
-            output = add_correction(output, given, self.directions, self.mixing, overwrite=True)
-        return output
-
-    def scaled(self, scale: Tensor) -> dict[str, Tensor]:
-        """Return the parts of an alignment that scales the sum by `scale`."""
-        found = {}
-        if self.input_gain is not None:
-            found["input_gain"] = self.input_gain * scale.to(self.input_gain)
-        if self.directions is not None and self.mixing is not None:
-            found["directions"] = self.directions
-            found["mixing"] = self.mixing * scale.to(self.mixing).unsqueeze(1)
-        return found
-
-
 @torch.no_grad()
 def align_with_reference(
     session: CalibrationSession,
@@ -332,13 +181,7 @@ def align_with_reference(
         name: _PairGate(name, session, rule, calls, wants_common, fixed.get(name)) for name, calls in reference.items()
     }
     reads = _weight_reads(session)
-    try:
-        for gate in gates.values():
-            gate.alignment.observer = gate.observe
-        measure(session, gates)
-    finally:
-        for gate in gates.values():
-            gate.alignment.observer = None
+    measure(session, gates)
     read = [name for name, count in _weight_reads(session).items() if count > reads[name]]
     _warn_of_bypassed([name for name in read if not gates[name].calls])
     pairs, one_sided = {}, []

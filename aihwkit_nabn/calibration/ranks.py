@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from aihwkit_nabn.errors import CalibrationError
+from aihwkit_nabn.nn.keeping import mapped
 
 
 class UnionOfRanks:
@@ -90,13 +90,6 @@ def union_of_ranks(batches: Any, sharded: bool) -> Iterator[Any]:
     union.finish(None)
 
 
-def _on_cpu(value: Any) -> Any:
+def _on_cpu(batch: Any) -> Any:
     """Move the tensors in a batch off this rank's device, which another rank may not have."""
-    if isinstance(value, Tensor):
-        return value if value.device == torch.device("cpu") else value.cpu()
-    if isinstance(value, Mapping):
-        return {key: _on_cpu(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        parts = [_on_cpu(item) for item in value]
-        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
-    return value
+    return mapped(batch, lambda tensor: tensor if tensor.device == torch.device("cpu") else tensor.cpu())

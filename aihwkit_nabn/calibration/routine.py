@@ -173,7 +173,7 @@ def _progress_bar(
 
         def step_done(step: int, last: int) -> None:
             if not steps:
-                steps.append(bar.add_task(f"tuning ({title})", total=last, unit="steps"))
-            bar.update(steps[0], completed=step)
+                steps.append(bar.add_task(f"computing ({title})", total=last, unit="steps"))
+            bar.update(steps[0], completed=step, total=last)
 
         yield lambda size: bar.advance(task, size), step_done

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -28,8 +29,8 @@ from aihwkit_nabn.nn.verification import verify
 
 # Samples that a chip is verified on.
 _VERIFIED = 2
-# Where a model keeps how its passes may be run.
-_REHEARSED = "_nabn_rehearsed"
+# How the passes of each model may be run, with which function.
+REHEARSED: WeakKeyDictionary[nn.Module, tuple[ForwardFn, Rehearsal]] = WeakKeyDictionary()
 
 
 class CalibrationSession:
@@ -131,10 +132,9 @@ class CalibrationSession:
 
     def rehearsal(self) -> Rehearsal:
         """Return how passes of the chip may be run, tried on few samples of two batches; once per model."""
-        known = self.model.__dict__.get(_REHEARSED)
+        known = REHEARSED.get(self.model)
         if known is not None and known[0] is self._forward_fn:
-            found: Rehearsal = known[1]
-            return found
+            return known[1]
         pairs = list(zip(self.all_batches(), self.batch_sizes, strict=True))[:2]
         order = {name: number for number, (name, _) in enumerate(self.model.named_modules())}
         trimmed = [first_samples(batch, n, size) for n, (batch, size) in zip((3, 2), pairs, strict=True)]
@@ -145,7 +145,7 @@ class CalibrationSession:
                 break
             except Exception:  # to be told of, with the batch's number, when it counts
                 continue
-        self.model.__dict__[_REHEARSED] = self._forward_fn, found
+        REHEARSED[self.model] = self._forward_fn, found
         return found
 
     def _on_copy(self, batch: Any) -> Any:

@@ -22,7 +22,9 @@ class FirstCall:
         stop: Leave the block at that call.
 
     Attributes:
-        arguments: Positional and keyword arguments; None if there was no call, or they cannot be copied.
+        whole: Positional and keyword arguments; None if there was no call, or they cannot be copied.
+        arguments: The same with the first samples only, where they can be told.
+        described: What `arguments` are.
     """
 
     def __init__(self, model: nn.Module, *, stop: bool = False) -> None:
@@ -42,15 +44,14 @@ class FirstCall:
 
     def _note(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._handle.remove()
-        self.whole = copied((args, kwargs))
         try:
-            if len(args) == 1 and not kwargs and isinstance(args[0], Tensor) and args[0].dim() > 1:
-                images = args[0][:_SAMPLES].clone()
-                self.arguments, self.described = ((images,), {}), f"{len(images)} of the test samples"
-            else:
-                self.arguments, self.described = copy.deepcopy((args, kwargs)), "the first test batch"
+            self.whole = copy.deepcopy(copied((args, kwargs)))  # tensors with a history cannot be deep-copied
         except Exception:  # whatever is in there; then it cannot be verified on it, which the caller tells
-            self.arguments = None
+            self.whole = None
+        self.arguments, self.described = self.whole, "the first test batch"
+        if self.whole and len(args) == 1 and not kwargs and isinstance(args[0], Tensor) and args[0].dim() > 1:
+            images = args[0][:_SAMPLES].detach().clone()
+            self.arguments, self.described = ((images,), {}), f"{len(images)} of the test samples"
         if self.stop:
             raise _SeenEnough
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -20,7 +21,7 @@ from aihwkit_nabn.errors import VerificationError
 from aihwkit_nabn.evaluation.first_call import FirstCall
 from aihwkit_nabn.evaluation.plan import EvalFn, PlannedMethod, check_metrics
 from aihwkit_nabn.nn.evaluation_mode import evaluation_mode
-from aihwkit_nabn.nn.keeping import copied, kept
+from aihwkit_nabn.nn.keeping import kept
 from aihwkit_nabn.nn.report import UNVERIFIED
 from aihwkit_nabn.nn.verification import verify
 from aihwkit_nabn.seeding import derive_seed, isolated_rng, private_rng
@@ -57,11 +58,11 @@ class Measuring:
             except VerificationError:
                 raise
             except Exception:  # a model that takes whole batches only
-                self._verify_on(analog, first_call.whole or first_call.arguments, "the first test batch")
+                self._verify_on(analog, first_call.whole, "the first test batch")
 
-    def _verify_on(self, analog: Any, arguments: tuple[tuple[Any, ...], dict[str, Any]], described: str) -> None:
+    def _verify_on(self, analog: Any, arguments: Any, described: str) -> None:
         def run(model: Any) -> Any:
-            args, kwargs = copied(arguments)
+            args, kwargs = copy.deepcopy(arguments)
             return model(*args, **kwargs)
 
         verify(self.model, analog, run, described)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -39,11 +40,25 @@ def kept(*models: nn.Module | None) -> Iterator[None]:
 
 def copied(value: Any) -> Any:
     """Return a batch whose tensors are copies without history; some networks write into their inputs."""
+    return mapped(value, lambda tensor: tensor.detach().clone())
+
+
+def mapped(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """Return a batch with `function` applied to the tensors in its lists, tuples and mappings, classes kept."""
     if isinstance(value, Tensor):
-        return value.detach().clone()
-    if isinstance(value, dict):
-        return {key: copied(part) for key, part in value.items()}
+        return function(value)
+    if isinstance(value, Mapping):
+        return remade(value, {key: mapped(part, function) for key, part in value.items()})
     if isinstance(value, (list, tuple)):
-        parts = [copied(part) for part in value]
+        parts = [mapped(part, function) for part in value]
         return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
     return value
+
+
+def remade(mapping: Mapping[Any, Any], content: dict[Any, Any]) -> Any:
+    """Return a mapping of the same class with other values, or a plain dictionary where it cannot be changed."""
+    if not isinstance(mapping, MutableMapping):
+        return content
+    new = copy.copy(mapping)
+    new.update(content)
+    return new

@@ -9,7 +9,7 @@ from torch import nn
 
 import aihwkit_nabn as nabn
 from aihwkit_nabn.calibration import CALIBRATION_METHODS, Moments
-from aihwkit_nabn.calibration.pairs import JointMoments, Pair
+from aihwkit_nabn.calibration.pair_moments import JointMoments, Pair
 from aihwkit_nabn.chip.calibration_tensors import calibration_tensors, load_calibration_tensors
 from aihwkit_nabn.errors import CalibrationError, NabnError
 from aihwkit_nabn.nn import named_analog_layers

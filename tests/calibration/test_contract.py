@@ -11,7 +11,7 @@ from torch import nn
 import aihwkit_nabn as nabn
 from aihwkit_nabn.calibration import CALIBRATION_METHODS, CalibrationMethod, CalibrationReport
 from aihwkit_nabn.calibration.rehearsal import Rehearsal
-from aihwkit_nabn.calibration.session import _REHEARSED
+from aihwkit_nabn.calibration.session import REHEARSED
 from aihwkit_nabn.errors import CalibrationError, NabnError, NotProgrammedError
 from aihwkit_nabn.nn import NoiseAwareBatchNorm, named_analog_layers
 from tests.tensors import tensors_of
@@ -199,7 +199,7 @@ def test_max_samples_counts_exactly(name, max_samples, chip, run, batches, reads
             seen.append(len(batch))
         return model(batch)
 
-    chip.__dict__[_REHEARSED] = forward, Rehearsal()  # which would run on samples, too
+    REHEARSED[chip] = forward, Rehearsal()  # which would run on samples, too
     report = run(name, chip, iter(batches), max_samples=max_samples, forward_fn=forward)
     if reads_batches(name):
         expected = min(max_samples, 10)

@@ -13,11 +13,10 @@ from aihwkit.nn.conversion import convert_to_analog
 from aihwkit.simulator.configs import TorchInferenceRPUConfig
 from aihwkit.simulator.parameters import IOParameters
 from torch import nn
-from torch.nn import functional as F
 
 import aihwkit_nabn as nabn
 from aihwkit_nabn.calibration import CALIBRATION_METHODS, Moments
-from aihwkit_nabn.calibration.pairs import ANALOG, DIGITAL, JointMoments, Pair
+from aihwkit_nabn.calibration.pair_moments import ANALOG, DIGITAL, JointMoments, Pair
 from aihwkit_nabn.errors import CalibrationError
 from aihwkit_nabn.nn import named_analog_layers
 
@@ -237,183 +236,6 @@ def test_models_of_aihwkits_own_conversion(images, relative, settle, bits, same)
     assert same(bits(chip), before)
 
 
-def other(net, **changes):
-    twin = copy.deepcopy(net)
-    for name, module in changes.items():
-        setattr(twin, name, module)
-    return twin
-
-
-REFERENCES = {
-    "missing": (lambda net: nn.Sequential(net), "reference has no layer 'stem.0', did you mean '0.stem.0'"),
-    "renamed": (lambda net: nn.ModuleDict({"stem": net.stem}), "reference has no layer 'grouped'"),
-    "shape": (
-        lambda net: other(net, head=nn.Linear(6, 4)),
-        r"reference layer 'head' has a \(4, 6\) weight matrix, .*\(5, 6\)",
-    ),
-    "weightless": (lambda net: other(net, head=nn.Identity()), "reference layer 'head' is a Identity without weights"),
-    "analog": (
-        lambda net: nabn.convert_to_noise_aware(net, nabn.presets.GaussianWeightNoisePreset()),
-        "reference must be the digital model, but it has analog layers itself",
-    ),
-    "no module": (lambda net: "net", "pass reference=model"),
-    "other wiring": (lambda net: other(net, row=Bypassed(net.row)), "ran on the chip but not in the reference"),
-    "fails": (lambda net: other(net, norm=nn.BatchNorm2d(3).eval()), "the reference failed on calibration batch 0"),
-}
-
-
-class ReadsWeights(nn.Module):
-    """As torchvision's Swin transformers: the network's own code takes the weights of `read` and does not call it."""
-
-    def __init__(self):
-        super().__init__()
-        self.called, self.read, self.unused = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)
-
-    def forward(self, x):
-        assert self.called.weight.dtype == x.dtype
-        return F.linear(self.called(x), self.read.weight, self.read.bias)
-
-
-def test_layers_whose_weights_are_read_are_told():
-    net = ReadsWeights().eval()
-    chip = nabn.convert_to_noise_aware(net, nabn.presets.GaussianWeightNoisePreset(sigma=0.1))
-    nabn.program_chip(chip, seed=0)
-    with pytest.warns(UserWarning, match=r"reads the weights of 1 analog layers \(read\) instead of calling them"):
-        report = nabn.calibrate(chip, [torch.randn(8, 4)], reference=net)
-    assert [layer.name for layer in report.layers] == ["called"]
-
-
-class OnWhatIsFound(nn.Module):
-    """As two-stage detectors: heads run on what another one finds, on nothing at all or not at all."""
-
-    def __init__(self):
-        super().__init__()
-        self.score, self.head, self.mask = nn.Linear(4, 1), nn.Linear(4, 3), nn.Linear(4, 3)
-        self.threshold, self.skips = -99.0, False
-
-    def forward(self, x):
-        found = x[self.score(x)[:, 0] > self.threshold]
-        return self.head(found), self.mask(found) if len(found) or not self.skips else None
-
-
-@pytest.mark.parametrize("blind", ["chip", "reference"])
-@pytest.mark.parametrize("skips", [False, True])
-def test_layers_behind_a_side_that_finds_nothing_are_told(blind, skips):
-    torch.manual_seed(0)
-    net = OnWhatIsFound().eval()
-    net.skips = skips
-    batches = [torch.randn(8, 4)]
-    chip = nabn.convert_to_noise_aware(
-        net, nabn.presets.GaussianWeightNoisePreset(sigma=0.01), example_inputs=batches[0]
-    )
-    nabn.program_chip(chip, seed=0)
-    (chip if blind == "chip" else net).threshold = 99.0
-    if blind == "reference" and skips:
-        with pytest.raises(CalibrationError, match="'mask' ran on the chip but not in the reference; is it the same"):
-            nabn.calibrate(chip, batches, "paired", reference=net)
-        return
-    with pytest.warns(UserWarning, match=r"2 analog layers \(head, mask\) had inputs in only one of chip"):
-        report = nabn.calibrate(chip, batches, "paired", reference=net)
-    assert [layer.name for layer in report.layers] == ["score"]
-
-
-class Bypassed(nn.Conv1d):
-    """Has the layer's weights, but a forward pass that its hooks see nothing of."""
-
-    def __init__(self, conv):
-        super().__init__(10, 6, 3, padding="same")
-        self.load_state_dict(conv.state_dict())
-
-    def __call__(self, x):
-        return super().forward(x)
-
-
-@pytest.mark.parametrize("method", ["paired", "distill"])
-@pytest.mark.parametrize("kind", REFERENCES)
-def test_references_that_do_not_fit(kind, method, chip, net, batches, bits, same):
-    make, message = REFERENCES[kind]
-    reference = make(net)
-    before = bits(chip)
-    with pytest.raises(CalibrationError, match=message):
-        nabn.calibrate(chip, batches, method, reference=reference)
-    assert same(bits(chip), before)
-
-
-def test_the_chip_is_no_reference_of_itself(chip, batches):
-    with pytest.raises(CalibrationError, match="has analog layers itself"):
-        nabn.calibrate(chip, batches, reference=chip)
-
-
-def test_distill_never_ends_worse_on_the_samples_held_out(chip, net, images):
-    """With an absurd step size tuning only destroys: what is kept is the start."""
-    batches = [images(48, 1), images(48, 2)]
-    x = images(8, 3)
-    nabn.calibrate(chip, batches, "paired", reference=net)
-    paired = chip(x)
-    report = nabn.calibrate(chip, batches, "distill", reference=net, steps=4, lr=1e4)
-    assert torch.equal(chip(x), paired)
-    assert report.notes == ["tuning found nothing better, so it stayed at its start"]
-    assert report.notes[0] in str(report)
-    report = nabn.calibrate(chip, batches, "distill", reference=net, steps=60)
-    assert not torch.equal(chip(x), paired) and not report.notes
-
-
-@pytest.mark.slow
-def test_distill_finds_its_step():
-    """From a first step far too large, which once lost everything that tuning had to give on deep networks."""
-
-    class Block(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.one, self.two = nn.Conv2d(12, 12, 3, padding=1), nn.Conv2d(12, 12, 3, padding=1)
-            self.norm1, self.norm2 = nn.BatchNorm2d(12), nn.BatchNorm2d(12)
-
-        def forward(self, x):
-            return (x + self.norm2(self.two(self.norm1(self.one(x)).relu()))).relu()
-
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(3, 12, 3, padding=1), *(Block() for _ in range(6)), nn.Flatten(), nn.Linear(768, 5))
-    for _ in range(20):
-        net(torch.randn(32, 3, 8, 8))
-    net.eval()
-    chip = nabn.convert_to_noise_aware(net, nabn.presets.GaussianWeightNoisePreset(sigma=0.1))
-    nabn.program_chip(chip, seed=1)
-    batches, x = [torch.randn(64, 3, 8, 8) for _ in range(2)], torch.randn(128, 3, 8, 8)
-
-    def error(method, **options):
-        report = nabn.calibrate(chip, batches, method, reference=net, **options)
-        with torch.no_grad():
-            return float((chip(x) - net(x)).square().mean()), report.notes
-
-    start, _ = error("paired")
-    for lr in (0.5, 0.02):
-        found, notes = error("distill", lr=lr)
-        assert found < 0.98 * start and not notes
-
-
-def test_prediction_weight_is_refused_before_anything_runs_on_the_chip(chip, net, images, bits, same):
-    def forward(model, batch):
-        assert model is not chip
-        return {"logits": model(batch)}
-
-    chip.__dict__["verification"] = object()  # nothing to verify any more
-    before = bits(chip)
-    with pytest.raises(CalibrationError, match="prediction_weight needs a model that returns one tensor of logits"):
-        nabn.calibrate(chip, [images(4)], "distill", reference=net, prediction_weight=1.0, forward_fn=forward)
-    assert same(bits(chip), before)
-
-
-def test_distill_needs_gradients_through_the_forward_pass(chip, net, images, bits, same):
-    @torch.no_grad()
-    def forward(model, batch):
-        return model(batch)
-
-    before = bits(chip)
-    with pytest.raises(CalibrationError, match="runs without gradients"):
-        nabn.calibrate(chip, [images(8)], "distill", reference=net, forward_fn=forward, steps=2)
-    assert same(bits(chip), before)
-
-
 def test_cross_moments_merge_as_numpys_over_everything():
     rng = np.random.default_rng(0)
     parts = [rng.normal(5, 1, (n, 2, 3)) for n in (7, 1, 12)]
@@ -428,36 +250,6 @@ def test_cross_moments_merge_as_numpys_over_everything():
     nothing = JointMoments.empty(2, torch.device("cpu"))
     assert torch.equal(nothing.correlations(), torch.zeros(2, 2, 2).double())
     assert torch.equal(Pair(Moments.empty(2), Moments.empty(2), nothing).correlation, torch.ones(2).double())
-
-
-def test_distill_can_match_predictions_too(chip, net, images):
-    batches = [images(48, 1), images(48, 2)]
-    nabn.calibrate(chip, batches, "distill", reference=net, steps=10)
-    blocks_only = chip(images(8, 3))
-    nabn.calibrate(chip, batches, "distill", reference=net, steps=10, prediction_weight=5.0)
-    assert not torch.equal(chip(images(8, 3)), blocks_only)
-    with pytest.raises(CalibrationError, match="prediction_weight needs a model that returns one tensor of logits"):
-        nabn.calibrate(
-            chip,
-            batches,
-            "distill",
-            reference=net,
-            prediction_weight=1.0,
-            forward_fn=lambda model, batch: {"logits": model(batch)},
-        )
-
-
-def test_batches_that_cannot_be_regrouped_are_distilled_whole(chip, net, images):
-    sizes = []
-
-    def forward(model, batch):
-        if model is chip:
-            sizes.append(len(batch["image"]))
-        return model(batch["image"])
-
-    batches = [{"image": images(n, n)} for n in (3, 5, 2)]
-    nabn.calibrate(chip, batches, "distill", reference=net, steps=4, batch_size=64, forward_fn=forward)
-    assert set(sizes) == {3, 5, 2}
 
 
 def test_the_grid_of_positions_for_the_correlation_is_fair(images):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import aihwkit_nabn as nabn
 from aihwkit_nabn.calibration.rehearsal import Rehearsal
-from aihwkit_nabn.calibration.session import _REHEARSED
+from aihwkit_nabn.calibration.session import REHEARSED
 from aihwkit_nabn.errors import NabnError
 
 Images = Callable[..., Tensor]
@@ -77,7 +77,7 @@ def test_without_it_the_reference_is_run_as_the_chip(chip: nn.Module, net: nn.Mo
         runs.append(model)
         return model(batch)
 
-    chip.__dict__[_REHEARSED] = forward, Rehearsal()  # which would run, too
+    REHEARSED[chip] = forward, Rehearsal()  # which would run, too
     nabn.calibrate(chip, batches, "paired", reference=net, forward_fn=forward)
     assert len(runs) == 6 and len({id(model) for model in runs}) == 2
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import pickle
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from unittest import mock
@@ -197,7 +198,42 @@ def test_a_loader_without_a_length():
     assert report.n_samples == 12
 
 
-def test_without_samples_held_out_it_is_said():
+def test_a_system_without_more_threads(monkeypatch, relative):
+    """Batches one after the other then, at one thread each."""
     torch.manual_seed(0)
-    _, report = calibrated(Two().eval(), [X[:1]], "distill", steps=2)
-    assert any("no samples could be held out" in note for note in report.notes)
+    net = Two().eval()
+    expected, _ = calibrated(net, [X], "paired")
+    start, before = threading.Thread.start, threading.active_count()
+
+    def limited(thread):
+        if threading.active_count() > before:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    calibrated(net, list(X.split(SPLIT)), "paired")
+    monkeypatch.setattr(threading.Thread, "start", limited)
+    got, report = calibrated(net, list(X.split(SPLIT)), "paired")
+    assert relative(got, expected) < 1e-4 and report.n_passes > 2
+
+
+def test_a_chip_calibrated_with_a_function_of_the_callers_can_be_pickled():
+    torch.manual_seed(0)
+    net = Two().eval()
+    chip = nabn.convert_to_noise_aware(net, nabn.presets.GaussianWeightNoisePreset(sigma=0.1))
+    nabn.program_chip(chip, seed=1)
+    nabn.calibrate(chip, list(X.split(SPLIT)), "paired", reference=net, forward_fn=lambda model, batch: model(batch))
+    assert torch.equal(pickle.loads(pickle.dumps(chip))(X), chip(X))
+
+
+def test_batches_keep_their_class():
+    class Named(dict):
+        @property
+        def images(self):
+            return self["images"]
+
+    torch.manual_seed(0)
+    batches = [Named(images=part) for part in X.split(SPLIT)]
+    net = Two().eval()
+    expected, _ = calibrated(net, list(X.split(SPLIT)), "paired")
+    got, _ = calibrated(net, batches, "paired", forward_fn=lambda model, batch: model(batch.images))
+    assert torch.equal(got, expected)

@@ -6,7 +6,8 @@ from torch import Tensor
 
 from aihwkit_nabn.calibration.method import register_calibration_method
 from aihwkit_nabn.calibration.methods.paired import Paired, matching_scale
-from aihwkit_nabn.calibration.pairs import ANALOG, COMMON, DIGITAL, Pair, align_with_reference
+from aihwkit_nabn.calibration.pair_moments import ANALOG, COMMON, DIGITAL, Pair
+from aihwkit_nabn.calibration.pairs import align_with_reference
 from aihwkit_nabn.calibration.session import CalibrationSession
 
 # The common part is held back as if so many values, and a thousandth of those seen, had said that there is none.

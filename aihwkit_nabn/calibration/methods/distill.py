@@ -14,7 +14,7 @@ from aihwkit_nabn.calibration.matching import BlockObjective, check_predictions
 from aihwkit_nabn.calibration.method import CalibrationMethod, register_calibration_method
 from aihwkit_nabn.calibration.methods.common_mode import CommonMode
 from aihwkit_nabn.calibration.methods.paired import Paired
-from aihwkit_nabn.calibration.pairs import Pair
+from aihwkit_nabn.calibration.pair_moments import Pair
 from aihwkit_nabn.calibration.session import CalibrationSession
 from aihwkit_nabn.errors import CalibrationError, check_count, check_flag, check_number
 from aihwkit_nabn.seeding import derive_seed
@@ -91,12 +91,14 @@ class Distill(CalibrationMethod):
         tuned = _TunedAlignments(session, pairs)
         size = self.batch_size or max(1, min(_BATCH, _STEP_VALUES // max(store.values_per_sample, 1)))
         objective = BlockObjective(session, store, self.prediction_weight, size)
-        descent = _Descent(tuned, objective, store.split(self.held_out), size, self.seed)
+        learn, held = store.split(self.held_out)
+        if self.held_out and not held:
+            session.notes.append("the calibration set cannot be divided, so nothing was tuned")
+            return
+        descent = _Descent(tuned, objective, (learn, held), size, self.seed)
         with _frozen(session.model), torch.enable_grad(), tuned.in_place():
             descent.run(self.steps, self.lr, lambda done: session.step_done(done, self.steps))
         tuned.finish(descent.best_state)
-        if not descent.held:
-            session.notes.append("no samples could be held out, so nothing tells whether tuning helped")
         if descent.stayed:
             session.notes.append("tuning found nothing better, so it stayed at its start")
 
@@ -154,7 +156,10 @@ class _Descent:
         return min(losses, key=lambda rate: losses[rate])
 
     def _descend(self, rates: list[float]) -> float:
-        """Take one step with each rate, and return the loss on the samples held out; infinity where it broke down."""
+        """Take one step with each rate, and return the loss on the samples held out, or that of the last step.
+
+        Infinity where it broke down.
+        """
         optimizer = torch.optim.Adam(self.tuned.parameters(), lr=rates[0])
         for rate in rates:
             optimizer.param_groups[0]["lr"] = rate
@@ -166,11 +171,11 @@ class _Descent:
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
         self.tuned.write()
-        return self.objective.mean(self.held) if self.held else -math.inf
+        return self.objective.mean(self.held) if self.held else float(loss)
 
     def _accept(self, loss: float) -> bool:
         """Take the state over if it is better than the best, else go back to that."""
-        if loss < self.best:
+        if loss < self.best or (not self.held and math.isfinite(loss)):
             self.best, self.best_state, self.stayed = loss, self.tuned.state(), False
             return True
         self.tuned.load(self.best_state)

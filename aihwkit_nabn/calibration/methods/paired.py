@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from aihwkit_nabn.calibration.method import CalibrationMethod, register_calibration_method
-from aihwkit_nabn.calibration.pairs import Pair, align_with_reference
+from aihwkit_nabn.calibration.pair_moments import Pair
+from aihwkit_nabn.calibration.pairs import align_with_reference
 from aihwkit_nabn.calibration.session import CalibrationSession
 from aihwkit_nabn.errors import check_number
 

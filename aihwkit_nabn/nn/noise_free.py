@@ -1,0 +1,204 @@
+"""One pass of the digital model, and one of its chip without noise, the layers' outputs held against each other."""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from aihwkit_nabn.errors import VerificationError
+from aihwkit_nabn.nn.batchnorm import NoiseAwareBatchNorm
+from aihwkit_nabn.nn.comparing import difference
+from aihwkit_nabn.nn.layers import NoiseAwareLayer
+from aihwkit_nabn.nn.own_forward import watched_outputs
+from aihwkit_nabn.simulator.tiles import fixed_weight, target_weight
+
+TOLERANCE = 1e-5
+"""Largest difference of an output, in parts of its largest value."""
+
+
+@dataclass
+class DigitalPass:
+    """One pass of the reference: the outputs of each layer's calls, and which weights were used however it was called.
+
+    Attributes:
+        outputs: By layer, call by call, in the order of the first calls.
+        used: How many operations each layer's weight went into.
+    """
+
+    twins: Mapping[str, nn.Module]
+    layers: Mapping[str, nn.Module]
+    outputs: dict[str, list[Any]] = field(default_factory=dict)
+    used: Counter[str] = field(default_factory=Counter)
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Note what happens inside the block."""
+        found = {name: self.twins[name]._parameters.get("weight") for name in self.layers if name in self.twins}
+        weights: dict[int, list[str]] = {}
+        for name, weight in found.items():
+            if weight is not None and weight.numel():
+                weights.setdefault(weight.untyped_storage().data_ptr(), []).append(name)
+
+        def seen(name: str, output: Any) -> None:
+            self.outputs.setdefault(name, []).append(output.detach().clone() if isinstance(output, Tensor) else output)
+
+        with watched_outputs(self.layers, self.twins, seen), _Uses(weights, self.used):
+            yield
+
+
+class _Uses(TorchFunctionMode):
+    """Counts the operations that weights, or views of them, go into; a layer's own call is only one way to use them.
+
+    Tied weights count once for each of their layers. Looking up embeddings is no product.
+    """
+
+    def __init__(self, weights: Mapping[int, list[str]], used: Counter[str]) -> None:
+        super().__init__()
+        self.weights, self.used = weights, used
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        with torch._C.DisableTorchFunction():
+            given = [part for value in (*args, *kwargs.values()) for part in _flat(value)]
+            places = {_place(part) for part in given} & self.weights.keys()
+            if places and isinstance(result, Tensor) and func is not F.embedding and _place(result) not in places:
+                self.used.update(name for place in places for name in self.weights[place])
+        return result
+
+
+def _flat(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    return [part for part in value if isinstance(part, Tensor)] if isinstance(value, (list, tuple)) else []
+
+
+def _place(tensor: Tensor) -> int:
+    try:
+        return tensor.untyped_storage().data_ptr()
+    except (RuntimeError, NotImplementedError):  # sparse tensors and wrapped ones have none
+        return 0
+
+
+@dataclass
+class ChipPass:
+    """One pass of the chip, each layer's outputs held against the reference's and replaced by them.
+
+    Attributes:
+        calls: How often each layer ran.
+        read: Layers whose weights the network read.
+        largest: Largest difference so far.
+        unmeasured: Layers whose noise-free results are not to be had.
+    """
+
+    layers: Mapping[str, Any]
+    norms: Mapping[str, NoiseAwareBatchNorm]
+    expected: DigitalPass
+    strict: bool
+    calls: dict[str, int] = field(default_factory=dict)
+    read: set[str] = field(default_factory=set)
+    largest: float = 0.0
+    unmeasured: list[str] = field(default_factory=list)
+    compared: int = 0
+
+    @contextmanager
+    def comparing(self) -> Iterator[None]:
+        """Hold what happens inside the block against the reference's pass."""
+        reads = {name: getattr(layer, "weight_reads", 0) for name, layer in self.layers.items()}
+        with ExitStack() as stack:
+            for name, layer in self.layers.items():
+                if isinstance(layer, NoiseAwareLayer):
+                    stack.enter_context(self._observed(name, layer))
+                    if not stack.enter_context(_noise_free(layer)):
+                        self.unmeasured.append(name)
+                else:
+                    self.unmeasured.append(name)
+                    handle = layer.register_forward_hook(functools.partial(self._replace, name))
+                    stack.callback(handle.remove)
+            for name, norm in self.norms.items():
+                stack.enter_context(_set(norm, "observer", self._counter(name)))
+            yield
+        self.read = {name for name, n in reads.items() if getattr(self.layers[name], "weight_reads", 0) > n}
+        self.unmeasured = [name for name in self.unmeasured if self.calls.get(name)]
+
+    @contextmanager
+    def _observed(self, name: str, layer: Any) -> Iterator[None]:
+        def observe(output: Tensor, input_mean: Any) -> Tensor:
+            return self._compare(name, output)
+
+        with _set(layer.alignment, "observer", observe):
+            yield
+
+    def _counter(self, name: str) -> Callable[..., Any]:
+        def observe(x: Tensor, bn: NoiseAwareBatchNorm) -> tuple[Tensor, Tensor]:
+            self._count(name)
+            return bn.trained_statistics()
+
+        return observe
+
+    def _replace(self, name: str, layer: nn.Module, args: Any, output: Tensor) -> Tensor:
+        return self._compare(name, output)
+
+    def _count(self, name: str) -> int:
+        self.calls[name] = self.calls.get(name, 0) + 1
+        return self.calls[name] - 1
+
+    def _compare(self, name: str, output: Tensor) -> Tensor:
+        call = self._count(name)
+        outputs = self.expected.outputs.get(name, [])
+        if call >= len(outputs):
+            return output  # told when all have run
+        expected = outputs[call]
+        if not isinstance(expected, Tensor) or expected.shape != output.shape:
+            shape = tuple(expected.shape) if isinstance(expected, Tensor) else type(expected).__name__
+            raise VerificationError(
+                f"layer {name!r} gives {shape} in the model and {tuple(output.shape)} on the chip: not the same layer"
+            )
+        if name not in self.unmeasured:
+            off = difference(output, expected)
+            # NaN is for whoever measures to tell, with the place it came from.
+            if not bool(torch.isfinite(output).all()):
+                return expected.clone()
+            if not off <= TOLERANCE and not self.strict:
+                self.unmeasured.append(name)
+                return expected.clone()
+            if not off <= TOLERANCE:
+                raise VerificationError(
+                    f"layer {name!r} gives something else on the chip without noise than in the model: they differ by "
+                    f"{off:.1e} of the output's largest value; are these the weights it was converted with?"
+                )
+            self.largest = max(self.largest, off)
+            self.compared += bool(output.numel())
+        return expected.clone()
+
+
+@contextmanager
+def _noise_free(layer: NoiseAwareLayer) -> Iterator[bool]:
+    """Let a layer multiply exactly with the weights that its tiles were to hold; gives whether these are known."""
+    matrix = target_weight(layer.analog_module)
+    if matrix is None:
+        yield False
+        return
+    with _set(layer, "exact", True), fixed_weight(layer.analog_module, matrix):
+        yield True
+
+
+@contextmanager
+def _set(owner: Any, name: str, value: Any) -> Iterator[None]:
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)

@@ -1,0 +1,134 @@
+"""Tuning from the closed form: never worse where it can tell, and said where it stayed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import aihwkit_nabn as nabn
+from aihwkit_nabn.errors import CalibrationError
+
+
+def test_distill_never_ends_worse_on_the_samples_held_out(chip, net, images):
+    """With an absurd step size tuning only destroys: what is kept is the start."""
+    batches = [images(48, 1), images(48, 2)]
+    x = images(8, 3)
+    nabn.calibrate(chip, batches, "paired", reference=net)
+    paired = chip(x)
+    report = nabn.calibrate(chip, batches, "distill", reference=net, steps=4, lr=1e4)
+    assert torch.equal(chip(x), paired)
+    assert report.notes == ["tuning found nothing better, so it stayed at its start"]
+    assert report.notes[0] in str(report)
+    report = nabn.calibrate(chip, batches, "distill", reference=net, steps=60)
+    assert not torch.equal(chip(x), paired) and not report.notes
+
+
+@pytest.mark.slow
+def test_distill_finds_its_step():
+    """From a first step far too large, which once lost everything that tuning had to give on deep networks."""
+
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = nn.Conv2d(12, 12, 3, padding=1), nn.Conv2d(12, 12, 3, padding=1)
+            self.norm1, self.norm2 = nn.BatchNorm2d(12), nn.BatchNorm2d(12)
+
+        def forward(self, x):
+            return (x + self.norm2(self.two(self.norm1(self.one(x)).relu()))).relu()
+
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 12, 3, padding=1), *(Block() for _ in range(6)), nn.Flatten(), nn.Linear(768, 5))
+    for _ in range(20):
+        net(torch.randn(32, 3, 8, 8))
+    net.eval()
+    chip = nabn.convert_to_noise_aware(net, nabn.presets.GaussianWeightNoisePreset(sigma=0.1))
+    nabn.program_chip(chip, seed=1)
+    batches, x = [torch.randn(64, 3, 8, 8) for _ in range(2)], torch.randn(128, 3, 8, 8)
+
+    def error(method, **options):
+        report = nabn.calibrate(chip, batches, method, reference=net, **options)
+        with torch.no_grad():
+            return float((chip(x) - net(x)).square().mean()), report.notes
+
+    start, _ = error("paired")
+    for lr in (0.5, 0.02):
+        found, notes = error("distill", lr=lr)
+        assert found < 0.98 * start and not notes
+
+
+def test_prediction_weight_is_refused_before_anything_runs_on_the_chip(chip, net, images, bits, same):
+    def forward(model, batch):
+        assert model is not chip
+        return {"logits": model(batch)}
+
+    chip.__dict__["verification"] = object()  # nothing to verify any more
+    before = bits(chip)
+    with pytest.raises(CalibrationError, match="prediction_weight needs a model that returns one tensor of logits"):
+        nabn.calibrate(chip, [images(4)], "distill", reference=net, prediction_weight=1.0, forward_fn=forward)
+    assert same(bits(chip), before)
+
+
+def test_distill_needs_gradients_through_the_forward_pass(chip, net, images, bits, same):
+    @torch.no_grad()
+    def forward(model, batch):
+        return model(batch)
+
+    before = bits(chip)
+    with pytest.raises(CalibrationError, match="runs without gradients"):
+        nabn.calibrate(chip, [images(8)], "distill", reference=net, forward_fn=forward, steps=2)
+    assert same(bits(chip), before)
+
+
+def test_distill_can_match_predictions_too(chip, net, images):
+    batches = [images(48, 1), images(48, 2)]
+    nabn.calibrate(chip, batches, "distill", reference=net, steps=10)
+    blocks_only = chip(images(8, 3))
+    nabn.calibrate(chip, batches, "distill", reference=net, steps=10, prediction_weight=5.0)
+    assert not torch.equal(chip(images(8, 3)), blocks_only)
+    with pytest.raises(CalibrationError, match="prediction_weight needs a model that returns one tensor of logits"):
+        nabn.calibrate(
+            chip,
+            batches,
+            "distill",
+            reference=net,
+            prediction_weight=1.0,
+            forward_fn=lambda model, batch: {"logits": model(batch)},
+        )
+
+
+def test_batches_that_cannot_be_regrouped_are_distilled_whole(chip, net, images):
+    sizes = []
+
+    def forward(model, batch):
+        if model is chip:
+            sizes.append(len(batch["image"]))
+        return model(batch["image"])
+
+    batches = [{"image": images(n, n)} for n in (3, 5, 2)]
+    nabn.calibrate(chip, batches, "distill", reference=net, steps=4, batch_size=64, forward_fn=forward)
+    assert set(sizes) == {3, 5, 2}
+
+
+def test_what_cannot_be_divided_is_not_tuned(chip, net, images):
+    """Nothing would tell whether it helped: with one batch of 24 it once made three times the error, without a word."""
+    x = images(8, 3)
+    for batches, forward in (
+        ([images(1)], None),
+        ([{"image": images(24)}], lambda model, batch: model(batch["image"])),
+    ):
+        nabn.calibrate(chip, batches, "paired", reference=net, forward_fn=forward)
+        paired = chip(x)
+        report = nabn.calibrate(chip, batches, "distill", reference=net, steps=4, forward_fn=forward)
+        assert torch.equal(chip(x), paired)
+        assert report.notes == ["the calibration set cannot be divided, so nothing was tuned"]
+
+
+def test_nothing_held_out_keeps_the_last_state(chip, net, images):
+    """Every stretch of steps counts, not the first alone."""
+    states = []
+    for steps in (8, 16, 64):
+        report = nabn.calibrate(chip, [images(32, 1)], "distill", reference=net, steps=steps, held_out=0.0)
+        states.append(chip(images(8, 3)))
+        assert not report.notes
+    assert not torch.equal(states[0], states[1]) and not torch.equal(states[1], states[2])
