@@ -148,10 +148,16 @@ def verify(
         silent=tuple(name for name in layers if not got.calls.get(name) and name not in expected.used),
         unmeasured=tuple(got.unmeasured),
     )
+    note_verification(analog, found)
+    return found
+
+
+def note_verification(analog: nn.Module, found: Verification) -> None:
+    """Note on an analog model and in its report what a pass of it, or of an earlier conversion, has shown."""
     analog.__dict__["verification"] = found
+    report: Any = getattr(analog, "conversion_report", None)
     if report is not None:
         report.verified = str(found)
-    return found
 
 
 def _compare_runs(reference: nn.Module, expected: DigitalPass, got: ChipPass) -> None:

@@ -20,7 +20,7 @@ from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.evaluation.plan import PLAIN
 from aihwkit_nabn.nn import convert_to_noise_aware
 from aihwkit_nabn.nn.evaluation_mode import evaluation_mode
-from aihwkit_nabn.nn.verification import verify
+from aihwkit_nabn.nn.verification import Verification, note_verification, verify
 from aihwkit_nabn.openmmlab.batches import (
     CalibrationImages,
     calibration_forward,
@@ -100,7 +100,7 @@ class AnalogHook(Hook):
         self._test: ChipIterations | None = None
         self._tested: dict[str, Tensor] = {}
         self._stored: Any = None
-        self._verified = False
+        self._verification: Verification | None = None
 
     @property
     def settings(self) -> str:
@@ -168,18 +168,20 @@ class AnalogHook(Hook):
 
     def _verify(self, digital: Any, analog: nn.Module, loader: Any) -> None:
         """Run both models on the first images to be tested, by the pass that tests them; once per run."""
-        if self._verified:
+        if self._verification is not None:
+            note_verification(analog, self._verification)
             return
-        dataset = loader.dataset
+        n = min(VERIFIED_IMAGES, len(loader.dataset))
+        if n == 0:
+            return
         with isolated_rng(derive_seed(self.seed, "verification")):
-            batch = loader.collate_fn([dataset[index] for index in range(min(VERIFIED_IMAGES, len(dataset)))])
+            batch = loader.collate_fn([loader.dataset[index] for index in range(n)])
 
         def test(model: Any) -> Any:
             return model.test_step(copy.deepcopy(batch))
 
         with evaluation_mode(digital, analog):
-            verify(digital, analog, test, f"{VERIFIED_IMAGES} images to be tested")
-        self._verified = True
+            self._verification = verify(digital, analog, test, f"{n} of the images to be tested")
 
     def _enter(self, runner: Any, loop: Any) -> None:
         digital = unwrapped(runner.model)
