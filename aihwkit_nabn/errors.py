@@ -42,6 +42,10 @@ class CalibrationError(NabnError):
     """A calibration set, a reference or a model with which calibration cannot be done."""
 
 
+class NotApplicableError(CalibrationError):
+    """A calibration method that has no place to act in this model."""
+
+
 class VerificationError(ConversionError, CalibrationError):
     """An analog model does not compute what the digital one does, noise left out."""
 

@@ -148,6 +148,10 @@ class SampleStore:
         self._joined = _join(self._whole)
         self.n = len(self._whole) if self._joined is None else self._joined[0].shape[0]
 
+    def n_samples(self, index: list[int]) -> int:
+        """Return how many samples some of what can be drawn are."""
+        return len(index) if self.by_sample else sum(batch_size(self._whole[i]) for i in index)
+
     @property
     def by_sample(self) -> bool:
         """Whether single samples can be drawn."""

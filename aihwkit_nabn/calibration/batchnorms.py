@@ -11,7 +11,7 @@ from torch import Tensor
 from aihwkit_nabn.calibration.exact import Gate, measure
 from aihwkit_nabn.calibration.moments import Moments
 from aihwkit_nabn.calibration.report import LayerShift
-from aihwkit_nabn.errors import CalibrationError
+from aihwkit_nabn.errors import NotApplicableError
 from aihwkit_nabn.nn.batchnorm import NoiseAwareBatchNorm, Statistics
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def set_batchnorms(session: CalibrationSession, gathered: dict[str, Moments], ru
 
 def _check_batchnorms(session: CalibrationSession) -> None:
     if not session.batchnorms:
-        raise CalibrationError(
+        raise NotApplicableError(
             "the model has no BatchNorm with trained statistics to calibrate; use method='paired', which needs none"
         )
 
@@ -134,7 +134,7 @@ def _of_layers_that_ran(gathered: dict[str, Moments]) -> dict[str, Moments]:
     """Leave out branches that eval mode does not take (an auxiliary head): they keep their trained statistics."""
     found = {name: moments for name, moments in gathered.items() if moments.count}
     if not found:
-        raise CalibrationError("no BatchNorm layer ran on the calibration set")
+        raise NotApplicableError("no BatchNorm layer ran on the calibration set")
     return found
 
 

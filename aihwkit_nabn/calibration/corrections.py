@@ -117,10 +117,12 @@ class _Solved:
     Args:
         gains: Shares of the layer's signal that each rank takes off its error, falling.
         cost: Digital multiplications of a rank.
+        numbers: That a rank stores.
     """
 
     gains: list[float]
     cost: float
+    numbers: int
     mixing: Tensor | None = None
     directions: Tensor | None = None
     input_gain: Tensor | None = None
@@ -160,7 +162,10 @@ def find_corrections(session: CalibrationSession, budget: float, ridge: float) -
     ranks = share_out({name: (layer.gains, layer.cost) for name, layer in solved.items()}, budget * total)
     corrections = {name: solved[name].cut(rank) for name, rank in ranks.items()}
     spent = sum(rank * solved[name].cost for name, rank in ranks.items()) / total if total else 0.0
-    session.notes.append(f"corrections cost {spent:.1%} of the network's multiplications")
+    stored = sum(rank * solved[name].numbers for name, rank in ranks.items())
+    session.notes.append(
+        f"corrections cost {100 * spent:.1f} percent of the network's multiplications and store {stored:,} numbers"
+    )
     left_out = [name for name in errors if name not in solved]
     if left_out:
         session.notes.append(f"{len(left_out)} layers have too many inputs, or none, to be corrected")
@@ -198,7 +203,7 @@ def _solve(found: LayerErrors, ridge: float) -> _Solved | None:
         return None
     if found.groups > 1:
         gain = (cross / (inputs * (1.0 + ridge))).nan_to_num(0.0, posinf=0.0, neginf=0.0)
-        return _Solved([float((gain * cross).sum()) / total], found.n_outputs * len(gain), input_gain=gain)
+        return _Solved([float((gain * cross).sum()) / total], found.n_outputs * len(gain), len(gain), input_gain=gain)
     k, size = len(inputs), float(inputs.diagonal().mean())
     if not size > 0:
         return None
@@ -209,8 +214,8 @@ def _solve(found: LayerErrors, ridge: float) -> _Solved | None:
     left, values, _ = torch.linalg.svd(whitened, full_matrices=False)
     coefficients = torch.linalg.solve_triangular(factor.T, whitened.T, upper=True).T
     gains = [float(value) ** 2 / total for value in values]
-    cost = found.n_outputs * (k + len(cross))
-    return _Solved(gains, cost, mixing=left, directions=left.T @ coefficients)
+    numbers = k + len(cross)
+    return _Solved(gains, found.n_outputs * numbers, numbers, mixing=left, directions=left.T @ coefficients)
 
 
 def _measure(session: CalibrationSession) -> dict[str, LayerErrors]:

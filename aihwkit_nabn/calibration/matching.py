@@ -17,6 +17,9 @@ from aihwkit_nabn.errors import CalibrationError
 _CACHE_BYTES = 2**30
 # Least standard deviation of a block's output, in parts of its root mean square.
 _ROUNDING = 1e-6
+# The error of an output whose shape is another than the reference's, as behind a detector that finds something else:
+# what a constant would have.
+_MISSING = torch.tensor(1.0)
 
 Signals = dict[str, list[Tensor]]
 
@@ -28,11 +31,12 @@ class BlockObjective:
         session: Chip, reference and how they are run.
         store: The samples.
         prediction_weight: Weight of the Kullback-Leibler divergence; 0 leaves it out.
-        batch_size: Samples per reference pass while filling the cache.
+        batch_size: Samples per reference pass while filling the cache; None where it is called with the same few
+            groups again and again, whose signals are kept as they come.
     """
 
     def __init__(
-        self, session: CalibrationSession, store: SampleStore, prediction_weight: float, batch_size: int
+        self, session: CalibrationSession, store: SampleStore, prediction_weight: float, batch_size: int | None
     ) -> None:
         self.session = session
         self.store = store
@@ -42,22 +46,25 @@ class BlockObjective:
         names = matching_points(session.model)
         self.chip_points = {name: session.model.get_submodule(name) for name in names}
         self.reference_points = {name: session.reference.get_submodule(name) for name in names}
-        self.cache = self._fill_cache(batch_size)
+        self.cache = None if batch_size is None else self._fill_cache(batch_size)
+        self._keeps_groups = batch_size is None
+        self._groups: dict[tuple[int, ...], tuple[Signals, Any]] = {}
+        self._n_bytes = 0
 
     def __call__(self, group: list[int]) -> Tensor:
         """Return the loss on one group of samples, with gradients where they are enabled."""
         batch = self.store.take(group)
         targets, expected = self._targets(group, batch)
-        signals, got = _run(self.session, self.chip_points, batch, on_chip=True)
+        signals, got = _run(self.session, self.chip_points, batch, self._number(group), on_chip=True)
         errors = [
-            ((y - target) / _spread(target)).square().mean()
+            ((y - target) / _spread(target)).square().mean() if y.shape == target.shape else _MISSING
             for name, ys in signals.items()
             for y, target in zip(ys, targets.get(name, []), strict=False)
-            if y.shape == target.shape and y.numel() > 1
+            if target.numel() > 1
         ]
         if not errors:
             raise CalibrationError("no block of the chip has an output that can be compared with the reference's")
-        loss = torch.stack(errors).mean()
+        loss = torch.stack([error.to(errors[0]) for error in errors]).mean()
         if self.prediction_weight:
             loss = loss + self.prediction_weight * _divergence(got, expected)
         if torch.is_grad_enabled() and not loss.requires_grad:
@@ -70,10 +77,21 @@ class BlockObjective:
         total = sum(len(group) for group in groups)
         return sum(float(self(group)) * len(group) for group in groups) / total if total else float("inf")
 
+    def _number(self, group: list[int]) -> int | None:
+        """Return which of the session's batches a group is, for messages."""
+        return None if self.store.by_sample else group[0]
+
     def _targets(self, group: list[int], batch: Any) -> tuple[Signals, Any]:
         if self.cache is None:
-            with torch.no_grad():
-                return _run(self.session, self.reference_points, batch, on_chip=False)
+            key = tuple(group)
+            if key not in self._groups:
+                with torch.no_grad():
+                    found = _run(self.session, self.reference_points, batch, self._number(group), on_chip=False)
+                self._n_bytes += _bytes([y for ys in found[0].values() for y in ys])
+                if not self._keeps_groups or self._n_bytes > _CACHE_BYTES:
+                    return found
+                self._groups[key] = found
+            return self._groups[key]
         rows = torch.tensor(group)
         signals, prediction = self.cache
         chosen = {name: [y[rows.to(y.device)] for y in ys] for name, ys in signals.items()}
@@ -83,10 +101,11 @@ class BlockObjective:
     def _fill_cache(self, batch_size: int) -> tuple[Signals, Tensor | None] | None:
         parts: list[tuple[Signals, Any]] = []
         for group in self.store.minibatches(list(range(self.store.n)), batch_size):
-            signals, prediction = _run(self.session, self.reference_points, self.store.take(group), on_chip=False)
+            batch = self.store.take(group)
+            signals, prediction = _run(self.session, self.reference_points, batch, self._number(group), on_chip=False)
             tensors = [y for ys in signals.values() for y in ys]
             by_sample = self.store.by_sample and all(y.dim() and y.shape[0] == len(group) for y in tensors)
-            n_bytes = sum(y.numel() * y.element_size() for y in tensors) / len(group) * self.store.n
+            n_bytes = _bytes(tensors) / len(group) * self.store.n
             if not by_sample or n_bytes > _CACHE_BYTES:
                 return None
             parts.append((signals, prediction if isinstance(prediction, Tensor) else None))
@@ -100,8 +119,12 @@ class BlockObjective:
         return joined, predictions
 
 
+def _bytes(tensors: list[Tensor]) -> int:
+    return sum(y.numel() * y.element_size() for y in tensors)
+
+
 def _run(
-    session: CalibrationSession, points: dict[str, nn.Module], batch: Any, *, on_chip: bool
+    session: CalibrationSession, points: dict[str, nn.Module], batch: Any, number: int | None, *, on_chip: bool
 ) -> tuple[Signals, Any]:
     signals: Signals = {}
 
@@ -109,7 +132,7 @@ def _run(
         signals.setdefault(name, []).extend(y for y in tensors_in(output) if y.is_floating_point())
 
     with session.recording(points, record):
-        result = session.run_analog(batch) if on_chip else session.run_reference(batch)
+        result = session.run_analog(batch, number) if on_chip else session.run_reference(batch, number)
     return signals, result
 
 

@@ -10,7 +10,7 @@ from aihwkit_nabn.calibration.session import CalibrationSession
 from aihwkit_nabn.errors import NabnError, suggestion
 from aihwkit_nabn.registry import Registry
 
-DEFAULT_METHOD = "common_mode"
+DEFAULT_METHOD = "auto"
 """The method that is taken where none is named."""
 
 

@@ -53,7 +53,7 @@ def calibrate(
         model: A programmed analog model.
         batches: Any iterable of batches: a DataLoader, a list, a generator. Methods ``batch`` and ``online`` need none.
         method: Name of a registered method, or an instance.
-        reference: The digital model, for the methods that compare with it (``paired``, ``common_mode``, ``distill``).
+        reference: The digital model, for the methods that compare with it (``auto``, ``paired``, ``low_rank``, ...).
         max_samples: Stop after this many samples; None takes all.
         forward_fn: ``forward_fn(model, batch)`` runs a model on a batch. Default: ``model(batch)`` for a tensor,
             ``model(batch[0])`` for a tuple.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -76,6 +76,7 @@ class CalibrationSession:
         self.n_passes = 0
         self.batch_sizes: list[int] = []
         self._kept: list[Any] | None = None
+        self._numbers: Sequence[int] | None = None
         self._waiting: deque[tuple[Any, int]] = deque()
         self._source: Iterator[tuple[Any, int]] | None = None
         self._batches = batches
@@ -117,6 +118,20 @@ class CalibrationSession:
                 parts = separate(self._forward_fn, self.model, found[0])
                 self._waiting += [found] if len(parts) == 1 else [(part, batch_size(part)) for part in parts]
         return True
+
+    def part(self, batches: Iterable[Any], numbers: Sequence[int] | None = None) -> CalibrationSession:
+        """Return a session of the same chip and reference with some of the samples; what it notes is its own.
+
+        Args:
+            batches: Of these samples.
+            numbers: Which of this session's batches they are, for messages; None: cut anew.
+        """
+        forward_fns = self._forward_fn, self._reference_forward_fn
+        part = CalibrationSession(
+            self.model, self.reference, batches, forward_fns[0], None, None, self._on_step, forward_fns[1]
+        )
+        part._numbers = numbers
+        return part
 
     def verify(self, reference: nn.Module, *, strict: bool) -> None:
         """Hold the chip, noise left out, against the digital model on the first samples, see `nn.verification`."""
@@ -201,10 +216,10 @@ class CalibrationSession:
         except NabnError:
             raise
         except Exception as error:
+            place = self.n_batches - 1 if number is None else number
+            place = place if self._numbers is None else self._numbers[place]
             raise CalibrationError(
-                f"the {role} failed on calibration batch {self.n_batches - 1 if number is None else number} "
-                f"({describe(batch)}): "
-                f"{type(error).__name__}: {error}"
+                f"the {role} failed on calibration batch {place} ({describe(batch)}): {type(error).__name__}: {error}"
             ) from error
 
     def reference_layers(self) -> dict[str, nn.Module]:

@@ -21,7 +21,7 @@ TITLES = {
     "shapes_segmenter": "a segmenter (mmsegmentation's FCN)",
 }
 NOISES = ("gaussian:sigma=0.05", "gaussian:sigma=0.1", "pcm")
-METHODS = ("none", "population", "paired", "common_mode")
+METHODS = ("none", "population", "paired", "auto")
 CALIBRATION_IMAGES = 64
 CALIBRATION_BATCH = 16
 

@@ -188,7 +188,7 @@ def command(
     digits = target is None
     names = methods or (DIGITS_METHODS if digits else OTHERS_METHODS)
     specs = _with_fewer_steps(method_specs(split_names(names)), digits)
-    after = [spec for spec in specs if spec.method in ("none", "paired", "common_mode", "distill")]
+    after = [spec for spec in specs if spec.method in ("none", "paired", "common_mode", "low_rank", "auto", "distill")]
     listed = contenders(specs, after, numbers("wrong", wrong))
     defaults = DIGITS if digits else OTHERS
     rate = learning_rate if not digits and is_config(str(target)) else learning_rate or defaults["learning_rate"]

@@ -119,7 +119,7 @@ def command(
             _shapes_demo.shapes_demo(console, out, chips=min(chips, SHAPES_CHIPS), seed=seed, quick=quick)
     console.print(
         "\nNext, your own network:\n"
-        "  nabn test torchvision:resnet50 WEIGHTS.pth --data FOLDER --noise pcm --time 1d --methods none,common_mode\n"
+        "  nabn test torchvision:resnet50 WEIGHTS.pth --data FOLDER --noise pcm --time 1d --methods none,auto\n"
         "  nabn test mmdet::retinanet/retinanet_r50_fpn_1x_coco.py WEIGHTS.pth --noise pcm --time 1d",
         highlight=False,
         soft_wrap=True,

@@ -36,7 +36,7 @@ def command(
     methods: Annotated[
         str,
         typer.Option(help="Calibration methods, by commas, with options if need be: paired,distill:steps=20; or all."),
-    ] = "none,population,common_mode",
+    ] = "none,population,auto",
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Images per batch; default: 32, or what the config says.")
     ] = None,

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from aihwkit_nabn.calibration.method import DEFAULT_METHOD
 from aihwkit_nabn.errors import NabnError, check_count, check_flag
 from aihwkit_nabn.evaluation import EvaluationResult, evaluate
 from aihwkit_nabn.evaluation.metrics import main_metrics
@@ -74,7 +75,7 @@ class AnalogTestLoop(TestLoop):
         evaluator: Any,
         rpu_config: Any,
         t_inference: Any = 0.0,
-        methods: Any = ("none", "population", "common_mode"),
+        methods: Any = ("none", "population", DEFAULT_METHOD),
         chips: int = 5,
         seed: int = 0,
         calibration_seed: int | None = None,

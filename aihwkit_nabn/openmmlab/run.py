@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 
+from aihwkit_nabn.calibration.method import DEFAULT_METHOD
 from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.openmmlab.config import register_modules, scope_of
 from aihwkit_nabn.openmmlab.missing_packages import explained
@@ -56,7 +57,7 @@ class TestRun:
     checkpoint: str
     noises: Sequence[str]
     times: Sequence[str | float] = ("1d",)
-    methods: Sequence[str | dict[str, Any]] = ("none", "population", "common_mode")
+    methods: Sequence[str | dict[str, Any]] = ("none", "population", DEFAULT_METHOD)
     chips: int = 5
     seed: int = 0
     calibration_seed: int | None = None

@@ -20,6 +20,8 @@ _KNOWN = {
     "online": ("#009E73", "P"),
     "paired": ("#D55E00", "X"),
     "common_mode": ("#332288", "*"),
+    "low_rank": ("#661100", "8"),
+    "auto": ("#000000", "p"),
     "distill": ("#882255", "<"),
     # Rows of a comparison with hardware-aware training.
     "drift_compensation": ("#000000", "|"),
@@ -30,7 +32,7 @@ _KNOWN = {
     "hwa_x0.25": ("#999933", "p"),
     "hwa_x2": ("#44AA99", "h"),
 }
-_FURTHER = [("#332288", "H"), ("#117733", ">"), ("#999933", "p"), ("#44AA99", "h"), ("#AA4499", "d"), ("#661100", "8")]
+_FURTHER = [("#332288", "H"), ("#117733", ">"), ("#999933", "p"), ("#44AA99", "h"), ("#AA4499", "d")]
 _Dashes = Literal["-", "--", "-.", ":"]
 _DASHES: list[_Dashes] = ["-", "--", "-.", ":"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import statistics
 from collections import Counter
 from collections.abc import Iterable
@@ -11,6 +12,9 @@ from dataclasses import dataclass
 from aihwkit_nabn.evaluation import Cell, Estimate, EvaluationResult
 from aihwkit_nabn.evaluation.scenario import DIGITAL
 from aihwkit_nabn.nn.report import UNVERIFIED
+
+# Numbers that stand for themselves, not those inside a name.
+_NUMBER = re.compile(r"(?<![\w.,])(?:inf|\d+(?:,\d{3})*(?:\.\d+)?(?:e[+-]?\d+)?)(?![\w])")
 
 WORSE = "worse than uncalibrated: the 95% interval of the difference, paired by chip, lies below 0"
 
@@ -77,12 +81,28 @@ def caption(result: EvaluationResult, style: NumberStyle, *, turned: bool) -> st
 def footnotes(result: EvaluationResult, style: NumberStyle, cells: Iterable[Cell]) -> list[str]:
     """Return what must be said under a table: what hurts, what calibrating noted, what was not verified."""
     notes = [f"{style.mark} {WORSE}."] if any(cell.hurts for cell in cells) else []
-    said = Counter((record.method, note) for record in result.records for note in record.note.split("; ") if note)
     measured = Counter(record.method for record in result.records)
-    notes += [f"{method}: {note} ({n} of {measured[method]} measurements)." for (method, note), n in said.items()]
+    said: dict[tuple[str, str], list[str]] = {}
+    for record in result.records:
+        for note in record.note.split("; ") if record.note else ():
+            said.setdefault((record.method, _NUMBER.sub("", note)), []).append(note)
+    for (method, _), same in said.items():
+        notes.append(f"{method}: {_merged(same)} ({len(same)} of {measured[method]} measurements).")
     texts = (result.settings.get("conversion") or {}).values()
     lines = dict.fromkeys(line for text in texts for line in str(text).splitlines() if line.startswith(UNVERIFIED))
     return [*notes, *(f"{line[0].upper()}{line[1:]}." for line in lines)]
+
+
+def _merged(notes: list[str]) -> str:
+    """Return notes that differ in their numbers as one, with the range of each number."""
+    found = list(zip(*(_NUMBER.findall(note) for note in notes), strict=True))
+    ranges = iter(sorted(set(texts), key=lambda text: float(text.replace(",", ""))) for texts in found)
+
+    def ranged(match: re.Match[str]) -> str:
+        values = next(ranges)
+        return values[0] if len(values) == 1 else f"{values[0]} to {values[-1]}"
+
+    return _NUMBER.sub(ranged, notes[0])
 
 
 def best_methods(cells: Iterable[Cell]) -> dict[str, set[str]]:

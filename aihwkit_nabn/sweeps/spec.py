@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from aihwkit_nabn.calibration.method import DEFAULT_METHOD
 from aihwkit_nabn.chip import parse_time
 from aihwkit_nabn.errors import NabnError, check_count
 from aihwkit_nabn.evaluation.scenario import UNCALIBRATED, Scenario, scenarios_over_times
@@ -152,7 +153,7 @@ def parse_spec(content: object) -> SweepSpec:
     for source in imports:
         import_extension(source)
     noise = check_list("noise", _spread_strengths(given["noise"]), _check_noise)
-    methods = check_list("methods", given.get("methods", [UNCALIBRATED, "population", "common_mode"]), read_method)
+    methods = check_list("methods", given.get("methods", [UNCALIBRATED, "population", DEFAULT_METHOD]), read_method)
     jpeg = check_list("jpeg", given.get("jpeg", [None]), _check_jpeg)
     _check_labels("methods", [entry.label for entry in methods])
     if any(entry.clean_reference for entry in methods) and not any(jpeg):

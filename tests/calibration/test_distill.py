@@ -8,6 +8,8 @@ from torch import nn
 
 import aihwkit_nabn as nabn
 from aihwkit_nabn.errors import CalibrationError
+from aihwkit_nabn.nn import named_analog_layers
+from tests.calibration.networks import deep
 
 
 def test_distill_never_ends_worse_on_the_samples_held_out(chip, net, images):
@@ -16,11 +18,11 @@ def test_distill_never_ends_worse_on_the_samples_held_out(chip, net, images):
     x = images(8, 3)
     nabn.calibrate(chip, batches, "paired", reference=net)
     paired = chip(x)
-    report = nabn.calibrate(chip, batches, "distill", reference=net, steps=4, lr=1e4)
+    report = nabn.calibrate(chip, batches, "distill", reference=net, steps=4, lr=1e4, start="paired")
     assert torch.equal(chip(x), paired)
     assert report.notes == ["tuning found nothing better, so it stayed at its start"]
     assert report.notes[0] in str(report)
-    report = nabn.calibrate(chip, batches, "distill", reference=net, steps=60)
+    report = nabn.calibrate(chip, batches, "distill", reference=net, steps=60, start="paired")
     assert not torch.equal(chip(x), paired) and not report.notes
 
 
@@ -53,7 +55,7 @@ def test_distill_finds_its_step():
 
     start, _ = error("paired")
     for lr in (0.5, 0.02):
-        found, notes = error("distill", lr=lr)
+        found, notes = error("distill", lr=lr, start="paired")
         assert found < 0.98 * start and not notes
 
 
@@ -119,7 +121,7 @@ def test_what_cannot_be_divided_is_not_tuned(chip, net, images):
     ):
         nabn.calibrate(chip, batches, "paired", reference=net, forward_fn=forward)
         paired = chip(x)
-        report = nabn.calibrate(chip, batches, "distill", reference=net, steps=4, forward_fn=forward)
+        report = nabn.calibrate(chip, batches, "distill", reference=net, steps=4, forward_fn=forward, start="paired")
         assert torch.equal(chip(x), paired)
         assert report.notes == ["the calibration set cannot be divided, so nothing was tuned"]
 
@@ -128,7 +130,31 @@ def test_nothing_held_out_keeps_the_last_state(chip, net, images):
     """Every stretch of steps counts, not the first alone."""
     states = []
     for steps in (8, 16, 64):
-        report = nabn.calibrate(chip, [images(32, 1)], "distill", reference=net, steps=steps, held_out=0.0)
+        report = nabn.calibrate(
+            chip, [images(32, 1)], "distill", reference=net, steps=steps, held_out=0.0, start="paired"
+        )
         states.append(chip(images(8, 3)))
         assert not report.notes
     assert not torch.equal(states[0], states[1]) and not torch.equal(states[1], states[2])
+
+
+def test_it_tunes_corrections_too():
+    """From `low_rank`, the mixing of its corrections moves with scales and offsets, and brings the chip closer."""
+    net = deep(4)
+    chip = nabn.convert_to_noise_aware(net, nabn.presets.GaussianWeightNoisePreset(sigma=0.2))
+    nabn.program_chip(chip, seed=0)
+    images, x = torch.randn(128, 3, 8, 8), torch.randn(64, 3, 8, 8)
+
+    def corrections():
+        found = [layer.alignment.mixing for layer in named_analog_layers(chip).values()]
+        return [mixing for mixing in found if mixing is not None]
+
+    errors = {}
+    for method, options in (("low_rank", {}), ("distill", {"steps": 60})):
+        nabn.calibrate(chip, list(images.split(32)), method, reference=net, budget=0.3, **options)
+        with torch.no_grad():
+            errors[method] = float((chip(x) - net(x)).square().mean())
+        if method == "low_rank":
+            before = corrections()
+    assert errors["distill"] < errors["low_rank"]
+    assert before and all(not torch.equal(a, b) for a, b in zip(corrections(), before, strict=True))

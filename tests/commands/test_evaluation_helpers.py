@@ -48,7 +48,7 @@ def test_method_errors() -> None:
 
 
 def test_methods_take_options() -> None:
-    text = "none, paired,paired: shrink=0 ,distill:steps=3,common_mode=true,lr=1e-2,batch"
+    text = "none, paired,paired: shrink=0 ,distill:steps=3,start=paired,lr=1e-2,batch"
     found = [(spec.method, spec.label, spec.options) for spec in method_specs(split_names(text))]
     assert found == [
         ("none", None, {}),
@@ -56,8 +56,8 @@ def test_methods_take_options() -> None:
         ("paired", "paired (shrink=0)", {"shrink": 0}),
         (
             "distill",
-            "distill (steps=3, common_mode=true, lr=1e-2)",
-            {"steps": 3, "common_mode": True, "lr": 0.01},
+            "distill (steps=3, start=paired, lr=1e-2)",
+            {"steps": 3, "start": "paired", "lr": 0.01},
         ),
         ("batch", None, {}),
     ]
@@ -82,7 +82,7 @@ def test_methods_with_options_for_the_test_loop() -> None:
         ("paired:shrink=2", "shrink must be"),
         ("paired:shrink=a", "shrink must be"),
         ("distill:steps=0", "steps must be"),
-        ("distill:common_mode=maybe", "common_mode must be True or False, got 'maybe'"),
+        ("distill:start=pared", "unknown start 'pared', did you mean 'paired'"),
         ("shrink=0", "calibration method 'shrink=0'"),
         ("paired,shrink=0", "calibration method 'shrink=0'"),
         ("none:shrink=0", "'none' takes no options"),

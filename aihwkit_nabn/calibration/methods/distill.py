@@ -13,11 +13,17 @@ from aihwkit_nabn.calibration.batches import SampleStore
 from aihwkit_nabn.calibration.matching import BlockObjective, check_predictions
 from aihwkit_nabn.calibration.method import CalibrationMethod, register_calibration_method
 from aihwkit_nabn.calibration.methods.common_mode import CommonMode
+from aihwkit_nabn.calibration.methods.low_rank import LowRank
 from aihwkit_nabn.calibration.methods.paired import Paired
 from aihwkit_nabn.calibration.pair_moments import Pair
 from aihwkit_nabn.calibration.session import CalibrationSession
-from aihwkit_nabn.errors import CalibrationError, check_count, check_flag, check_number
+from aihwkit_nabn.errors import CalibrationError, UnknownNameError, check_count, check_number
 from aihwkit_nabn.seeding import derive_seed
+
+_State = dict[str, dict[str, Tensor]]
+# Parts of an alignment that are tuned; the directions of a correction stay.
+_TUNED = ("scale", "offset", "input_gain", "mixing")
+_STARTS: dict[str, type[Paired]] = {"paired": Paired, "common_mode": CommonMode, "low_rank": LowRank}
 
 _BATCH = 64
 _STEP_VALUES = 2_500_000
@@ -31,13 +37,13 @@ _TRIED_STEPS = 4
 
 @register_calibration_method("distill")
 class Distill(CalibrationMethod):
-    """From ``paired``, gradient descent on the per-channel scales and offsets; the weights stay as programmed.
+    """From a closed form, gradient descent on its scales, offsets, gains and corrections; the weights stay.
 
     The loss needs no labels: the squared error of each block's output (`calibration.points`) against the reference's
     on the same inputs, in parts of that output's variance. The divergence of the predictions can be added; measured on
     ResNet-20 it takes away from the gain, because a network is overconfident on the images it was trained on. A share
-    of the samples is held out, and the best state on it is kept: that of ``paired`` where tuning does not help, which
-    the report then says.
+    of the samples is held out, and the best state on it is kept: the start where tuning does not help, which the report
+    then says.
 
     The step size is found: a few steps are tried with the first one and with fractions of it, the best on the samples
     held out goes on, and whenever a stretch of steps ends higher than the best so far, the next begins there with a
@@ -52,14 +58,14 @@ class Distill(CalibrationMethod):
         prediction_weight: Weight of the Kullback-Leibler divergence between the predictions, for models that return
             logits ``[batch, classes, ...]``.
         held_out: Share of the samples that decides, in [0, 0.5]. 0 keeps the last state, and the first step size.
-        common_mode: Whether it starts from ``common_mode`` instead, whose input gains then stay.
-        shrink: As in ``paired``.
+        start: The method whose alignments it begins with: ``low_rank``, ``common_mode`` or ``paired``.
+        budget: Of ``low_rank``, as there.
         seed: Order of the samples.
 
     Source: ours; gamma/beta tuning of Bhattacharjee et al. 2023 (arXiv 2305.18416) made label-free.
     """
 
-    summary = "paired, then scales and offsets tuned so that the blocks' outputs match the reference's"
+    summary = "low_rank, then its numbers tuned so that the blocks' outputs match the reference's"
     needs_reference = True
 
     def __init__(
@@ -69,8 +75,8 @@ class Distill(CalibrationMethod):
         lr: float = 0.02,
         prediction_weight: float = 0.0,
         held_out: float = 0.125,
-        common_mode: bool = False,
-        shrink: float | None = None,
+        start: str = "low_rank",
+        budget: float = 0.05,
         seed: int = 0,
     ) -> None:
         self.steps = check_count("steps", steps, minimum=1)
@@ -78,8 +84,9 @@ class Distill(CalibrationMethod):
         self.lr = check_number("lr", lr, exclusive_minimum=0.0)
         self.prediction_weight = check_number("prediction_weight", prediction_weight, minimum=0.0)
         self.held_out = check_number("held_out", held_out, minimum=0.0, maximum=0.5)
-        start = CommonMode if check_flag("common_mode", common_mode) else Paired
-        self.start = start() if shrink is None else start(shrink=shrink)
+        if start not in _STARTS:
+            raise UnknownNameError("start", start, list(_STARTS))
+        self.start = _STARTS[start](**({"budget": budget} if start == "low_rank" else {}))
         self.seed = check_count("seed", seed)
 
     def calibrate(self, session: CalibrationSession) -> None:
@@ -189,40 +196,50 @@ class _Descent:
 
 
 class _TunedAlignments:
-    """The start's scales times ``1 + a`` and offsets plus ``b`` standard deviations; a and b are what is tuned."""
+    """The start's alignments, and the moves that are tuned.
+
+    Scales times ``1 + a`` and offsets plus ``b`` standard deviations of the reference; the gains and the mixing of a
+    correction plus moves in parts of their own root mean square.
+    """
 
     def __init__(self, session: CalibrationSession, pairs: dict[str, Pair]) -> None:
         self.alignments = {name: session.alignments[name] for name in pairs}
-        self.start: dict[str, tuple[Tensor, Tensor]] = {}
-        self.unit: dict[str, Tensor] = {}
-        self.moves: dict[str, tuple[Tensor, Tensor]] = {}
+        self.start: _State = {}
+        self.units: _State = {}
+        self.moves: _State = {}
         for name, alignment in self.alignments.items():
-            scale, offset = alignment.scale, alignment.offset
-            if scale is None or offset is None:
+            start = {part: getattr(alignment, part) for part in _TUNED if getattr(alignment, part) is not None}
+            if not {"scale", "offset"} <= start.keys():
                 raise CalibrationError(f"layer {name!r} has no alignment to tune")
-            self.start[name] = (scale.clone(), offset.clone())
-            self.unit[name] = pairs[name].digital.var.sqrt().to(scale)
-            self.moves[name] = (torch.zeros_like(scale).requires_grad_(), torch.zeros_like(scale).requires_grad_())
+            self.start[name] = {part: value.clone() for part, value in start.items()}
+            self.units[name] = {part: value.square().mean().sqrt() for part, value in start.items()}
+            self.units[name]["scale"] = start["scale"].clone()
+            self.units[name]["offset"] = pairs[name].digital.var.sqrt().to(start["offset"])
+            self.moves[name] = {part: torch.zeros_like(value).requires_grad_() for part, value in start.items()}
 
     def parameters(self) -> list[Tensor]:
-        return [move for moves in self.moves.values() for move in moves]
+        return [move for moves in self.moves.values() for move in moves.values()]
 
     def write(self) -> None:
         """Put the values of the moment into the model, connected to what is tuned."""
         for name, alignment in self.alignments.items():
-            (scale, offset), (a, b) = self.start[name], self.moves[name]
-            alignment.scale = scale * (1 + a)
-            alignment.offset = offset + b * self.unit[name]
+            for part, value in self._moved(name, self.moves[name]).items():
+                setattr(alignment, part, value)
 
-    def load(self, state: dict[str, tuple[Tensor, Tensor]]) -> None:
+    def _moved(self, name: str, moves: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {part: value + moves[part] * self.units[name][part] for part, value in self.start[name].items()}
+
+    def load(self, state: _State) -> None:
         """Go to an earlier `state`."""
         with torch.no_grad():
             for name, moves in self.moves.items():
-                for move, value in zip(moves, state[name], strict=True):
-                    move.copy_(value)
+                for part, move in moves.items():
+                    move.copy_(state[name][part])
 
-    def state(self) -> dict[str, tuple[Tensor, Tensor]]:
-        return {name: (a.detach().clone(), b.detach().clone()) for name, (a, b) in self.moves.items()}
+    def state(self) -> _State:
+        return {
+            name: {part: move.detach().clone() for part, move in moves.items()} for name, moves in self.moves.items()
+        }
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
@@ -230,12 +247,12 @@ class _TunedAlignments:
             yield
         finally:
             for name, alignment in self.alignments.items():
-                alignment.scale, alignment.offset = self.start[name]
+                for part, value in self.start[name].items():
+                    setattr(alignment, part, value)
 
-    def finish(self, state: dict[str, tuple[Tensor, Tensor]]) -> None:
+    def finish(self, state: _State) -> None:
         for name, alignment in self.alignments.items():
-            (scale, offset), (a, b) = self.start[name], state[name]
-            alignment.set(scale * (1 + a), offset + b * self.unit[name], alignment.input_gain)
+            alignment.set(directions=alignment.directions, **self._moved(name, state[name]))
 
 
 @contextmanager

@@ -31,6 +31,10 @@ METHODS = {
     "network's on the same images.",
     "common_mode": "As paired; the part of the output that rises and falls with the sum of the layer's inputs is "
     "corrected, too.",
+    "low_rank": "Each layer's error is corrected by a small digital term of the layer's inputs, under a budget of "
+    "multiplications; then as paired.",
+    "auto": "Tries several methods, doing nothing among them, and takes the one that agrees best with the digital "
+    "network on calibration images that were held back; no labels are used.",
     "distill": "Starts from paired, then tunes the scales and offsets by gradient descent so that the chip's inner "
     "signals and answers match the digital network's; no labels are used.",
 }

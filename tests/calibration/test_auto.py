@@ -1,0 +1,148 @@
+"""`auto` takes the candidate that agrees best on images held back, and leaves exactly that one's chip."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import aihwkit_nabn as nabn
+from aihwkit_nabn import CalibrationMethod, register_calibration_method
+from aihwkit_nabn.calibration import CALIBRATION_METHODS
+from aihwkit_nabn.errors import CalibrationError, NabnError
+from tests.calibration.networks import deep
+
+NOISES = {
+    "additive": nabn.presets.GaussianWeightNoisePreset(sigma=0.1),
+    "pcm": nabn.presets.PCMPreset(),
+    "read noise": nabn.presets.GaussianWeightNoisePreset(sigma=0.05, w_noise=0.02),
+}
+
+
+@pytest.fixture
+def ruin():
+    """A method that makes every chip worse."""
+
+    @register_calibration_method("ruin")
+    class Ruin(CalibrationMethod):
+        """Every output doubled."""
+
+        summary = "outputs doubled"
+
+        def calibrate(self, session):
+            for _ in session.batches():
+                pass
+            for alignment in session.alignments.values():
+                one = torch.ones(alignment.n_channels)
+                alignment.set(2 * one, 0 * one)
+
+    yield
+    CALIBRATION_METHODS.unregister("ruin")
+
+
+def chip_of(net, preset=NOISES["additive"], seed=0):
+    return nabn.program_chip(nabn.convert_to_noise_aware(net, preset), seed=seed)
+
+
+def taken(report):
+    return next(note.removeprefix("took ") for note in report.notes if note.startswith("took "))
+
+
+def test_doing_nothing_is_taken_where_all_else_is_worse(ruin):
+    net = deep(2)
+    chip = chip_of(net)
+    images, x = torch.randn(32, 3, 8, 8), torch.randn(8, 3, 8, 8)
+    before = chip(x)
+    report = nabn.calibrate(chip, [images], "auto", reference=net, candidates=("none", "ruin"))
+    assert taken(report) == "none" and torch.equal(chip(x), before)
+    report = nabn.calibrate(chip, [images], "auto", reference=net, candidates="ruin+none+paired")
+    assert taken(report) == "paired"
+
+
+@pytest.mark.parametrize("noise", NOISES)
+def test_it_leaves_the_chip_of_the_one_it_took(noise):
+    net = deep(2)
+    chip = chip_of(net, NOISES[noise])
+    images, x = torch.randn(48, 3, 8, 8), torch.randn(8, 3, 8, 8)
+    batches = list(images.split(20))
+    report = nabn.calibrate(chip, batches, "auto", reference=net)
+    name = taken(report)
+    assert "on 12 images held back" in report.notes[-1] and name in report.notes[-1]
+    got = chip(x)
+    report.undo()
+    nabn.program_chip(chip, seed=0)
+    if name != "none":
+        nabn.calibrate(chip, batches, name, reference=net)
+    assert torch.equal(chip(x), got)
+
+
+def test_the_batches_do_not_matter():
+    net = deep(2)
+    images, x = torch.randn(40, 3, 8, 8), torch.randn(8, 3, 8, 8)
+    outputs, names = [], set()
+    for sizes in ([40], [16, 16, 8], [1] * 40):
+        chip = chip_of(net)
+        names.add(taken(nabn.calibrate(chip, list(images.split(sizes)), "auto", reference=net)))
+        outputs.append(chip(x))
+    assert len(names) == 1
+    for other in outputs[1:]:
+        torch.testing.assert_close(other, outputs[0], rtol=1e-4, atol=1e-5)
+
+
+def test_what_it_takes_is_close_to_the_best_on_other_images():
+    """Five chips at three strengths: further from the reference than the best candidate by 10% at most."""
+    net = deep(4)
+    images, x = torch.randn(64, 3, 8, 8), torch.randn(64, 3, 8, 8)
+
+    def error(chip):
+        return float((chip(x) - net(x)).square().mean())
+
+    for sigma in (0.02, 0.1, 0.3):
+        for seed in range(5):
+            chip = chip_of(net, nabn.presets.GaussianWeightNoisePreset(sigma=sigma), seed)
+            errors = [error(chip)]
+            for name in ("population", "common_mode", "low_rank"):
+                nabn.calibrate(chip, [images], name, **({} if name == "population" else {"reference": net}))
+                errors.append(error(chip))
+            nabn.calibrate(chip, [images], "auto", reference=net)
+            assert error(chip) <= 1.1 * min(errors)
+
+
+def test_a_candidate_without_a_place_is_left_out():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)).eval()
+    report = nabn.calibrate(chip_of(net), [torch.randn(32, 8)], "auto", reference=net)
+    assert "population not possible (the model has no BatchNorm" in report.notes[-1]
+    with pytest.raises(CalibrationError, match="none of the candidates.*population not possible"):
+        nabn.calibrate(chip_of(net), [torch.randn(32, 8)], "auto", reference=net, candidates=["population"])
+
+
+def test_batches_that_cannot_be_divided_are_compared_on_themselves():
+    net = deep(2)
+    chip = chip_of(net)
+    record = {"inputs": [torch.randn(3, 8, 8) for _ in range(6)]}
+
+    def forward(model, batch):
+        return model(torch.stack(batch["inputs"]))
+
+    report = nabn.calibrate(chip, [record], "auto", reference=net, forward_fn=forward)
+    assert "which cannot be divided" in report.notes[-1] and report.n_samples == 6
+    report = nabn.calibrate(chip, [record, record, record], "auto", reference=net, forward_fn=forward)
+    assert "on 6 images held back" in report.notes[-1]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"candidates": ()}, "candidates must be names"),
+        ({"candidates": 3}, "candidates must be names"),
+        ({"candidates": "none+pared"}, "unknown candidate 'pared'.*paired"),
+        ({"candidates": "none+auto"}, "candidates.*'auto'"),
+        ({"candidates": "none+online"}, "candidates.*'online'"),
+        ({"held_out": 0.0}, "held_out"),
+        ({"budget": 2.0}, "budget"),
+    ],
+)
+def test_bad_options_are_named(options, message):
+    with pytest.raises(NabnError, match=message):
+        nabn.calibrate(nn.Linear(2, 2), [], "auto", **options)
