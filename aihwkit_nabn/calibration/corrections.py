@@ -1,4 +1,4 @@
-"""Low-rank corrections of a chip's layers: what their inputs say about their errors, shared out under a budget."""
+"""Low-rank corrections of a chip's layers: ranks shared out under a budget of multiplications."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from aihwkit_nabn.calibration.regression import Correction, HalvedMoments, InputMoments, Solved, solve, solve_checked
 from aihwkit_nabn.calibration.sampling import Positions
 from aihwkit_nabn.calibration.session import CalibrationSession
 from aihwkit_nabn.errors import CalibrationError
-from aihwkit_nabn.nn.alignment import LayerInput, add_correction, add_mean
+from aihwkit_nabn.nn.alignment import LayerInput
 from aihwkit_nabn.nn.calls import watched
 from aihwkit_nabn.nn.layers import NoiseAwareLayer, named_analog_layers
 from aihwkit_nabn.nn.moment import ChipMoment
@@ -25,124 +26,75 @@ _POSITIONS = 4096
 _POSITIONS_PER_INPUT = 3
 # Layers with more input channels would need a matrix of gigabytes.
 _MOST_INPUTS = 4096
+# Where tiles and digital layer, each on its own network's inputs, have less in common than this, they may have looked
+# at different things: a detector's regions.
+_LEAST_CORRELATION = 0.5
 
 
 @dataclass(frozen=True)
-class Correction:
-    """What is added to a layer's output before it is aligned: terms of its inputs.
+class Regressed:
+    """How a layer is to be corrected.
 
     Args:
-        directions: ``[rank, in_channels]`` or None.
-        mixing: ``[channels, rank]`` or None.
-        input_gain: Gain of the input mean ``[channels]`` or None.
+        rank: That it has been given.
+        own: The correction of its own error, on the reference's inputs.
+        ridge: Of the regression.
+        groups: Of the layer.
     """
 
-    directions: Tensor | None = None
-    mixing: Tensor | None = None
-    input_gain: Tensor | None = None
+    rank: int
+    own: Correction
+    ridge: float
+    groups: int
 
-    def added(self, output: Tensor, given: LayerInput, channel_dim: int) -> Tensor:
-        """Return an output with the terms, in its place."""
-        if self.input_gain is not None:
-            output = add_mean(output, self.input_gain, given.mean().to(output.dtype), channel_dim, True)
-        if self.directions is not None and self.mixing is not None:
-            output = add_correction(output, given, self.directions, self.mixing, overwrite=True)
-        return output
+    @property
+    def n_inputs(self) -> int:
+        """What an output is regressed on: numbers of its own."""
+        return 1 if self.own.directions is None else self.own.directions.shape[1]
 
-    def scaled(self, scale: Tensor) -> dict[str, Tensor]:
-        """Return the parts of an alignment that scales the sum by `scale`."""
-        found = {}
-        if self.input_gain is not None:
-            found["input_gain"] = self.input_gain * scale.to(self.input_gain)
-        if self.directions is not None and self.mixing is not None:
-            found["directions"] = self.directions
-            found["mixing"] = self.mixing * scale.to(self.mixing).unsqueeze(1)
-        return found
+    def solve(self, found: HalvedMoments) -> Correction:
+        """Return the correction of the error that the layer makes on the chip's own inputs.
+
+        Where the two cannot be compared it is that of the layer's own error.
+        """
+        whole = found.whole()
+        if whole.count == 0 or whole.correlation < _LEAST_CORRELATION:
+            return self.own
+        return solve_checked(found, self.rank, self.ridge, self.own)
 
 
 @dataclass
-class LayerErrors:
-    """Second moments of one layer's errors and inputs, over a sample of positions.
-
-    The error is the digital layer's output minus the tiles' on the same inputs, the reference's own.
+class _Layer:
+    """One layer's moments on the reference's inputs, and what the layer costs.
 
     Args:
-        groups: Of the layer. With more than one, the only input is the mean of a group's.
-        count: Positions in the sample.
+        moments: Of inputs, tiles and digital layer.
         n_outputs: Positions in all.
         multiplications: The layer's own.
-        mean: Of inputs, errors and digital outputs.
-        scatter: Sums of products of deviations: inputs with inputs, errors with inputs; squares of the digital outputs.
     """
 
-    groups: int
-    count: int = 0
+    moments: InputMoments
     n_outputs: int = 0
     multiplications: float = 0.0
-    mean: tuple[Tensor, Tensor, Tensor] | None = None
-    scatter: tuple[Tensor, Tensor, Tensor] | None = None
-
-    def take_in(self, inputs: Tensor, error: Tensor, digital: Tensor) -> None:
-        """Take in samples ``[channels, positions]`` of inputs, errors and digital outputs."""
-        n = error.shape[1]
-        if n == 0:
-            return
-        if self.groups > 1:
-            inputs = inputs.repeat_interleave(len(error) // len(inputs), 0)
-        parts = [part.double() for part in (inputs, error, digital)]
-        means = [part.mean(1) for part in parts]
-        x, e, d = (part - mean.unsqueeze(1) for part, mean in zip(parts, means, strict=True))
-        now = [self._products(x, x), self._products(e, x), (d * d).sum(1)]
-        if self.mean is not None and self.scatter is not None:
-            x, e, d = ((mean - old).unsqueeze(1) for mean, old in zip(means, self.mean, strict=True))
-            between = [self._products(x, x), self._products(e, x), (d * d).sum(1)]
-            total = self.count + n
-            now = [
-                new + old + gap * (self.count * n / total)
-                for new, old, gap in zip(now, self.scatter, between, strict=True)
-            ]
-            means = [old + (mean - old) * (n / total) for mean, old in zip(means, self.mean, strict=True)]
-        self.mean, self.scatter = (means[0], means[1], means[2]), (now[0], now[1], now[2])
-        self.count += n
-
-    def _products(self, a: Tensor, b: Tensor) -> Tensor:
-        """Sums over positions of each channel with each other one; channel by channel where there are groups."""
-        return a @ b.T if self.groups == 1 else (a * b).sum(1)
 
 
-@dataclass(frozen=True)
-class _Solved:
-    """What a layer's regression can bring.
+def regression_inputs(given: LayerInput, groups: int) -> Tensor:
+    """Return what a layer's error is regressed on: ``[..., groups or in_channels, *spatial]``."""
+    return given.mean() if groups > 1 else given.window_mean()
 
-    Args:
-        gains: Shares of the layer's signal that each rank takes off its error, falling.
-        cost: Digital multiplications of a rank.
-        numbers: That a rank stores.
-    """
 
-    gains: list[float]
-    cost: float
-    numbers: int
-    mixing: Tensor | None = None
-    directions: Tensor | None = None
-    input_gain: Tensor | None = None
-
-    def cut(self, rank: int) -> Correction | None:
-        if rank == 0:
-            return None
-        if self.input_gain is not None:
-            return Correction(input_gain=self.input_gain)
-        assert self.mixing is not None and self.directions is not None
-        return Correction(directions=self.directions[:rank].clone(), mixing=self.mixing[:, :rank].clone())
+def positions_wanted(n_inputs: int, n_samples: int) -> int:
+    """Return how many positions of each calibration sample a regression on so many inputs takes."""
+    return max(max(_POSITIONS, _POSITIONS_PER_INPUT * n_inputs) // max(n_samples, 1), 2)
 
 
 @torch.no_grad()
-def find_corrections(session: CalibrationSession, budget: float, ridge: float) -> dict[str, Correction]:
-    """Return the corrections of a chip's layers that take off the most error for their multiplications.
+def find_corrections(session: CalibrationSession, budget: float, ridge: float) -> dict[str, Regressed]:
+    """Return how a chip's layers are corrected so that most error is taken off for the multiplications.
 
     The reference runs once; beside each of its layers the chip's runs on the same inputs. Each layer's error is
-    regressed on its inputs' window means by ridge regression, cut to the rank that the layer is given: reduced-rank
-    regression. Ranks go to the layers where they take off the largest share of the layer's signal per multiplication.
+    regressed on its inputs' window means. Ranks go to the layers where they take off the largest share of the layer's
+    signal per multiplication.
 
     Args:
         session: The calibration at hand.
@@ -152,24 +104,29 @@ def find_corrections(session: CalibrationSession, budget: float, ridge: float) -
     Returns:
         By layer; those that get none are left out.
     """
-    errors = _measure(session)
-    solved = {}
-    for name, found in errors.items():
-        result = _solve(found, ridge)
+    layers = _measure(session)
+    solved: dict[str, Solved] = {}
+    for name, layer in layers.items():
+        result = solve(layer.moments, ridge)
         if result is not None:
             solved[name] = result
-    total = sum(found.multiplications for found in errors.values())
-    ranks = share_out({name: (layer.gains, layer.cost) for name, layer in solved.items()}, budget * total)
-    corrections = {name: solved[name].cut(rank) for name, rank in ranks.items()}
-    spent = sum(rank * solved[name].cost for name, rank in ranks.items()) / total if total else 0.0
-    stored = sum(rank * solved[name].numbers for name, rank in ranks.items())
+    costs = {name: layers[name].n_outputs * result.numbers_of_a_rank for name, result in solved.items()}
+    total = sum(layer.multiplications for layer in layers.values())
+    ranks = share_out({name: (solved[name].gains, cost) for name, cost in costs.items()}, budget * total)
+    spent = sum(rank * costs[name] for name, rank in ranks.items()) / total if total else 0.0
+    stored = sum(rank * solved[name].numbers_of_a_rank for name, rank in ranks.items())
     session.notes.append(
         f"corrections cost {100 * spent:.1f} percent of the network's multiplications and store {stored:,} numbers"
     )
-    left_out = [name for name in errors if name not in solved]
+    left_out = [name for name in layers if name not in solved]
     if left_out:
         session.notes.append(f"{len(left_out)} layers have too many inputs, or none, to be corrected")
-    return {name: correction for name, correction in corrections.items() if correction is not None}
+    corrections = {}
+    for name, rank in ranks.items():
+        own = solved[name].cut(rank)
+        if own is not None:
+            corrections[name] = Regressed(rank, own, ridge, layers[name].moments.groups)
+    return corrections
 
 
 def share_out(layers: Mapping[str, tuple[Sequence[float], float]], allowed: float) -> dict[str, int]:
@@ -194,38 +151,14 @@ def share_out(layers: Mapping[str, tuple[Sequence[float], float]], allowed: floa
     return ranks
 
 
-def _solve(found: LayerErrors, ridge: float) -> _Solved | None:
-    if found.scatter is None:
-        return None
-    inputs, cross, signal = found.scatter
-    total = float(signal.sum())
-    if not total > 0:
-        return None
-    if found.groups > 1:
-        gain = (cross / (inputs * (1.0 + ridge))).nan_to_num(0.0, posinf=0.0, neginf=0.0)
-        return _Solved([float((gain * cross).sum()) / total], found.n_outputs * len(gain), len(gain), input_gain=gain)
-    k, size = len(inputs), float(inputs.diagonal().mean())
-    if not size > 0:
-        return None
-    damped = inputs + ridge * size * torch.eye(k, dtype=inputs.dtype, device=inputs.device)
-    factor = torch.linalg.cholesky(damped)
-    # Right-hand sides as rows: whitened = cross L^-T.
-    whitened = torch.linalg.solve_triangular(factor, cross.T, upper=False).T
-    left, values, _ = torch.linalg.svd(whitened, full_matrices=False)
-    coefficients = torch.linalg.solve_triangular(factor.T, whitened.T, upper=True).T
-    gains = [float(value) ** 2 / total for value in values]
-    numbers = k + len(cross)
-    return _Solved(gains, found.n_outputs * numbers, numbers, mixing=left, directions=left.T @ coefficients)
-
-
-def _measure(session: CalibrationSession) -> dict[str, LayerErrors]:
+def _measure(session: CalibrationSession) -> dict[str, _Layer]:
     """Run the reference once, each of the chip's layers beside its own on the same inputs."""
     layers: dict[str, Any] = {
         name: layer for name, layer in named_analog_layers(session.model).items() if isinstance(layer, NoiseAwareLayer)
     }
     twins = session.reference_layers()
     batches = session.all_batches()
-    found: dict[str, LayerErrors] = {}
+    found: dict[str, _Layer] = {}
     rows: dict[tuple[str, int], int] = {}
     moment = ChipMoment.take(session.model)
 
@@ -233,21 +166,20 @@ def _measure(session: CalibrationSession) -> dict[str, LayerErrors]:
         layer = layers[name]
         groups = given.linear_map.groups
         n_in = layer.analog_module.in_size
-        entry = found.setdefault(name, LayerErrors(groups))
+        entry = found.setdefault(name, _Layer(InputMoments(groups)))
         positions = digital.numel() // max(layer.analog_module.out_size, 1)
         entry.n_outputs += positions
         entry.multiplications += positions * layer.analog_module.out_size * n_in
-        inputs = given.mean() if groups > 1 else given.window_mean() if _inputs(layer) <= _MOST_INPUTS else None
-        if inputs is None or digital.numel() == 0:
+        if digital.numel() == 0 or (groups == 1 and _inputs(layer) > _MOST_INPUTS):
             return
+        inputs = regression_inputs(given, groups)
         if not bool(torch.isfinite(raw).all() & torch.isfinite(digital).all()):
             raise CalibrationError(f"layer {name!r} produced NaN or infinite values on the calibration set")
-        k = inputs.shape[session.alignments[name].channel_dim]
-        wanted = max(max(_POSITIONS, _POSITIONS_PER_INPUT * k) // max(session.n_samples, 1), 2)
-        key = name, call
-        positions_of = Positions(digital.shape, session.alignments[name].channel_dim, rows.get(key, 0), size, wanted)
+        channel_dim, key = session.alignments[name].channel_dim, (name, call)
+        wanted = positions_wanted(inputs.shape[channel_dim], session.n_samples)
+        positions_of = Positions(digital.shape, channel_dim, rows.get(key, 0), size, wanted)
         rows[key] = rows.get(key, 0) + digital.shape[0]
-        entry.take_in(*(positions_of.take(part) for part in (inputs, digital - raw, digital)))
+        entry.moments.take_in(*(positions_of.take(part) for part in (inputs, raw, digital)))
 
     try:
         for number, (batch, size) in enumerate(zip(batches, session.batch_sizes, strict=True)):

@@ -67,6 +67,12 @@ class Gate(ABC, Generic[M, C]):
     def correction(self, moments: M) -> C:
         """Return what follows from moments."""
 
+    def final(self) -> C:
+        """Return the correction that follows from all calls together, after the last pass."""
+        if len(self.calls) == 1 and 0 in self._estimates:
+            return self._estimates[0]
+        return self.correction(self.merged())
+
     def begin(self, line: Lockstep, late: Collection[str] = ()) -> None:
         """Begin a pass over the batches; `late` are gates that some batch came to when the others had gone on."""
         is_provisional = len(self.calls) > 1 or (bool(self.calls) and self.name in late)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from aihwkit_nabn.calibration.moments import Moments
+from aihwkit_nabn.calibration.regression import Correction, HalvedMoments
 
 # Variance over squared mean that rounding can make of values that are all the same.
 _ROUNDING = 1e-13
@@ -26,12 +27,14 @@ class Pair:
         joint: Of the two at the same positions of the same inputs, from a sample of positions; of the chip's input
             mean too, where it is gathered.
         common: Of the chip's input mean, or None where it is not gathered or the layer has none.
+        inputs: Of the chip's inputs with both, where a correction is to be found.
     """
 
     digital: Moments
     analog: Moments
     joint: JointMoments
     common: Moments | None = None
+    inputs: HalvedMoments | None = None
 
     @property
     def correlation(self) -> Tensor:
@@ -49,6 +52,14 @@ class Pair:
             if self.common is None:
                 self.common = Moments.empty(len(other.common.mean), other.common.mean.device)
             self.common.merge(other.common)
+        if other.inputs is not None:
+            self.inputs = self.inputs or HalvedMoments(other.inputs.groups)
+            self.inputs.merge(other.inputs)
+
+    def corrected(self, correction: Correction) -> Pair:
+        """Return the pair with a correction added to the chip's output."""
+        assert self.inputs is not None
+        return replace(self, analog=self.inputs.corrected(correction, self.analog))
 
     def aligned(self, scale: Tensor, offset: Tensor, gain: Tensor | None = None) -> Moments:
         """Return the moments of ``scale * x + offset + gain * m``, x the chip's output and m its input mean."""

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aihwkit_nabn.calibration.corrections import Correction
+from aihwkit_nabn.calibration.corrections import Regressed, positions_wanted, regression_inputs
 from aihwkit_nabn.calibration.exact import Gate, measure
 from aihwkit_nabn.calibration.moments import Moments
 from aihwkit_nabn.calibration.pair_moments import JointMoments, Pair
+from aihwkit_nabn.calibration.regression import Correction, HalvedMoments
 from aihwkit_nabn.calibration.report import LayerShift
 from aihwkit_nabn.calibration.sampling import Positions, positions_per_sample
 from aihwkit_nabn.calibration.session import CalibrationSession
@@ -23,7 +24,28 @@ from aihwkit_nabn.nn.layers import NoiseAwareLayer, named_analog_layers
 
 # Scale and offset, and the input gain where there is one; each [channels].
 PairRule = Callable[[Pair], "tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]"]
-_Vectors = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class _Aligned:
+    """What a layer's moments come to.
+
+    Args:
+        vectors: Scale and offset, and the input gain where there is one.
+        correction: Added before them, or None.
+        pair: The moments, with the correction.
+    """
+
+    vectors: tuple[Tensor, ...]
+    correction: Correction | None
+    pair: Pair
+
+    def parts(self, dtype: torch.dtype) -> dict[str, Tensor]:
+        """Return the parts of the layer's alignment."""
+        found = dict(zip(("scale", "offset", "input_gain"), self.vectors, strict=False))
+        if self.correction is not None:
+            found |= self.correction.scaled(self.vectors[0])
+        return {name: value.to(dtype) for name, value in found.items()}
 
 
 @dataclass
@@ -54,7 +76,7 @@ class _ReferenceCalls:
             self._rows[call] += output.shape[0]
 
 
-class _PairGate(Gate[Pair, _Vectors]):
+class _PairGate(Gate[Pair, "_Aligned | None"]):
     """Aligns one layer's output with the reference's before it goes on to the next layer."""
 
     def __init__(
@@ -64,7 +86,7 @@ class _PairGate(Gate[Pair, _Vectors]):
         rule: PairRule,
         reference: _ReferenceCalls,
         wants_common: bool,
-        correction: Correction | None,
+        regressed: Regressed | None,
     ) -> None:
         self.alignment = session.alignments[name]
         super().__init__(name, self.alignment)
@@ -72,7 +94,7 @@ class _PairGate(Gate[Pair, _Vectors]):
         self.rule = rule
         self.reference = reference
         self.wants_common = wants_common
-        self.fixed = correction
+        self.regressed = regressed
 
     def empty(self, call: int) -> Pair:
         pair = self._empty()
@@ -96,32 +118,59 @@ class _PairGate(Gate[Pair, _Vectors]):
     def chip_moments(self, moments: Pair) -> Moments:
         return moments.analog
 
-    def correction(self, moments: Pair) -> _Vectors:
+    def correction(self, moments: Pair) -> _Aligned | None:
         if moments.analog.count == 0 or moments.digital.count == 0:
-            return ()
-        return self.rule(moments)
+            return None
+        correction = None
+        if self.regressed is not None and moments.inputs is not None:
+            correction = self.regressed.solve(moments.inputs)
+            moments = moments.corrected(correction)
+        return _Aligned(self.rule(moments), correction, moments)
 
     def observe(self, x: Tensor, other: LayerInput | None) -> Tensor:
         output, given = x, other
-        if self.fixed is not None and given is not None:
-            output = self.fixed.added(output, given, self.alignment.channel_dim)
+        channel_dim = self.alignment.channel_dim
         mean = given.mean() if given is not None and given.mean_is_cheap and self.wants_common else None
 
         def take_in(pair: Pair, batch: int, call: int) -> None:
-            now = Moments.of(output, self.alignment.channel_dim)
+            now = Moments.of(output, channel_dim)
             now.check_finite(f"layer {self.name!r}")
             pair.analog.merge(now)
+            probe = self._probe_of(output, batch, call)
             if mean is not None and given is not None:
                 self._add_common(pair, mean)
                 pair.joint.note_inputs(given.inputs)
-            if (batch, call) in self.reference.probes:
-                self._compare(pair, *self.reference.probes[batch, call], output, mean)
+            if self.regressed is not None and given is not None:
+                self._add_inputs(pair, given, output, probe)
+            if probe is not None:
+                self._compare(pair, *probe, output, mean)
 
-        vectors = self.pass_through(take_in)
-        if not vectors or output.numel() == 0:
+        found = self.pass_through(take_in)
+        if found is None or output.numel() == 0:
             return output
-        channel_dim = self.alignment.channel_dim
-        return align(output, *vectors, mean=mean, channel_dim=channel_dim, overwrite=True)
+        if found.correction is not None and given is not None:
+            output = found.correction.added(output, given, channel_dim)
+        return align(output, *found.vectors, mean=mean, channel_dim=channel_dim, overwrite=True)
+
+    def _probe_of(self, output: Tensor, batch: int, call: int) -> tuple[Positions, Tensor] | None:
+        """Return the sample of the reference's output and its positions; none of another number of regions."""
+        positions, probe, shape = self.reference.probes.get((batch, call), (None, None, None))
+        return None if positions is None or probe is None or shape != output.shape else (positions, probe)
+
+    def _add_inputs(
+        self, pair: Pair, given: LayerInput, output: Tensor, probe: tuple[Positions, Tensor] | None
+    ) -> None:
+        """Take in what the correction is found from."""
+        assert self.regressed is not None
+        inputs = regression_inputs(given, self.regressed.groups)
+        if pair.inputs is None:
+            pair.inputs = HalvedMoments(self.regressed.groups)
+        pair.inputs.note_inputs(inputs, self.alignment.channel_dim, self.alignment.n_channels)
+        if probe is not None:
+            positions, digital = probe
+            pair.inputs.take_in(
+                positions.take(inputs), positions.take(output), digital, positions.is_second_half(digital.device)
+            )
 
     def _add_common(self, pair: Pair, mean: Tensor) -> None:
         """Take in the input mean's moments, one per channel of the output."""
@@ -133,11 +182,7 @@ class _PairGate(Gate[Pair, _Vectors]):
             pair.common = Moments.empty(self.alignment.n_channels, mean.device)
         pair.common.merge(now)
 
-    def _compare(
-        self, pair: Pair, positions: Positions, probe: Tensor, shape: torch.Size, output: Tensor, mean: Tensor | None
-    ) -> None:
-        if output.shape != shape:  # a data-dependent number of regions gives no pairs
-            return
+    def _compare(self, pair: Pair, positions: Positions, probe: Tensor, output: Tensor, mean: Tensor | None) -> None:
         signals = [positions.take(output), probe]
         if mean is not None:
             part = positions.take(mean)
@@ -154,7 +199,7 @@ def align_with_reference(
     *,
     wants_joint: bool = False,
     wants_common: bool = False,
-    corrections: Mapping[str, Correction] | None = None,
+    corrections: Mapping[str, Regressed] | None = None,
 ) -> dict[str, Pair]:
     """Align every analog layer's output with the reference's on the same inputs, one layer after the other.
 
@@ -167,7 +212,7 @@ def align_with_reference(
         rule: Called with a `Pair`, returns scale and offset, and perhaps an input gain, each ``[channels]``.
         wants_joint: Also gather the correlation between chip and reference.
         wants_common: Also gather the moments of the layers' input means, and theirs with both.
-        corrections: What is added to the outputs of some layers, by name, before all this.
+        corrections: How the outputs of some layers, by name, are corrected before all this.
 
     Returns:
         The pairs by layer name; the alignments are set and the shifts noted in the session.
@@ -175,10 +220,11 @@ def align_with_reference(
     Raises:
         CalibrationError: no analog layer ran, or a layer of the reference never did while the chip's did.
     """
-    reference = _run_reference(session, wants_joint or wants_common)
-    fixed = corrections or {}
+    regressed = corrections or {}
+    reference = _run_reference(session, wants_joint or wants_common, regressed)
     gates = {
-        name: _PairGate(name, session, rule, calls, wants_common, fixed.get(name)) for name, calls in reference.items()
+        name: _PairGate(name, session, rule, calls, wants_common, regressed.get(name))
+        for name, calls in reference.items()
     }
     reads = _weight_reads(session)
     measure(session, gates)
@@ -198,14 +244,11 @@ def align_with_reference(
         if pair.digital.count == 0:
             one_sided.append(name)
             continue
-        vectors = rule(pair)
-        terms = fixed[name].scaled(vectors[0]) if name in fixed else {}
-        dtype = session.dtypes[name]
-        parts = [vector.to(dtype) for vector in vectors]
-        session.alignments[name].set(*parts, **{key: value.to(dtype) for key, value in terms.items()})
-        session.layers.append(
-            LayerShift.between(name, "analog layer", pair.analog, pair.digital, pair.aligned(*vectors), pair.digital)
-        )
+        found = gate.final()
+        assert found is not None
+        session.alignments[name].set(**found.parts(session.dtypes[name]))
+        after = found.pair.aligned(*found.vectors)
+        session.layers.append(LayerShift.between(name, "analog layer", pair.analog, pair.digital, after, pair.digital))
         pairs[name] = pair
     if not pairs:
         raise CalibrationError("no analog layer ran on the calibration set")
@@ -213,7 +256,9 @@ def align_with_reference(
     return pairs
 
 
-def _run_reference(session: CalibrationSession, wants_joint: bool) -> dict[str, _ReferenceCalls]:
+def _run_reference(
+    session: CalibrationSession, wants_joint: bool, regressed: Mapping[str, Regressed]
+) -> dict[str, _ReferenceCalls]:
     """Run the reference over all batches, and note what each layer returns."""
     layers = session.reference_layers()
     batches = session.all_batches()
@@ -221,6 +266,8 @@ def _run_reference(session: CalibrationSession, wants_joint: bool) -> dict[str, 
     for name in layers:
         alignment = session.alignments[name]
         wanted = positions_per_sample(alignment.n_channels, session.n_samples) if wants_joint else 0
+        if name in regressed:
+            wanted = max(wanted, positions_wanted(regressed[name].n_inputs, session.n_samples))
         found[name] = _ReferenceCalls(alignment.channel_dim, wanted)
     for number, (batch, size) in enumerate(zip(batches, session.batch_sizes, strict=True)):
         calls = dict.fromkeys(layers, -1)

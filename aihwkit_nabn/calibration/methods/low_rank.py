@@ -16,27 +16,29 @@ class LowRank(Paired):
     """``y = s (a(x) + U P b(x)) + o``: a low-rank correction of each layer's error, then scale and offset.
 
     b(x) are the layer's inputs, each channel's mean over the window that an output is computed from. U P is the
-    reduced-rank ridge regression of the layer's error, the digital layer's output minus the tiles', on b: the best one
-    of its rank. Ranks are given out over the whole network, where they take off the largest share of a layer's signal
-    per multiplication, until `budget` is used up. Layers with groups (depthwise ones) get a gain of their group's mean
+    reduced-rank ridge regression of the error, the reference's output minus the tiles', on b: the best one of its rank.
+    Each layer's is found on the chip's own inputs, behind the final corrections of the layers before it, and so makes
+    up for part of what these left over.
+
+    Ranks are given out over the whole network, where they take off the largest share of a layer's signal per
+    multiplication, until `budget` is used up. Layers with groups (depthwise ones) get a gain of their group's mean
     instead, one number per channel. s and o match the reference's mean and spread, exactly layer by layer.
 
     Args:
         budget: Share of the network's multiplications that the corrections may cost, in [0, 1].
         ridge: Of the regressions, in parts of the inputs' mean variance.
-        shrink: As in ``paired``.
 
     Source: ours; reduced-rank regression, Izenman 1975.
     """
 
     summary = "each layer's error corrected along the directions of its inputs that say most about it, then paired"
 
-    def __init__(self, budget: float = 0.05, ridge: float = 0.01, shrink: float = 0.0) -> None:
-        super().__init__(shrink)
+    def __init__(self, budget: float = 0.05, ridge: float = 0.01) -> None:
+        super().__init__(shrink=0.0)
         self.budget = check_number("budget", budget, minimum=0.0, maximum=1.0)
         self.ridge = check_number("ridge", ridge, exclusive_minimum=0.0)
 
     def align(self, session: CalibrationSession) -> dict[str, Pair]:
         """Two passes of the reference, the chip's layers beside it in one, and one of the chip."""
         corrections = find_corrections(session, self.budget, self.ridge) if self.budget else {}
-        return align_with_reference(session, self.rule, wants_joint=self.shrink > 0, corrections=corrections)
+        return align_with_reference(session, self.rule, corrections=corrections)

@@ -1,0 +1,311 @@
+"""What a layer's inputs say about its errors: reduced-rank regression from second moments."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from aihwkit_nabn.calibration.moments import Moments
+from aihwkit_nabn.nn.alignment import LayerInput, add_correction, add_mean
+
+# Ridges tried, in parts of the least one.
+_RIDGES = (1.0, 10.0, 100.0)
+
+
+@dataclass(frozen=True)
+class Correction:
+    """What is added to a layer's output before it is aligned: terms of its inputs.
+
+    Args:
+        directions: ``[rank, in_channels]`` or None.
+        mixing: ``[channels, rank]`` or None.
+        input_gain: Gain of the input mean ``[channels]`` or None.
+    """
+
+    directions: Tensor | None = None
+    mixing: Tensor | None = None
+    input_gain: Tensor | None = None
+
+    def matrix(self) -> Tensor:
+        """Return mixing times directions, ``[channels, in_channels]`` float64."""
+        assert self.directions is not None and self.mixing is not None
+        return self.mixing.double() @ self.directions.double()
+
+    def added(self, output: Tensor, given: LayerInput, channel_dim: int) -> Tensor:
+        """Return an output with the terms, in its place."""
+        if self.input_gain is not None:
+            output = add_mean(output, self.input_gain, given.mean().to(output.dtype), channel_dim, True)
+        if self.directions is not None and self.mixing is not None:
+            output = add_correction(output, given, self.directions, self.mixing, overwrite=True)
+        return output
+
+    def scaled(self, scale: Tensor) -> dict[str, Tensor]:
+        """Return the parts of an alignment that scales the sum by `scale`."""
+        found = {}
+        if self.input_gain is not None:
+            found["input_gain"] = self.input_gain * scale.to(self.input_gain)
+        if self.directions is not None and self.mixing is not None:
+            found["directions"] = self.directions
+            found["mixing"] = self.mixing * scale.to(self.mixing).unsqueeze(1)
+        return found
+
+
+@dataclass
+class InputMoments:
+    """Second moments of one layer's inputs and of what tiles and digital layer make of them, over sampled positions.
+
+    Args:
+        groups: Of the layer. With more than one, an output's only input is the mean of its group's.
+        count: Positions in the sample.
+        mean: Of inputs, tiles' outputs and digital outputs.
+        scatter: Sums of products of deviations: inputs with inputs, tiles' and digital outputs with inputs; then,
+            channel by channel, the squares of the tiles' outputs and of the digital ones, and the products of the two.
+    """
+
+    groups: int
+    count: int = 0
+    mean: tuple[Tensor, ...] = ()
+    scatter: tuple[Tensor, ...] = ()
+
+    def take_in(self, inputs: Tensor, analog: Tensor, digital: Tensor) -> None:
+        """Take in samples ``[channels, positions]``."""
+        n = digital.shape[1]
+        if n == 0:
+            return
+        parts = [part.double() for part in (per_output(inputs, len(digital), self.groups), analog, digital)]
+        means = [part.mean(1) for part in parts]
+        parts = [part - mean.unsqueeze(1) for part, mean in zip(parts, means, strict=True)]
+        self.merge(InputMoments(self.groups, n, tuple(means), self._products(*parts)))
+
+    def merge(self, other: InputMoments) -> None:
+        """Take in another sample's moments, in place."""
+        if other.count == 0:
+            return
+        if self.count == 0:
+            self.count, self.mean, self.scatter = other.count, other.mean, other.scatter
+            return
+        total = self.count + other.count
+        deltas = [new - old for new, old in zip(other.mean, self.mean, strict=True)]
+        between = self._products(*(delta.unsqueeze(1) for delta in deltas))
+        weight = self.count * other.count / total
+        self.scatter = tuple(
+            old + new + gap * weight for old, new, gap in zip(self.scatter, other.scatter, between, strict=True)
+        )
+        self.mean = tuple(old + delta * (other.count / total) for old, delta in zip(self.mean, deltas, strict=True))
+        self.count = total
+
+    @property
+    def correlation(self) -> float:
+        """Of tiles and digital layer, all channels together; 0 where either does not vary."""
+        *_, analog, digital, both = self.scatter
+        size = float(analog.sum() * digital.sum()) ** 0.5
+        return float(both.sum()) / size if size > 0 else 0.0
+
+    def change(self, correction: Correction) -> Tensor:
+        """Return what a correction adds to the sum of the tiles' outputs' squares: ``[channels]``."""
+        inputs, with_analog, *_ = self.scatter
+        if correction.input_gain is not None:
+            gain = correction.input_gain.double()
+            return 2 * gain * with_analog + gain.square() * inputs
+        matrix = correction.matrix()
+        return 2 * (matrix * with_analog).sum(1) + ((matrix @ inputs) * matrix).sum(1)
+
+    def left_over(self, correction: Correction) -> float:
+        """Return the sum of the errors' squares with a correction, less that without it."""
+        with_digital = self.scatter[2]
+        added = self.change(correction).sum()
+        if correction.input_gain is not None:
+            return float(added - 2 * (correction.input_gain.double() * with_digital).sum())
+        return float(added - 2 * (correction.matrix() * with_digital).sum())
+
+    def _products(self, inputs: Tensor, analog: Tensor, digital: Tensor) -> tuple[Tensor, ...]:
+        if self.groups == 1:
+            with_inputs = inputs @ inputs.T, analog @ inputs.T, digital @ inputs.T
+        else:
+            with_inputs = tuple((part * inputs).sum(1) for part in (inputs, analog, digital))  # type: ignore[assignment]
+        return *with_inputs, analog.square().sum(1), digital.square().sum(1), (analog * digital).sum(1)
+
+
+@dataclass
+class HalvedMoments:
+    """The moments of two halves of the samples, one to check on what the other says.
+
+    Args:
+        groups: Of the layer.
+        everywhere: Count and mean of the inputs at all positions.
+    """
+
+    groups: int
+    everywhere: Moments | None = None
+    halves: tuple[InputMoments, InputMoments] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.halves = InputMoments(self.groups), InputMoments(self.groups)
+
+    def take_in(self, inputs: Tensor, analog: Tensor, digital: Tensor, is_second: Tensor) -> None:
+        """Take in samples ``[channels, positions]``; `is_second` says of which half each position is."""
+        for half, chosen in zip(self.halves, (~is_second, is_second), strict=True):
+            half.take_in(inputs[:, chosen], analog[:, chosen], digital[:, chosen])
+
+    def note_inputs(self, inputs: Tensor, channel_dim: int, channels: int) -> None:
+        """Take in all of the inputs that samples are taken of, for their mean."""
+        now = Moments.of(inputs, channel_dim)
+        mean = per_output(now.mean, channels, self.groups)
+        now = Moments(now.count, mean, torch.zeros_like(mean))
+        self.everywhere = now if self.everywhere is None else self.everywhere.merge(now)
+
+    def merge(self, other: HalvedMoments) -> None:
+        """Take in others, in place."""
+        for mine, theirs in zip(self.halves, other.halves, strict=True):
+            mine.merge(theirs)
+        if other.everywhere is not None:
+            mine_everywhere = self.everywhere or Moments.empty(len(other.everywhere.mean), other.everywhere.mean.device)
+            self.everywhere = mine_everywhere.merge(other.everywhere)
+
+    def whole(self) -> InputMoments:
+        """Return the moments of both."""
+        found = InputMoments(self.groups)
+        for half in self.halves:
+            found.merge(half)
+        return found
+
+    def corrected(self, correction: Correction, analog: Moments) -> Moments:
+        """Return the moments of the tiles' outputs with a correction, from those without it at all positions."""
+        whole = self.whole()
+        if whole.count == 0 or self.everywhere is None:
+            return analog
+        mean, squares = self.everywhere.mean, whole.scatter[3]
+        gain = correction.input_gain
+        shift = correction.matrix() @ mean if gain is None else gain.double() * mean
+        ratio = (1.0 + whole.change(correction) / squares).nan_to_num(1.0, posinf=1.0, neginf=1.0).clamp(min=0.0)
+        return Moments(analog.count, analog.mean + shift, analog.m2 * ratio)
+
+
+def per_output(inputs: Tensor, channels: int, groups: int) -> Tensor:
+    """Return the input of each output where there are groups, ``[channels, ...]``; else the inputs."""
+    return inputs if groups == 1 else inputs.repeat_interleave(channels // len(inputs), 0)
+
+
+@dataclass(frozen=True)
+class Solved:
+    """The regression of a layer's error on its inputs.
+
+    Args:
+        gains: Shares of the layer's signal that each rank takes off its error, falling.
+        mixing: ``[channels, ranks]`` or None.
+        directions: ``[ranks, in_channels]`` or None.
+        input_gain: ``[channels]``, which counts as one rank, or None.
+    """
+
+    gains: list[float]
+    mixing: Tensor | None = None
+    directions: Tensor | None = None
+    input_gain: Tensor | None = None
+
+    @property
+    def numbers_of_a_rank(self) -> int:
+        """Numbers that one rank stores, and multiplications that it takes for every output position."""
+        if self.input_gain is not None:
+            return len(self.input_gain)
+        assert self.mixing is not None and self.directions is not None
+        return self.mixing.shape[0] + self.directions.shape[1]
+
+    def cut(self, rank: int) -> Correction | None:
+        """Return the best correction of a rank; None for none."""
+        if rank == 0:
+            return None
+        if self.input_gain is not None:
+            return Correction(input_gain=self.input_gain)
+        assert self.mixing is not None and self.directions is not None
+        return Correction(directions=self.directions[:rank].clone(), mixing=self.mixing[:, :rank].clone())
+
+
+def solve(found: InputMoments, ridge: float) -> Solved | None:
+    """Return the ridge regression of the digital outputs minus the tiles' on the inputs, rank by rank.
+
+    The best approximation of rank r of its predictions is its first r terms (Izenman 1975).
+
+    Args:
+        found: A layer's moments.
+        ridge: In parts of the inputs' mean variance.
+
+    Returns:
+        None where nothing varies.
+    """
+    if found.count == 0:
+        return None
+    inputs, with_analog, with_digital, _, squares, _ = found.scatter
+    cross, total = with_digital - with_analog, float(squares.sum())
+    if not total > 0:
+        return None
+    if found.groups > 1:
+        gain = _gain(found, ridge)
+        return Solved([float((gain * cross).sum()) / total], input_gain=gain)
+    factor = _factor(inputs, ridge)
+    if factor is None:
+        return None
+    # Right-hand sides as rows: whitened = cross L^-T.
+    whitened = torch.linalg.solve_triangular(factor, cross.T, upper=False).T
+    left, values, _ = torch.linalg.svd(whitened, full_matrices=False)
+    coefficients = torch.linalg.solve_triangular(factor.T, whitened.T, upper=True).T
+    return Solved([float(value) ** 2 / total for value in values], mixing=left, directions=left.T @ coefficients)
+
+
+def solve_checked(found: HalvedMoments, rank: int, ridge: float, own: Correction) -> Correction:
+    """Return the correction of a rank that each half of the samples says is best for the other.
+
+    The error on a chip's own inputs is in part what earlier layers left over, of which the inputs tell little: where
+    they are many and the samples few, a regression makes it up. So ridges from `ridge` on are tried, each half solving
+    for the other; where none takes off more than the correction of the layer's own error, it is that.
+
+    Args:
+        found: A layer's moments on the chip's own inputs.
+        rank: Of the correction.
+        ridge: Least one, in parts of the inputs' mean variance.
+        own: The correction of the layer's own error.
+    """
+    whole = found.whole()
+    start = None if 0 in (half.count for half in found.halves) else solve(whole, ridge)
+    if start is None:
+        return own
+    mixing = None if start.mixing is None else start.mixing[:, :rank]
+    best, best_ridge = whole.left_over(own), 0.0
+    first, second = found.halves
+    for tried in (ridge * step for step in _RIDGES):
+        left_over = 0.0
+        for half, other in ((first, second), (second, first)):
+            correction = _with_mixing(half, mixing, tried)
+            left_over += math.inf if correction is None else other.left_over(correction)
+        if left_over < best:
+            best, best_ridge = left_over, tried
+    return (_with_mixing(whole, mixing, best_ridge) if best_ridge else own) or own
+
+
+def _with_mixing(found: InputMoments, mixing: Tensor | None, ridge: float) -> Correction | None:
+    """Return the ridge regression whose predictions lie along given directions of the outputs."""
+    if mixing is None:
+        return Correction(input_gain=_gain(found, ridge))
+    inputs, with_analog, with_digital, *_ = found.scatter
+    factor = _factor(inputs, ridge)
+    if factor is None:
+        return None
+    cross = mixing.T @ (with_digital - with_analog)
+    return Correction(directions=torch.cholesky_solve(cross.T, factor).T, mixing=mixing.clone())
+
+
+def _gain(found: InputMoments, ridge: float) -> Tensor:
+    inputs, with_analog, with_digital, *_ = found.scatter
+    return ((with_digital - with_analog) / (inputs * (1.0 + ridge))).nan_to_num(0.0, posinf=0.0, neginf=0.0)
+
+
+def _factor(inputs: Tensor, ridge: float) -> Tensor | None:
+    """Return the Cholesky factor of the inputs' second moments with a ridge; None where they do not vary."""
+    size = float(inputs.diagonal().mean())
+    if not size > 0:
+        return None
+    return torch.linalg.cholesky(
+        inputs + ridge * size * torch.eye(len(inputs), dtype=inputs.dtype, device=inputs.device)
+    )
