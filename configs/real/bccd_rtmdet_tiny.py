@@ -51,7 +51,7 @@ test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + "val.json")
 test_evaluator = val_evaluator
 
-EPOCHS = 48
+EPOCHS = 24
 train_cfg = dict(max_epochs=EPOCHS, val_interval=8, dynamic_intervals=None)
 optim_wrapper = dict(
     optimizer=dict(lr=1e-3),

@@ -112,10 +112,10 @@ def load_network(path: Path, checkpoint: Path, data_root: Path, options: Options
         config = load_config(path, {"log_level": "ERROR"})
         _choose_tested(config, options)
         loop = build_loop(config, run)
-    sets = {
-        name: calibration_set_of(config, name, IMAGES, BATCH, options.seed)  # files are read when it is iterated
-        for name in (PLAIN, AUGMENTED)
-    }
+        sets = {
+            name: calibration_set_of(config, name, IMAGES, BATCH, options.seed)  # files are read when it is iterated
+            for name in (PLAIN, AUGMENTED)
+        }
     return Network(
         model=loop.start(),
         eval_fn=evaluator_of(loop),
