@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 from torch import Tensor, nn
@@ -42,7 +43,9 @@ class Enlarged(nn.Module):
         return self.network(x.expand(-1, 3, -1, -1))
 
 
-def load_digits_network(name: str, build: Callable[[], nn.Module], options: Options, *, epochs: int) -> Network:
+def load_digits_network(
+    name: str, build: Callable[[], nn.Module], options: Options, *, epochs: int, learning_rate: float
+) -> Network:
     """Return a network on the digits; ``train`` measures on the validation images, which it was not trained on.
 
     Args:
@@ -50,12 +53,13 @@ def load_digits_network(name: str, build: Callable[[], nn.Module], options: Opti
         build: Makes the untrained network, which takes ``[N, 1, 8, 8]``.
         options: Which images.
         epochs: Of its training.
+        learning_rate: Largest one of its training.
     """
     path = options.out / "trained" / f"{name}.safetensors"
     images = MemoryImages(data=load_digits("train"), normalise=lambda x: x, augment=shift_images)
     tested = load_digits("val" if options.split == "train" else "test").shuffled(options.seed)
     return classifier(
-        _trained(path, build, epochs),
+        _trained(path, build, epochs=epochs, learning_rate=learning_rate),
         calibration=images,
         numbers=choose(len(images.labels), IMAGES, options.seed),
         batch_size=BATCH,
@@ -64,11 +68,11 @@ def load_digits_network(name: str, build: Callable[[], nn.Module], options: Opti
     )
 
 
-def _trained(path: Path, build: Callable[[], nn.Module], epochs: int) -> nn.Module:
+def _trained(path: Path, build: Callable[[], nn.Module], **settings: Any) -> nn.Module:
     with isolated_rng(0), one_thread():
         model = build()
         if not path.is_file():
-            train(model, epochs=epochs, batch_size=64, learning_rate=2e-3, max_shift=MAX_SHIFT, seed=0)
+            train(model, batch_size=64, max_shift=MAX_SHIFT, seed=0, **settings)
             state = {key: tensor.contiguous() for key, tensor in model.state_dict().items()}
             write_bytes(path, safetensors.torch.save(state))
     try:

@@ -22,7 +22,7 @@ def build() -> nn.Module:
 
 def load(options: Options) -> Network:
     """Return the network."""
-    return load_digits_network(NAME, build, options, epochs=60)
+    return load_digits_network(NAME, build, options, epochs=60, learning_rate=2e-3)
 
 
 NETWORKS.register(NAME)(NetworkKind(require=lambda options: None, load=load))
