@@ -1,0 +1,169 @@
+"""Detectors and segmentors: models, loaders and evaluators as mmengine's runner builds them from a config."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aihwkit_nabn.data.image_folder import choose
+from aihwkit_nabn.errors import NabnError, missing_extra
+from aihwkit_nabn.evaluation.plan import AUGMENTED, PLAIN
+from networks._base import Network, Options, need_data
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+
+IMAGES = 64
+BATCH = 16
+CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "real"
+
+
+def require_packages(scope: str) -> None:
+    """Check that mmdetection or mmsegmentation and what it needs are installed.
+
+    Raises:
+        MissingDependencyError: one is not.
+    """
+    for package in ("mmengine", "mmcv", scope):
+        if importlib.util.find_spec(package) is None:
+            raise missing_extra(package, "openmmlab")
+
+
+def require_trained(name: str, scope: str, folder: str, options: Options) -> None:
+    """Check that a config of `configs/real/` can be measured.
+
+    Args:
+        name: Of the config.
+        scope: ``"mmdet"`` or ``"mmseg"``.
+        folder: Of its data, below the data root.
+        options: Where things are.
+
+    Raises:
+        NabnError: packages, data or checkpoint are missing.
+    """
+    require_packages(scope)
+    need_data(options, folder)
+    trained_checkpoint(name, scope, options)
+
+
+def trained_checkpoint(name: str, scope: str, options: Options) -> Path:
+    """Return ``NAME.pth`` of the folder of checkpoints, or the last epoch in its folder ``NAME``.
+
+    Raises:
+        NabnError: there is neither; the message has the command that trains one.
+    """
+    single = options.checkpoints / f"{name}.pth"
+    if single.is_file():
+        return single
+    epochs = {
+        int(found[1]): path
+        for path in (options.checkpoints / name).glob("epoch_*.pth")
+        if (found := re.fullmatch(r"epoch_(\d+)\.pth", path.name))
+    }
+    if not epochs:
+        home = single.with_suffix("")
+        raise NabnError(
+            f"checkpoint of {name} is missing: neither {single} nor {home}/epoch_N.pth exists. Train it: "
+            f"NABN_DATA={options.data_root} python {scope.upper()}/.mim/tools/train.py configs/real/{name}.py "
+            f"--work-dir {home} ({scope.upper()}: the folder of the installed {scope}); or give --checkpoints"
+        )
+    return epochs[max(epochs)]
+
+
+def load_trained(name: str, scope: str, options: Options) -> Network:
+    """Return the network of a config in `configs/real/`."""
+    checkpoint = trained_checkpoint(name, scope, options)
+    return load_network(CONFIGS / f"{name}.py", checkpoint, options.data_root, options)
+
+
+def load_network(path: Path, checkpoint: Path, data_root: Path, options: Options) -> Network:
+    """Return the network of a config.
+
+    Args:
+        path: The config, which looks for its data where ``NABN_DATA`` says.
+        checkpoint: The trained weights.
+        data_root: What ``NABN_DATA`` is to say.
+        options: Which images; ``train`` measures on the training images that are not calibrated on.
+    """
+    from aihwkit_nabn.openmmlab.batches import calibration_forward, calibration_set_of, reference_forward
+    from aihwkit_nabn.openmmlab.config import load_config
+    from aihwkit_nabn.openmmlab.measure import evaluator_of
+    from aihwkit_nabn.openmmlab.output import output_in
+    from aihwkit_nabn.openmmlab.run import TestRun, build_loop
+
+    logs = options.out / "logs" / path.stem
+    run = TestRun(
+        checkpoint=str(checkpoint),
+        noises=["gaussian"],
+        methods=["none"],
+        seed=options.seed,
+        max_samples=IMAGES,
+        batch_size=BATCH,
+        workers=0,
+        work_dir=str(logs),
+    )
+    with output_in(logs), _data_in(data_root):
+        config = load_config(path, {"log_level": "ERROR"})
+        _choose_tested(config, options)
+        loop = build_loop(config, run)
+        sets = {
+            name: calibration_set_of(config, name, IMAGES, BATCH, options.seed)  # files are read when it is iterated
+            for name in (PLAIN, AUGMENTED)
+        }
+    return Network(
+        model=loop.start(),
+        eval_fn=evaluator_of(loop),
+        calibration_batches=sets,
+        forward_fn=calibration_forward,
+        reference_forward_fn=reference_forward,
+        setup={"calibration_images": IMAGES, "batch_size": BATCH},
+        around=partial(output_in, logs),
+    )
+
+
+def _choose_tested(config: Config, options: Options) -> None:
+    """Let a config test on the images that the options ask for."""
+    if options.split == "test" and options.test_images is None:
+        return
+    from mmengine.registry import DATASETS, DefaultScope
+
+    from aihwkit_nabn.openmmlab.batches import calibration_set_of, with_test_pipeline
+    from aihwkit_nabn.openmmlab.config import register_modules, scope_of
+
+    register_modules(scope_of(config))
+    dataset = config.test_dataloader.dataset
+    if options.split == "train":
+        trained = config.train_dataloader.dataset
+        dataset = with_test_pipeline(trained.to_dict(), dataset.pipeline)
+        if "ann_file" in config.test_evaluator:
+            config.test_evaluator.ann_file = os.path.join(trained.data_root, trained.ann_file)
+    with DefaultScope.overwrite_default_scope(config.default_scope):
+        built = DATASETS.build(dataset)
+    numbers = choose(len(built), None, options.seed)
+    if options.split == "train":
+        used = set()
+        for name in (PLAIN, AUGMENTED):
+            images = calibration_set_of(config, name, IMAGES, BATCH, options.seed)
+            used |= {images.dataset.get_data_info(index)["img_path"] for index in images.indices}
+        numbers = [number for number in numbers if built.get_data_info(number)["img_path"] not in used]
+    dataset["indices"] = sorted(numbers[: options.test_images])
+    config.test_dataloader.dataset = dataset
+
+
+@contextmanager
+def _data_in(root: Path) -> Iterator[None]:
+    before = os.environ.get("NABN_DATA")
+    os.environ["NABN_DATA"] = str(root.resolve())
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["NABN_DATA"]
+        else:
+            os.environ["NABN_DATA"] = before
