@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -47,11 +47,6 @@ class Regressed:
     ridge: float
     groups: int
 
-    @property
-    def n_inputs(self) -> int:
-        """What an output is regressed on: numbers of its own."""
-        return 1 if self.own.directions is None else self.own.directions.shape[1]
-
     def solve(self, found: HalvedMoments) -> Correction:
         """Return the correction of the error that the layer makes on the chip's own inputs.
 
@@ -83,50 +78,125 @@ def regression_inputs(given: LayerInput, groups: int) -> Tensor:
     return given.mean() if groups > 1 else given.window_mean()
 
 
-def positions_wanted(n_inputs: int, n_samples: int) -> int:
-    """Return how many positions of each calibration sample a regression on so many inputs takes."""
-    return max(max(_POSITIONS, _POSITIONS_PER_INPUT * n_inputs) // max(n_samples, 1), 2)
+class LayerErrors:
+    """The errors that a chip's layers make on the reference's own inputs, measured beside the reference while it runs.
 
-
-@torch.no_grad()
-def find_corrections(session: CalibrationSession, budget: float, ridge: float) -> dict[str, Regressed]:
-    """Return how a chip's layers are corrected so that most error is taken off for the multiplications.
-
-    The reference runs once; beside each of its layers the chip's runs on the same inputs. Each layer's error is
-    regressed on its inputs' window means. Ranks go to the layers where they take off the largest share of the layer's
-    signal per multiplication.
-
-    Args:
-        session: The calibration at hand.
-        budget: Share of the network's multiplications that the corrections may cost.
-        ridge: Of the regressions, in parts of the inputs' mean variance.
-
-    Returns:
-        By layer; those that get none are left out.
+    A context: on leaving, the chip's streams are where they were.
     """
-    layers = _measure(session)
-    solved: dict[str, Solved] = {}
-    for name, layer in layers.items():
-        result = solve(layer.moments, ridge)
-        if result is not None:
-            solved[name] = result
-    costs = {name: layers[name].n_outputs * result.numbers_of_a_rank for name, result in solved.items()}
-    total = sum(layer.multiplications for layer in layers.values())
-    ranks = share_out({name: (solved[name].gains, cost) for name, cost in costs.items()}, budget * total)
-    spent = sum(rank * costs[name] for name, rank in ranks.items()) / total if total else 0.0
-    stored = sum(rank * solved[name].numbers_of_a_rank for name, rank in ranks.items())
-    session.notes.append(
-        f"corrections cost {100 * spent:.1f} percent of the network's multiplications and store {stored:,} numbers"
-    )
-    left_out = [name for name in layers if name not in solved]
-    if left_out:
-        session.notes.append(f"{len(left_out)} layers have too many inputs, or none, to be corrected")
-    corrections = {}
-    for name, rank in ranks.items():
-        own = solved[name].cut(rank)
-        if own is not None:
-            corrections[name] = Regressed(rank, own, ridge, layers[name].moments.groups)
-    return corrections
+
+    def __init__(self, session: CalibrationSession) -> None:
+        self._session = session
+        self._layers: dict[str, Any] = {
+            name: layer
+            for name, layer in named_analog_layers(session.model).items()
+            if isinstance(layer, NoiseAwareLayer)
+        }
+        self._found: dict[str, _Layer] = {}
+        self._rows: dict[tuple[str, int], int] = {}
+
+    def __enter__(self) -> LayerErrors:
+        self._moment = ChipMoment.take(self._session.model)
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self._moment.restore()
+
+    def positions_wanted(self, name: str) -> int:
+        """Return how many positions of each calibration sample tell of a layer's errors."""
+        layer = self._layers.get(name)
+        return 0 if layer is None else self._wanted(layer)
+
+    def _wanted(self, layer: Any) -> int:
+        n_inputs = _inputs(layer) if layer.linear_map.groups == 1 else 1
+        return max(max(_POSITIONS, _POSITIONS_PER_INPUT * n_inputs) // max(self._session.n_samples, 1), 2)
+
+    @contextmanager
+    def beside(self, twins: Mapping[str, Any], n_samples: int, note: Callable[[str, Any], None]) -> Iterator[None]:
+        """Run the chip's layer beside each of the reference's calls, on the same inputs.
+
+        Args:
+            twins: The reference's layers by name.
+            n_samples: In the batch that is run inside the block.
+            note: Called with the name and every output of the reference's layers, as the chip's alignments see it.
+        """
+        own = {name: layer for name, layer in self._layers.items() if isinstance(layer, NoiseAwareOwnForward)}
+        own = {name: layer for name, layer in own.items() if name in twins}
+        others = {name: twin for name, twin in twins.items() if name not in own}
+        calls: dict[str, int] = {}
+
+        def hand_over(name: str, digital: Any, run: Callable[[Any], Any]) -> None:
+            note(name, digital)
+            if name in self._layers:
+                calls[name] = calls.get(name, -1) + 1
+                self._compare(name, digital, run, calls[name], n_samples)
+
+        def of_layer(name: str, args: Any, kwargs: Any, output: Any) -> None:
+            hand_over(name, output, lambda layer: layer.forward(*args, **kwargs))
+
+        def of_product(name: str, call: Any, product: Tensor) -> None:
+            hand_over(name, product, lambda layer: layer._product(call))
+
+        with watched(others, of_layer), watched_products(own, of_product, twins):
+            yield
+
+    def _compare(self, name: str, digital: Tensor, run: Callable[[Any], Any], call: int, n_samples: int) -> None:
+        layer = self._layers[name]
+        seen = _raw_product(layer, run)
+        if seen is None or seen[0].shape != digital.shape:
+            return
+        raw, given = seen
+        groups = given.linear_map.groups
+        entry = self._found.setdefault(name, _Layer(InputMoments(groups)))
+        positions = digital.numel() // max(layer.analog_module.out_size, 1)
+        entry.n_outputs += positions
+        entry.multiplications += positions * layer.analog_module.out_size * layer.analog_module.in_size
+        if digital.numel() == 0 or (groups == 1 and _inputs(layer) > _MOST_INPUTS):
+            return
+        if not bool(torch.isfinite(raw).all() & torch.isfinite(digital).all()):
+            raise CalibrationError(f"layer {name!r} produced NaN or infinite values on the calibration set")
+        first_row = self._rows.get((name, call), 0)
+        channel_dim = self._session.alignments[name].channel_dim
+        places = Positions(digital.shape, channel_dim, first_row, n_samples, self._wanted(layer))
+        self._rows[name, call] = first_row + digital.shape[0]
+        inputs = regression_inputs(given, groups)
+        entry.moments.take_in(*(places.take(part) for part in (inputs, raw, digital)))
+
+    def give_ranks(self, budget: float, ridge: float) -> dict[str, Regressed]:
+        """Return how the layers are to be corrected so that most error is taken off for the multiplications.
+
+        Each layer's error is regressed on its inputs' window means. Ranks go to the layers where they take off the
+        largest share of the layer's signal per multiplication.
+
+        Args:
+            budget: Share of the network's multiplications that the corrections may cost.
+            ridge: Of the regressions, in parts of the inputs' mean variance.
+
+        Returns:
+            By layer; those that get none are left out.
+        """
+        solved: dict[str, Solved] = {}
+        for name, layer in self._found.items():
+            result = solve(layer.moments, ridge)
+            if result is not None:
+                solved[name] = result
+        costs = {name: self._found[name].n_outputs * result.numbers_of_a_rank for name, result in solved.items()}
+        total = sum(layer.multiplications for layer in self._found.values())
+        ranks = share_out({name: (solved[name].gains, cost) for name, cost in costs.items()}, budget * total)
+        spent = sum(rank * costs[name] for name, rank in ranks.items()) / total if total else 0.0
+        stored = sum(rank * solved[name].numbers_of_a_rank for name, rank in ranks.items())
+        notes = self._session.notes
+        notes.append(
+            f"corrections cost {100 * spent:.1f} percent of the network's multiplications and store {stored:,} numbers"
+        )
+        left_out = len(self._found) - len(solved)
+        if left_out:
+            notes.append(f"{left_out} layers have too many inputs, or none, to be corrected")
+        corrections = {}
+        for name, rank in ranks.items():
+            own = solved[name].cut(rank)
+            if own is not None:
+                corrections[name] = Regressed(rank, own, ridge, self._found[name].moments.groups)
+        return corrections
 
 
 def share_out(layers: Mapping[str, tuple[Sequence[float], float]], allowed: float) -> dict[str, int]:
@@ -151,83 +221,22 @@ def share_out(layers: Mapping[str, tuple[Sequence[float], float]], allowed: floa
     return ranks
 
 
-def _measure(session: CalibrationSession) -> dict[str, _Layer]:
-    """Run the reference once, each of the chip's layers beside its own on the same inputs."""
-    layers: dict[str, Any] = {
-        name: layer for name, layer in named_analog_layers(session.model).items() if isinstance(layer, NoiseAwareLayer)
-    }
-    twins = session.reference_layers()
-    batches = session.all_batches()
-    found: dict[str, _Layer] = {}
-    rows: dict[tuple[str, int], int] = {}
-    moment = ChipMoment.take(session.model)
+def _raw_product(layer: Any, run: Callable[[Any], Any]) -> tuple[Tensor, LayerInput] | None:
+    """Return what a layer of the chip computes before its alignment, and what it was given."""
+    seen: list[tuple[Tensor, LayerInput | None]] = []
 
-    def compare(name: str, given: LayerInput, raw: Tensor, digital: Tensor, call: int, size: int) -> None:
-        layer = layers[name]
-        groups = given.linear_map.groups
-        n_in = layer.analog_module.in_size
-        entry = found.setdefault(name, _Layer(InputMoments(groups)))
-        positions = digital.numel() // max(layer.analog_module.out_size, 1)
-        entry.n_outputs += positions
-        entry.multiplications += positions * layer.analog_module.out_size * n_in
-        if digital.numel() == 0 or (groups == 1 and _inputs(layer) > _MOST_INPUTS):
-            return
-        inputs = regression_inputs(given, groups)
-        if not bool(torch.isfinite(raw).all() & torch.isfinite(digital).all()):
-            raise CalibrationError(f"layer {name!r} produced NaN or infinite values on the calibration set")
-        channel_dim, key = session.alignments[name].channel_dim, (name, call)
-        wanted = positions_wanted(inputs.shape[channel_dim], session.n_samples)
-        positions_of = Positions(digital.shape, channel_dim, rows.get(key, 0), size, wanted)
-        rows[key] = rows.get(key, 0) + digital.shape[0]
-        entry.moments.take_in(*(positions_of.take(part) for part in (inputs, raw, digital)))
+    def observe(output: Tensor, given: LayerInput | None) -> Tensor:
+        seen.append((output, given))
+        return output
 
+    layer.alignment.observer = observe
     try:
-        for number, (batch, size) in enumerate(zip(batches, session.batch_sizes, strict=True)):
-            with _beside(layers, twins, compare, size):
-                session.run_reference(batch, number)
+        run(layer)
     finally:
-        moment.restore()
-    return found
+        layer.alignment.observer = None
+    return None if not seen or seen[0][1] is None else (seen[0][0], seen[0][1])
 
 
 def _inputs(layer: Any) -> int:
     n: int = layer.analog_module.in_size // max(torch.Size(layer.linear_map.kernel_size).numel(), 1)
     return n
-
-
-@contextmanager
-def _beside(layers: Mapping[str, Any], twins: Mapping[str, Any], compare: Any, size: int) -> Iterator[None]:
-    """Run the chip's layer beside each of the reference's calls, its raw product handed to `compare`."""
-    own = {name: layer for name, layer in layers.items() if isinstance(layer, NoiseAwareOwnForward) and name in twins}
-    others = {name: twins[name] for name in layers if name not in own and name in twins}
-    calls: dict[str, int] = {}
-
-    def raw_of(name: str, run: Any) -> tuple[Tensor, LayerInput] | None:
-        seen: list[tuple[Tensor, LayerInput | None]] = []
-
-        def observe(output: Tensor, given: LayerInput | None) -> Tensor:
-            seen.append((output, given))
-            return output
-
-        alignment = layers[name].alignment
-        alignment.observer = observe
-        try:
-            run()
-        finally:
-            alignment.observer = None
-        return None if not seen or seen[0][1] is None else (seen[0][0], seen[0][1])
-
-    def hand_over(name: str, run: Any, digital: Tensor) -> None:
-        calls[name] = calls.get(name, -1) + 1
-        found = raw_of(name, run)
-        if found is not None and found[0].shape == digital.shape:
-            compare(name, found[1], found[0], digital, calls[name], size)
-
-    def of_layer(name: str, args: Any, kwargs: Any, output: Any) -> None:
-        hand_over(name, lambda: layers[name].forward(*args, **kwargs), output)
-
-    def of_product(name: str, call: Any, product: Tensor) -> None:
-        hand_over(name, lambda: layers[name]._product(call), product)
-
-    with watched(others, of_layer), watched_products(own, of_product, twins):
-        yield

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from aihwkit_nabn.calibration.corrections import Regressed, positions_wanted, regression_inputs
+from aihwkit_nabn.calibration.corrections import LayerErrors, Regressed, regression_inputs
 from aihwkit_nabn.calibration.exact import Gate, measure
 from aihwkit_nabn.calibration.moments import Moments
 from aihwkit_nabn.calibration.pair_moments import JointMoments, Pair
@@ -199,7 +199,7 @@ def align_with_reference(
     *,
     wants_joint: bool = False,
     wants_common: bool = False,
-    corrections: Mapping[str, Regressed] | None = None,
+    correct: Callable[[LayerErrors], dict[str, Regressed]] | None = None,
 ) -> dict[str, Pair]:
     """Align every analog layer's output with the reference's on the same inputs, one layer after the other.
 
@@ -212,7 +212,8 @@ def align_with_reference(
         rule: Called with a `Pair`, returns scale and offset, and perhaps an input gain, each ``[channels]``.
         wants_joint: Also gather the correlation between chip and reference.
         wants_common: Also gather the moments of the layers' input means, and theirs with both.
-        corrections: How the outputs of some layers, by name, are corrected before all this.
+        correct: Called with the layers' errors on the reference's inputs; returns how the outputs of some, by name, are
+            corrected before all this.
 
     Returns:
         The pairs by layer name; the alignments are set and the shifts noted in the session.
@@ -220,8 +221,13 @@ def align_with_reference(
     Raises:
         CalibrationError: no analog layer ran, or a layer of the reference never did while the chip's did.
     """
-    regressed = corrections or {}
-    reference = _run_reference(session, wants_joint or wants_common, regressed)
+    regressed: dict[str, Regressed] = {}
+    if correct is None:
+        reference = _run_reference(session, wants_joint or wants_common)
+    else:
+        with LayerErrors(session) as errors:
+            reference = _run_reference(session, wants_joint or wants_common, errors)
+        regressed = correct(errors)
     gates = {
         name: _PairGate(name, session, rule, calls, wants_common, regressed.get(name))
         for name, calls in reference.items()
@@ -257,17 +263,16 @@ def align_with_reference(
 
 
 def _run_reference(
-    session: CalibrationSession, wants_joint: bool, regressed: Mapping[str, Regressed]
+    session: CalibrationSession, wants_joint: bool, errors: LayerErrors | None = None
 ) -> dict[str, _ReferenceCalls]:
-    """Run the reference over all batches, and note what each layer returns."""
+    """Run the reference over all batches, and note what each layer returns; the chip's own beside it for `errors`."""
     layers = session.reference_layers()
     batches = session.all_batches()
     found = {}
     for name in layers:
         alignment = session.alignments[name]
         wanted = positions_per_sample(alignment.n_channels, session.n_samples) if wants_joint else 0
-        if name in regressed:
-            wanted = max(wanted, positions_wanted(regressed[name].n_inputs, session.n_samples))
+        wanted = max(wanted, 0 if errors is None else errors.positions_wanted(name))
         found[name] = _ReferenceCalls(alignment.channel_dim, wanted)
     for number, (batch, size) in enumerate(zip(batches, session.batch_sizes, strict=True)):
         calls = dict.fromkeys(layers, -1)
@@ -276,7 +281,8 @@ def _run_reference(
             calls[name] += 1
             found[name].take_in(f"layer {name!r} of the reference", output, number, calls[name], size)
 
-        with session.recording_products(layers, note):
+        watching = session.recording_products(layers, note) if errors is None else errors.beside(layers, size, note)
+        with watching:
             session.run_reference(batch, number)
     return found
 

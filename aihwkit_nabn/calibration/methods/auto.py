@@ -62,7 +62,7 @@ class Auto(CalibrationMethod):
 
     def __init__(
         self,
-        candidates: str | Sequence[str] = (NONE, "population", "common_mode", "low_rank"),
+        candidates: str | Sequence[str] = (NONE, "population", "low_rank"),
         budget: float = 0.05,
         held_out: float = 0.25,
     ) -> None:

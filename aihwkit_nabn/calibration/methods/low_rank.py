@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from aihwkit_nabn.calibration.corrections import find_corrections
 from aihwkit_nabn.calibration.method import register_calibration_method
 from aihwkit_nabn.calibration.methods.paired import Paired
 from aihwkit_nabn.calibration.pair_moments import Pair
@@ -39,6 +38,6 @@ class LowRank(Paired):
         self.ridge = check_number("ridge", ridge, exclusive_minimum=0.0)
 
     def align(self, session: CalibrationSession) -> dict[str, Pair]:
-        """Two passes of the reference, the chip's layers beside it in one, and one of the chip."""
-        corrections = find_corrections(session, self.budget, self.ridge) if self.budget else {}
-        return align_with_reference(session, self.rule, corrections=corrections)
+        """One pass of the reference with the chip's layers beside it, and one of the chip."""
+        correct = (lambda errors: errors.give_ranks(self.budget, self.ridge)) if self.budget else None
+        return align_with_reference(session, self.rule, correct=correct)
