@@ -39,6 +39,7 @@ from aihwkit_nabn.nn.transposed import (
     NoiseAwareConvTranspose3d,
 )
 from aihwkit_nabn.nn.verification import in_one_thread, remember_reference, verify
+from aihwkit_nabn.simulator.checks import check_rpu_config
 
 # The nearest class in the module's own order of inheritance decides.
 ANALOG_FORMS: dict[type[nn.Module], type[nn.Module]] = {
@@ -115,8 +116,7 @@ def convert_to_noise_aware(
     """
     if not isinstance(model, nn.Module):
         raise ConversionError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    if not isinstance(rpu_config, RPUConfigBase):
-        raise ConversionError(f"rpu_config must be an aihwkit RPU configuration, got {type(rpu_config).__name__}")
+    check_rpu_config("rpu_config", rpu_config, ConversionError)
     if not hasattr(rpu_config, "noise_model"):
         raise ConversionError(
             "rpu_config must be for inference (InferenceRPUConfig or TorchInferenceRPUConfig), "
