@@ -38,6 +38,7 @@ from aihwkit_nabn.nn.transposed import (
     NoiseAwareConvTranspose2d,
     NoiseAwareConvTranspose3d,
 )
+from aihwkit_nabn.nn.unregistered import note_unregistered
 from aihwkit_nabn.nn.verification import in_one_thread, remember_reference, verify
 from aihwkit_nabn.simulator.checks import check_rpu_config
 
@@ -130,12 +131,14 @@ def convert_to_noise_aware(
     check_not_compiled(model)
     with in_one_thread(model):  # whoever watches it has put other forward passes in
         own = copy_model(model)
+    registered = [part for whole in (model, own) for part in (*whole.modules(), *whole.parameters())]
     own.eval()  # weights that are computed (spectral_norm) are others in training
     work = _Conversion(rpu_config, _excluded(own, patterns), specific_rpu_config_fun)
     analog: Any = work.replace(own)
     if not work.report.converted:
         raise ConversionError(f"model {type(model).__name__} has no layer to put on tiles\n{work.report}")
     rewire(analog, work.replaced)
+    note_unregistered(analog, work.report, {id(part) for part in registered}, work.counted)
     analog.eval()
     analog.conversion_report = work.report
     remember_reference(analog, model)
