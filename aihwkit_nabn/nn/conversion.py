@@ -130,14 +130,15 @@ def convert_to_noise_aware(
         raise ConversionError(f"buffer {lazy!r} belongs to a {_LAZY}")
     check_not_compiled(model)
     with in_one_thread(model):  # whoever watches it has put other forward passes in
-        own = copy_model(model)
+        copies: dict[int, Any] = {}
+        own = copy_model(model, copies)
     registered = [part for whole in (model, own) for part in (*whole.modules(), *whole.parameters())]
     own.eval()  # weights that are computed (spectral_norm) are others in training
     work = _Conversion(rpu_config, _excluded(own, patterns), specific_rpu_config_fun)
     analog: Any = work.replace(own)
     if not work.report.converted:
         raise ConversionError(f"model {type(model).__name__} has no layer to put on tiles\n{work.report}")
-    rewire(analog, work.replaced)
+    rewire(analog, model, copies, work.replaced)
     note_unregistered(analog, work.report, {id(part) for part in registered}, work.counted)
     analog.eval()
     analog.conversion_report = work.report
