@@ -311,3 +311,23 @@ def test_digital_weights_that_changed_are_told_as_not_verified():
         "not verified: no layer's results could be compared on 2 calibration samples; 2 ran"
     )
     assert "the digital weights have changed since the conversion" in report.verified
+
+
+def test_layers_compiled_in_place_are_watched_uncompiled():
+    compiled = []
+
+    def backend(graph, example_inputs):
+        compiled.append(graph)
+        return graph.forward
+
+    net = nn.Sequential(Two(), nn.BatchNorm2d(2)).eval()
+    for part in (net[0].a, net[0], net):
+        part.compile(backend=backend)
+    expected = net(X)
+    first = len(compiled)
+    chip = nabn.program_chip(nabn.convert_to_noise_aware(net, RPU, example_inputs=X), seed=0)
+    for method in ("population", "paired", "common_mode"):
+        report = nabn.calibrate(chip, [X], method, reference=net)
+    assert first and len(compiled) == first and report.verified.startswith("verified on the example inputs: 2 layers")
+    assert torch.equal(net(X), expected) and len(compiled) == first  # still compiled, as it was
+    assert net[0].a._compiled_call_impl is not None and not torch.allclose(chip(X), expected, atol=0.1)
