@@ -14,6 +14,25 @@ from aihwkit_nabn.nn.keeping import copied, remade
 ForwardFn = Callable[[nn.Module, Any], Any]
 
 
+def check_batches(batches: object, needed_by: str) -> None:
+    """Raise unless `batches` can be a calibration set: an iterable of batches, not one of them.
+
+    Args:
+        batches: What was given.
+        needed_by: What takes it, for the message.
+
+    Raises:
+        CalibrationError: it is none.
+    """
+    one = isinstance(batches, (Tensor, str)) or hasattr(batches, "__array__")
+    if one or (isinstance(batches, Mapping) and batches):
+        shape = f" of shape {tuple(batches.shape)}" if isinstance(batches, Tensor) else ""
+        kind = type(batches).__name__
+        raise CalibrationError(f"{needed_by} needs an iterable of batches, got one {kind}{shape}; pass a list: [batch]")
+    if not isinstance(batches, Iterable):
+        raise CalibrationError(f"{needed_by} needs calibration batches (an iterable), got {batches!r}")
+
+
 def separate(forward_fn: ForwardFn, model: nn.Module, batch: Any) -> list[Any]:
     """Return the parts of a batch that `forward_fn` runs one after the other, as batches of their own.
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aihwkit_nabn.calibration.batches import ForwardFn, default_forward, describe, limited
+from aihwkit_nabn.calibration.batches import ForwardFn, check_batches, default_forward, describe, limited
 from aihwkit_nabn.calibration.ranks import union_of_ranks
 from aihwkit_nabn.chip.input_ranges import ranged_layers, set_input_range
 from aihwkit_nabn.errors import CalibrationError, NabnError, check_count, check_number
@@ -63,6 +63,7 @@ def calibrate_input_ranges(
         quantile = check_number("quantile", quantile, exclusive_minimum=0.0, maximum=1.0)
     if max_samples is not None:
         check_count("max_samples", max_samples, minimum=1)
+    check_batches(batches, "calibrate_input_ranges")
     layers = ranged_layers(model)
     if not layers:
         return {}

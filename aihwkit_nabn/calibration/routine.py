@@ -10,7 +10,7 @@ from typing import Any
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from torch import nn
 
-from aihwkit_nabn.calibration.batches import ForwardFn, default_forward
+from aihwkit_nabn.calibration.batches import ForwardFn, check_batches, default_forward
 from aihwkit_nabn.calibration.method import DEFAULT_METHOD, CalibrationMethod, build_method
 from aihwkit_nabn.calibration.ranks import union_of_ranks
 from aihwkit_nabn.calibration.report import CalibrationReport
@@ -104,8 +104,8 @@ def _calibrate(
         if function is not None and not callable(function):
             raise CalibrationError(f"{name} must be callable or None, got {function!r}")
     check_programmed(model)
-    if run.needs_batches and (batches is None or not isinstance(batches, Iterable)):
-        raise CalibrationError(f"method {run.name!r} needs calibration batches (an iterable), got {batches!r}")
+    if run.needs_batches:
+        check_batches(batches, f"method {run.name!r}")
     if run.needs_reference:
         if not isinstance(reference, nn.Module):
             raise CalibrationError(f"method {run.name!r} compares with the digital model; pass reference=model")

@@ -16,7 +16,7 @@ from aihwkit_nabn.chip.calibration_tensors import calibration_tensors, load_cali
 from aihwkit_nabn.chip.container import read_container, read_header, write_container
 from aihwkit_nabn.chip.programming import ChipState, chip_state, note_written
 from aihwkit_nabn.chip.tile_state import check_tile, restore_tile, tile_tensors, tile_values
-from aihwkit_nabn.errors import ChipFileError, NabnError, NotProgrammedError
+from aihwkit_nabn.errors import ChipFileError, ConversionError, NabnError, NotProgrammedError
 from aihwkit_nabn.nn import convert_to_noise_aware
 from aihwkit_nabn.nn.alignment import OutputAlignment
 from aihwkit_nabn.nn.batchnorm import NoiseAwareBatchNorm
@@ -130,6 +130,8 @@ def chip_info(path: str | Path) -> dict[str, Any]:
     return read_header(_check_path(path))
 
 
+# Layers that a message names.
+_LISTED = 3
 _RANGE = ".input_range"  # stored tile by tile
 
 
@@ -190,8 +192,14 @@ def _build(model: nn.Module, content: dict[str, Any], tensors: dict[str, Tensor]
     def config_of(name: str, module: nn.Module, config: Any) -> Any:
         return config_from_json(configs[stored[name]["config"]]) if name in stored else config
 
-    analog = convert_to_noise_aware(model, first, exclude=content["excluded"], specific_rpu_config_fun=config_of)
-    layers = _layers_for(analog, stored, path)
+    modules = dict(model.named_modules(remove_duplicate=False))
+    gone = [name for name in content["excluded"] if name not in modules]
+    try:
+        excluded = set(content["excluded"]) - set(gone)
+        analog = convert_to_noise_aware(model, first, exclude=excluded, specific_rpu_config_fun=config_of)
+    except ConversionError as error:
+        raise ChipFileError(f"{_other_network(model, content, path)}: {str(error).splitlines()[0]}") from error
+    layers = _layers_for(analog, content, gone, path)
     for name, layer in layers.items():
         for tile_name, tile in layer.named_analog_tiles():
             check_tile(tile, _under(tensors, f"tile/{name}/{tile_name}/"), f"tile {tile_name} of layer {name!r}")
@@ -199,7 +207,7 @@ def _build(model: nn.Module, content: dict[str, Any], tensors: dict[str, Tensor]
     given = _under(tensors, "digital/")
     for name in sorted({*digital, *given}):
         if name not in digital or name not in given or digital[name].shape != given[name].shape:
-            raise ChipFileError(f"{path} is of another network than {type(model).__name__}: {name!r} differs")
+            raise ChipFileError(f"{_other_network(model, content, path)}: {name!r} differs")
     with torch.no_grad():
         for name, tensor in digital.items():
             tensor.copy_(given[name])
@@ -214,17 +222,31 @@ def _build(model: nn.Module, content: dict[str, Any], tensors: dict[str, Tensor]
     return analog
 
 
-def _layers_for(analog: nn.Module, stored: dict[str, Any], path: Path) -> dict[str, NoiseAwareLayer]:
+def _other_network(model: nn.Module, content: dict[str, Any], path: Path) -> str:
+    return f"{path}, of a {content['model']}, is of another network than the {type(model).__name__} given"
+
+
+def _layers_for(analog: nn.Module, content: dict[str, Any], gone: list[str], path: Path) -> dict[str, NoiseAwareLayer]:
+    """Return the layers of `analog`, which must be those of the file; `gone`: excluded ones that it lacks."""
+    stored: dict[str, Any] = content["layers"]
     found: dict[str, Any] = named_analog_layers(analog)
-    for name in sorted({*found, *stored}):
-        here = f"{type(found[name]).__name__} {list(found[name].kernel_shape)}" if name in found else "no analog layer"
-        there = f"{stored[name]['kind']} {stored[name]['shape']}" if name in stored else "no analog layer"
-        tiles = [key for key, _ in found[name].named_analog_tiles()] if name in found else []
+    other = _other_network(analog, content, path)
+    missing = [*(name for name in stored if name not in found), *gone]
+    left_over = [name for name in found if name not in stored]
+    told = [
+        f"{where} has no layer {', '.join(map(repr, names[:_LISTED]))}"
+        f"{f' and {len(names) - _LISTED} more' if len(names) > _LISTED else ''}"
+        for where, names in (("the model", missing), ("the file", left_over))
+        if names
+    ]
+    if told:
+        raise ChipFileError(f"{other}: {'; '.join(told)}")
+    for name, layer in found.items():
+        here = f"{type(layer).__name__} {list(layer.kernel_shape)}"
+        there = f"{stored[name]['kind']} {stored[name]['shape']}"
+        tiles = [key for key, _ in layer.named_analog_tiles()]
         if here != there or tiles != list(stored[name]["tiles"]):
-            raise ChipFileError(
-                f"{path} is of another network than the model given: {name!r} is {there} in the file, "
-                f"{here} in the model"
-            )
+            raise ChipFileError(f"{other}: {name!r} is {there} in the file, {here} in the model")
     return found
 
 

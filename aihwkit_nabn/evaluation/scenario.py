@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any
 
 from aihwkit.simulator.parameters.base import RPUConfigBase
 
 from aihwkit_nabn.chip import format_time, parse_time
 from aihwkit_nabn.errors import NabnError, check_number
+from aihwkit_nabn.simulator.checks import check_rpu_config
 
 UNCALIBRATED = "none"
 """The method that does nothing; every evaluation contains it."""
@@ -20,7 +21,7 @@ DIGITAL = "digital"
 """Label of the digital model's row."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Scenario:
     """A noise setting at a time after programming.
 
@@ -42,17 +43,14 @@ class Scenario:
 
     name: str
     rpu_config: RPUConfigBase = field(repr=False, hash=False)
+    _: KW_ONLY
     t_inference: float | str = 0.0
     group: str | None = None
     strength: float | None = None
 
     def __post_init__(self) -> None:
         check_label("name", self.name)
-        if not isinstance(self.rpu_config, RPUConfigBase):
-            raise NabnError(
-                f"rpu_config of scenario {self.name!r} must be an aihwkit RPU config object "
-                f"(simulator.presets.parse_preset makes one from text), got {self.rpu_config!r}"
-            )
+        check_rpu_config(f"rpu_config of scenario {self.name!r}", self.rpu_config)
         if self.group is not None:
             check_label("group", self.group)
         time = parse_time(self.t_inference) if isinstance(self.t_inference, str) else self.t_inference

@@ -21,6 +21,7 @@ from aihwkit_nabn.nn.attention import split_attention
 from aihwkit_nabn.nn.evaluation_mode import evaluation_mode
 from aihwkit_nabn.nn.layers import named_analog_layers
 from aihwkit_nabn.nn.reparametrization import copy_model
+from aihwkit_nabn.nn.rewiring import replace_held
 from aihwkit_nabn.seeding import derive_seed, isolated_rng
 
 
@@ -174,8 +175,10 @@ def _swapped(model: nn.Module, pairs: Iterable[tuple[nn.Module, nn.Module]]) -> 
                 changed.append((parent, name, child))
     for parent, name, child in changed:
         parent._modules[name] = stand_ins[id(child)]
+    replace_held(model, stand_ins)
     try:
         yield
     finally:
         for parent, name, child in changed:
             parent._modules[name] = child
+        replace_held(model, {id(stand_ins[id(child)]): child for _, _, child in changed})

@@ -38,7 +38,9 @@ from aihwkit_nabn.nn.transposed import (
     NoiseAwareConvTranspose2d,
     NoiseAwareConvTranspose3d,
 )
+from aihwkit_nabn.nn.unregistered import note_unregistered
 from aihwkit_nabn.nn.verification import in_one_thread, remember_reference, verify
+from aihwkit_nabn.simulator.checks import check_rpu_config
 
 # The nearest class in the module's own order of inheritance decides.
 ANALOG_FORMS: dict[type[nn.Module], type[nn.Module]] = {
@@ -115,8 +117,7 @@ def convert_to_noise_aware(
     """
     if not isinstance(model, nn.Module):
         raise ConversionError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    if not isinstance(rpu_config, RPUConfigBase):
-        raise ConversionError(f"rpu_config must be an aihwkit RPU configuration, got {type(rpu_config).__name__}")
+    check_rpu_config("rpu_config", rpu_config, ConversionError)
     if not hasattr(rpu_config, "noise_model"):
         raise ConversionError(
             "rpu_config must be for inference (InferenceRPUConfig or TorchInferenceRPUConfig), "
@@ -129,13 +130,16 @@ def convert_to_noise_aware(
         raise ConversionError(f"buffer {lazy!r} belongs to a {_LAZY}")
     check_not_compiled(model)
     with in_one_thread(model):  # whoever watches it has put other forward passes in
-        own = copy_model(model)
+        copies: dict[int, Any] = {}
+        own = copy_model(model, copies)
+    registered = [part for whole in (model, own) for part in (*whole.modules(), *whole.parameters())]
     own.eval()  # weights that are computed (spectral_norm) are others in training
     work = _Conversion(rpu_config, _excluded(own, patterns), specific_rpu_config_fun)
     analog: Any = work.replace(own)
     if not work.report.converted:
         raise ConversionError(f"model {type(model).__name__} has no layer to put on tiles\n{work.report}")
-    rewire(analog, work.replaced)
+    rewire(analog, model, copies, work.replaced)
+    note_unregistered(analog, work.report, {id(part) for part in registered}, work.counted)
     analog.eval()
     analog.conversion_report = work.report
     remember_reference(analog, model)

@@ -31,8 +31,11 @@ def kept_reason(module: nn.Module) -> str:
     if isinstance(module, _TABLES):
         return "lookup table, no matrix product"
     large = [(name, p) for name, p in _parameters(module) if not is_lazy(p) and p.dim() >= 2]
-    if any(_is_matrix(module, name, p) for name, p in large):
-        return f"{type(module).__name__} has no analog form"
+    matrices = [name for name, p in large if _is_matrix(module, name, p)]
+    if matrices:
+        reason = f"{type(module).__name__} has no analog form"
+        is_torchs = type(module).__module__.startswith("torch.")
+        return reason if is_torchs else f"{reason}: {', '.join(matrices)} used outside of a layer"
     names = ", ".join(name for name, _ in large)
     return f"{names}: added or scaled elementwise, no matrix product" if large else ""
 
@@ -72,4 +75,9 @@ def _is_matrix(owner: nn.Module, name: str, parameter: nn.Parameter) -> bool:
         return True
     if isinstance(owner, (nn.MultiheadAttention, SplitMultiheadAttention)):
         return name not in ("bias_k", "bias_v")
-    return not _ADDED.search(name) and parameter.numel() > max(parameter.shape)
+    return not is_added(name) and parameter.numel() > max(parameter.shape)
+
+
+def is_added(name: str) -> bool:
+    """Whether a parameter of that name is added to a signal or looked up."""
+    return bool(_ADDED.search(name))

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 from aihwkit_nabn.errors import VerificationError
 from aihwkit_nabn.nn.batchnorm import NoiseAwareBatchNorm
 from aihwkit_nabn.nn.comparing import difference
 from aihwkit_nabn.nn.layers import NoiseAwareLayer
 from aihwkit_nabn.nn.own_forward import watched_outputs
+from aihwkit_nabn.nn.report import LayerEntry
+from aihwkit_nabn.nn.weight_watch import WeightWatch
 from aihwkit_nabn.simulator.tiles import fixed_weight, target_weight
 
 TOLERANCE = 1e-5
@@ -32,63 +32,28 @@ class DigitalPass:
     Attributes:
         outputs: By layer, call by call, in the order of the first calls.
         used: How many operations each layer's weight went into.
+        others: Weights that were multiplied with outside of layers, see `WeightWatch`.
     """
 
+    model: nn.Module
     twins: Mapping[str, nn.Module]
     layers: Mapping[str, nn.Module]
     outputs: dict[str, list[Any]] = field(default_factory=dict)
     used: Counter[str] = field(default_factory=Counter)
+    others: tuple[LayerEntry, ...] = ()
 
     @contextmanager
     def recording(self) -> Iterator[None]:
         """Note what happens inside the block."""
-        found = {name: self.twins[name]._parameters.get("weight") for name in self.layers if name in self.twins}
-        weights: dict[int, list[str]] = {}
-        for name, weight in found.items():
-            if weight is not None and weight.numel():
-                weights.setdefault(weight.untyped_storage().data_ptr(), []).append(name)
+        names = [name for name in self.layers if name in self.twins]
+        watch = WeightWatch(self.model, {name: self.twins[name]._parameters.get("weight") for name in names})
 
         def seen(name: str, output: Any) -> None:
             self.outputs.setdefault(name, []).append(output.detach().clone() if isinstance(output, Tensor) else output)
 
-        with watched_outputs(self.layers, self.twins, seen), _Uses(weights, self.used):
+        with watched_outputs(self.layers, self.twins, seen), watch:
             yield
-
-
-class _Uses(TorchFunctionMode):
-    """Counts the operations that weights, or views of them, go into; a layer's own call is only one way to use them.
-
-    Tied weights count once for each of their layers. Looking up embeddings is no product.
-    """
-
-    def __init__(self, weights: Mapping[int, list[str]], used: Counter[str]) -> None:
-        super().__init__()
-        self.weights, self.used = weights, used
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        result = func(*args, **kwargs)
-        with torch._C.DisableTorchFunction():
-            given = [part for value in (*args, *kwargs.values()) for part in _flat(value)]
-            places = {_place(part) for part in given} & self.weights.keys()
-            if places and isinstance(result, Tensor) and func is not F.embedding and _place(result) not in places:
-                self.used.update(name for place in places for name in self.weights[place])
-        return result
-
-
-def _flat(value: Any) -> list[Tensor]:
-    if isinstance(value, Tensor):
-        return [value]
-    return [part for part in value if isinstance(part, Tensor)] if isinstance(value, (list, tuple)) else []
-
-
-def _place(tensor: Tensor) -> int:
-    try:
-        return tensor.untyped_storage().data_ptr()
-    except (RuntimeError, NotImplementedError):  # sparse tensors and wrapped ones have none
-        return 0
+        self.used, self.others = watch.used, tuple(watch.others.values())
 
 
 @dataclass
@@ -99,7 +64,7 @@ class ChipPass:
         calls: How often each layer ran.
         read: Layers whose weights the network read.
         largest: Largest difference so far.
-        unmeasured: Layers whose noise-free results are not to be had.
+        unmeasured: Layers whose results say nothing, and why.
     """
 
     layers: Mapping[str, Any]
@@ -109,7 +74,7 @@ class ChipPass:
     calls: dict[str, int] = field(default_factory=dict)
     read: set[str] = field(default_factory=set)
     largest: float = 0.0
-    unmeasured: list[str] = field(default_factory=list)
+    unmeasured: dict[str, str] = field(default_factory=dict)
     compared: int = 0
 
     @contextmanager
@@ -121,16 +86,16 @@ class ChipPass:
                 if isinstance(layer, NoiseAwareLayer):
                     stack.enter_context(self._observed(name, layer))
                     if not stack.enter_context(_noise_free(layer)):
-                        self.unmeasured.append(name)
+                        self.unmeasured[name] = "the weights to be programmed are not known"
                 else:
-                    self.unmeasured.append(name)
+                    self.unmeasured[name] = "aihwkit's own layer, whose noise cannot be left out"
                     handle = layer.register_forward_hook(functools.partial(self._replace, name))
                     stack.callback(handle.remove)
             for name, norm in self.norms.items():
                 stack.enter_context(_set(norm, "observer", self._counter(name)))
             yield
         self.read = {name for name, n in reads.items() if getattr(self.layers[name], "weight_reads", 0) > n}
-        self.unmeasured = [name for name in self.unmeasured if self.calls.get(name)]
+        self.unmeasured = {name: why for name, why in self.unmeasured.items() if self.calls.get(name)}
 
     @contextmanager
     def _observed(self, name: str, layer: Any) -> Iterator[None]:
@@ -163,7 +128,8 @@ class ChipPass:
         if not isinstance(expected, Tensor) or expected.shape != output.shape:
             shape = tuple(expected.shape) if isinstance(expected, Tensor) else type(expected).__name__
             raise VerificationError(
-                f"layer {name!r} gives {shape} in the model and {tuple(output.shape)} on the chip: not the same layer"
+                f"layer {name!r} gives {shape} in the model and {tuple(output.shape)} on the chip: "
+                "convert the model again, or pass the reference that it was made of"
             )
         if name not in self.unmeasured:
             off = difference(output, expected)
@@ -171,12 +137,13 @@ class ChipPass:
             if not bool(torch.isfinite(output).all()):
                 return expected.clone()
             if not off <= TOLERANCE and not self.strict:
-                self.unmeasured.append(name)
+                self.unmeasured[name] = "the digital weights have changed since the conversion"
                 return expected.clone()
             if not off <= TOLERANCE:
                 raise VerificationError(
                     f"layer {name!r} gives something else on the chip without noise than in the model: they differ by "
-                    f"{off:.1e} of the output's largest value; are these the weights it was converted with?"
+                    f"{off:.1e} of the output's largest value; if the digital weights have changed since, convert the "
+                    "model again"
                 )
             self.largest = max(self.largest, off)
             self.compared += bool(output.numel())

@@ -17,8 +17,12 @@ def is_weight_hook(hook: object) -> bool:
     return type(hook).__module__.startswith("torch.nn.utils")
 
 
-def copy_model(model: nn.Module) -> nn.Module:
+def copy_model(model: nn.Module, copies: dict[int, Any] | None = None) -> nn.Module:
     """Return a deep copy; what hooks have computed, which torch refuses to copy, is copied without its history.
+
+    Args:
+        model: The model.
+        copies: Takes in the copies of its parts by the originals' ids, which it keeps alive.
 
     Raises:
         ConversionError: the model has weights without values, or holds something that cannot be copied.
@@ -30,7 +34,9 @@ def copy_model(model: nn.Module) -> nn.Module:
     held = (v for m in model.modules() for v in (*m.__dict__.values(), *m._buffers.values()))
     computed: dict[int, Any] = {id(v): v.detach().clone() for v in held if isinstance(v, Tensor) and not v.is_leaf}
     try:
-        return copy.deepcopy(model, dict(computed))
+        copies = {} if copies is None else copies
+        copies.update(computed)
+        return copy.deepcopy(model, copies)
     except Exception as error:  # whatever the model's own parts raise
         raise ConversionError(f"the model cannot be copied: {_uncopied(model, computed)}: {error}") from error
 

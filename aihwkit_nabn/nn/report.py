@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 UNVERIFIED = "not verified: "
 """How the report begins to say so, before the reason."""
 
-NOT_VERIFIED = UNVERIFIED + "no inputs were given to run both models on"
+NOT_VERIFIED = UNVERIFIED + "no inputs were given to run both models on (convert_to_noise_aware takes example_inputs=)"
 
 
 @dataclass(frozen=True, kw_only=True)

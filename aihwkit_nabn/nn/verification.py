@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
+import warnings
 import weakref
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -21,13 +22,20 @@ from aihwkit_nabn.nn.layers import named_analog_layers
 from aihwkit_nabn.nn.moment import ChipMoment
 from aihwkit_nabn.nn.noise_free import TOLERANCE, ChipPass, DigitalPass
 from aihwkit_nabn.nn.probe import has_stock_forward
-from aihwkit_nabn.nn.report import UNVERIFIED
+from aihwkit_nabn.nn.report import UNVERIFIED, LayerEntry
+from aihwkit_nabn.nn.unregistered import note_kept
 from aihwkit_nabn.seeding import isolated_rng
 
 _ELSEWHERE = (
-    "the network reaches it by another way than its module tree (a closure, a kept method, a wrapped forward), which "
-    "holds the digital layer"
+    "the network reaches it past its module tree (a global variable, a view of its weight), where the digital layer "
+    "stays; let the forward pass call the layer as an attribute of its module (self.conv(x))"
 )
+
+_BRANCHES = (
+    "something else than layers differs between the two; make code that asks for the class of a layer "
+    "(isinstance(layer, nn.Conv2d)) take the same way on the chip, or convert the model again if it has changed"
+)
+_READ = "programming noise acts on their weights; converters, read noise and calibration do not"
 
 
 @dataclass(frozen=True)
@@ -39,23 +47,34 @@ class Verification:
         largest: Largest difference of an output, in parts of the output's largest value.
         inputs: What was put in.
         silent: Layers that did not run, in neither model.
-        unmeasured: Layers that ran, but whose results were not compared: aihwkit's own, and those whose digital weights
-            have changed since the conversion.
+        unmeasured: Layers that ran, but whose results were not compared, and why.
+        read: Layers that the network does not call while it reads their weights.
+        others: Weights that are multiplied with outside of layers.
     """
 
     n_layers: int
     largest: float
     inputs: str
     silent: tuple[str, ...] = ()
-    unmeasured: tuple[str, ...] = ()
+    unmeasured: Mapping[str, str] = field(default_factory=dict)
+    read: tuple[str, ...] = ()
+    others: tuple[LayerEntry, ...] = ()
 
     def __str__(self) -> str:
         text = f"verified on {self.inputs}: {self.n_layers} layers give what the digital ones give"
         text += f" (largest difference {self.largest:.1e} of an output's largest value)"
-        for names, what in ((self.silent, "did not run"), (self.unmeasured, "ran, their results not compared")):
-            if names:
-                text += f"; {len(names)} {what}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
-        return text
+        if not self.n_layers:
+            text = f"{UNVERIFIED}no layer's results could be compared on {self.inputs}"
+        groups = [(self.silent, "did not run")]
+        for reason in dict.fromkeys(self.unmeasured.values()):
+            names = tuple(name for name, why in self.unmeasured.items() if why == reason)
+            groups.append((names, f"ran, not compared ({reason})"))
+        groups.append((self.read, f"read instead of called ({_READ})"))
+        return text + "".join(f"; {len(names)} {what}: {_listed(names)}" for names, what in groups if names)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
 
 
 # The digital model of each converted one, as long as both are there.
@@ -122,7 +141,7 @@ def verify(
     norms = {name: m for name, m in analog.named_modules() if isinstance(m, NoiseAwareBatchNorm)}
     with in_one_thread(reference), split_attention(reference) as split:
         twins = dict(split.named_modules())
-        expected = DigitalPass({name: twins[name] for name in (*layers, *norms) if name in twins}, layers)
+        expected = DigitalPass(split, {name: twins[name] for name in (*layers, *norms) if name in twins}, layers)
         with kept(split), isolated_rng(0), expected.recording():
             digital_result = copied(run(split))
     moment = ChipMoment.take(analog)
@@ -132,12 +151,13 @@ def verify(
             analog_result = copied(run(analog))
     finally:
         moment.restore()
-    _compare_runs(reference, expected, got)
+    _compare_runs(expected, got)
     apart = _compare_results(digital_result, analog_result) if strict and not got.read else 0.0
     largest = max(got.largest, apart)
     ran = [name for name in layers if got.calls.get(name)]
     report: Any = getattr(analog, "conversion_report", None)
-    if not got.compared and not got.unmeasured:
+    read = tuple(name for name in layers if name in got.read and not got.calls.get(name))
+    if not got.compared and not got.unmeasured and not read:
         if report is not None:
             report.verified = f"{UNVERIFIED}no layer gave a finite value on {inputs}"
         return None
@@ -146,8 +166,16 @@ def verify(
         largest=largest,
         inputs=inputs,
         silent=tuple(name for name in layers if not got.calls.get(name) and name not in expected.used),
-        unmeasured=tuple(got.unmeasured),
+        unmeasured=got.unmeasured,
+        read=read,
+        others=expected.others,
     )
+    if read:
+        warnings.warn(
+            f"the network reads the weights of {len(read)} analog layers ({_listed(read)}) instead of calling them: "
+            f"{_READ}",
+            stacklevel=3,
+        )
     note_verification(analog, found)
     return found
 
@@ -158,24 +186,29 @@ def note_verification(analog: nn.Module, found: Verification) -> None:
     report: Any = getattr(analog, "conversion_report", None)
     if report is not None:
         report.verified = str(found)
+        note_kept(report, found.others)
 
 
-def _compare_runs(reference: nn.Module, expected: DigitalPass, got: ChipPass) -> None:
+def _compare_runs(expected: DigitalPass, got: ChipPass) -> None:
     names = dict.fromkeys((*expected.outputs, *got.layers, *got.norms))
     for name in names:
         digital, chip = len(expected.outputs.get(name, [])), got.calls.get(name, 0)
         if name in got.norms:  # one may normalise several times in a call
             digital, chip = min(digital, 1), min(chip, 1)
         if chip and not digital:
-            raise VerificationError(f"layer {name!r} ran on the chip but not in the reference; is it the same network?")
+            raise VerificationError(
+                f"layer {name!r} ran on the chip but not in the reference; pass the model that was converted"
+            )
         past = name in got.layers and not digital and _is_used_past_calls(name, expected, got)
         if (digital == chip and not past) or (name in got.read and not chip):
             continue  # where weights are read, programming noise acts; `calibrate` and the report tell of it
-        wrapped = " (its forward is an attribute of the model: convert before wrapping)"
+        kind = type(expected.twins[name]).__name__
+        if past:
+            raise VerificationError(
+                f"layer {name!r} ({kind}) stays digital: its weight is used without calling it; {_ELSEWHERE}"
+            )
         raise VerificationError(
-            f"layer {name!r} ({type(expected.twins[name]).__name__}) ran "
-            f"{'past its own call' if past else f'{digital} times'} in the model and {chip} times on the chip: "
-            f"{_ELSEWHERE}{wrapped if 'forward' in reference.__dict__ else ''}"
+            f"layer {name!r} ({kind}) ran {digital} times in the model and {chip} times on the chip: {_ELSEWHERE}"
         )
 
 
@@ -195,14 +228,14 @@ def _compare_results(digital: Any, analog: Any) -> float:
     shapes, got_shapes = [tuple(t.shape) for t in expected], [tuple(t.shape) for t in got]
     if shapes != got_shapes:
         raise VerificationError(
-            f"the model returns tensors of shapes {shapes[:5]}, its chip without noise {got_shapes[:5]}"
+            f"the model returns tensors of shapes {shapes[:5]}, its chip without noise {got_shapes[:5]}: {_BRANCHES}"
         )
     for one, other in zip(expected, got, strict=True):
         off = difference(other, one)
         if not off <= TOLERANCE:
             raise VerificationError(
                 f"all layers give the same on the chip without noise, but the results differ by {off:.1e} of the "
-                "largest value: something else than layers differs between the two models"
+                f"largest value: {_BRANCHES}"
             )
         largest = max(largest, off)
     return largest

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ import torch
 from mmengine.hooks import Hook
 
 from aihwkit_nabn.errors import NabnError
+from aihwkit_nabn.nn.rewiring import copy_whole
 from aihwkit_nabn.openmmlab.batches import type_name
 from aihwkit_nabn.openmmlab.config import register_modules, scope_of
 from aihwkit_nabn.openmmlab.iterations import unwrapped
@@ -93,7 +93,7 @@ def train_config(
         runner.register_hook(_AtNoise(model, noise, rpu_config, clip_sigma, seed))
         runner.register_hook(watch)
         runner.train()
-    twin = copy.deepcopy(model)
+    twin = copy_whole(model)
     twin.load_state_dict(unwrapped(runner.model).state_dict())
     report = TrainingReport(
         noise=str(noise),

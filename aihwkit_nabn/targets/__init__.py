@@ -27,7 +27,9 @@ def load_target(target: str, options: TargetOptions) -> Task:
     kind, colon, name = target.partition(":")
     if not (colon and kind and name):
         known = ", ".join(f"{entry}:NAME" for entry in TARGETS.names())
-        raise NabnError(f"target must be KIND:NAME, got {target!r}; known: {known}")
+        raise NabnError(
+            f"target must be KIND:NAME or a config, got {target!r}; known: {known}, FILE.py, mmdet::FILE, mmseg::FILE"
+        )
     return TARGETS.get(kind)(name, options)
 
 

@@ -64,6 +64,10 @@ def _read_pickle(path: Path) -> object:
         with torch.serialization.safe_globals(PLAIN):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        if not _is_pickle(path):
+            raise NabnError(
+                f"weights {path} is no checkpoint: neither a zip archive nor a pickle of torch.save"
+            ) from error
         if "Weights only load failed" not in str(error):
             raise NabnError(f"weights {path} is no checkpoint: {_first_line(error)}") from error
         raise NabnError(
@@ -72,6 +76,12 @@ def _read_pickle(path: Path) -> object:
         ) from error
     except DAMAGED as error:
         raise NabnError(f"weights {path} is no checkpoint: {_first_line(error)}") from error
+
+
+def _is_pickle(path: Path) -> bool:
+    """Whether a file begins as torch.save's do: a zip archive, or a pickle of protocol 2 and later."""
+    with path.open("rb") as file:
+        return file.read(2) in (b"PK", *(bytes((0x80, protocol)) for protocol in range(2, 6)))
 
 
 def count_classes(state: Mapping[str, Tensor], build: Callable[[int], nn.Module], source: str) -> int:

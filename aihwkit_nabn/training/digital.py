@@ -11,7 +11,8 @@ from torch import nn
 
 from aihwkit_nabn.nn import convert_to_noise_aware
 from aihwkit_nabn.nn.layers import NoiseAwareLayer, named_analog_layers
-from aihwkit_nabn.nn.reparametrization import copy_model, make_weights_plain
+from aihwkit_nabn.nn.reparametrization import make_weights_plain
+from aihwkit_nabn.nn.rewiring import copy_whole
 
 
 def convert_for_training(
@@ -35,7 +36,7 @@ def digital_twin(model: nn.Module, analog: nn.Module) -> nn.Module:
         model: The digital model that was converted; not changed.
         analog: Its conversion, in eval mode, so that no weight noise is drawn.
     """
-    twin = copy_model(model)
+    twin = copy_whole(model)
     layers = named_analog_layers(analog)
     for name in layers:  # the trained weights are what they are, not what other parameters make of them
         make_weights_plain(twin.get_submodule(name))

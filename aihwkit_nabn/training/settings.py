@@ -13,6 +13,7 @@ from torch import nn
 
 from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.nn.reparametrization import is_trainable
+from aihwkit_nabn.simulator.checks import check_rpu_config
 from aihwkit_nabn.training.noise import TrainingNoise
 
 INPUT_RANGE_BATCHES = 50  # of the recipe: ranges follow the data so long, then they are learned
@@ -40,6 +41,8 @@ def training_config(rpu_config: RPUConfigBase | None, noise: TrainingNoise, clip
     elif isinstance(rpu_config, TorchInferenceRPUConfig):
         config = copy.deepcopy(rpu_config)
     else:
+        if isinstance(rpu_config, (str, type)):
+            check_rpu_config("rpu_config", rpu_config)
         raise NabnError(
             f"rpu_config must be for aihwkit's torch tile (a preset, or a TorchInferenceRPUConfig), "
             f"got {type(rpu_config).__name__}"

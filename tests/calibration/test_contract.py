@@ -241,6 +241,11 @@ def test_missing_arguments(name, chip, net, run, batches, bits, same):
             run(name, chip, None)
         with pytest.raises(CalibrationError, match="needs calibration batches .an iterable., got 5"):
             run(name, chip, 5)
+        for one in (batches[0], batches[0].numpy(), {"images": batches[0]}):
+            with pytest.raises(
+                CalibrationError, match="needs an iterable of batches, got one .*; pass a list: .batch."
+            ):
+                run(name, chip, one)
     else:
         run(name, chip, None).undo()
     if method.needs_reference:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import random
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -148,7 +149,7 @@ def test_other_files_and_networks_are_refused(tmp_path: Path) -> None:
     model = network()
     path = nabn.save_chip(chip_of(model), tmp_path / "chip")
     for other, message in (
-        (nn.Sequential(*network(), nn.Linear(5, 5)), "'9' is no analog layer in the file"),
+        (nn.Sequential(*network(), nn.Linear(5, 5)), "the file has no layer '9'"),
         (nn.Sequential(*network()[:8], nn.Linear(64, 6)), "'8' is NoiseAwareLinear .5, 64. in the file"),
         (nn.Sequential(*network()[:1], nn.Identity(), *network()[2:]), "'1.bias' differs"),
         (chip_of(model), "got an analog one"),
@@ -259,3 +260,29 @@ def test_what_a_file_says_of_itself(tmp_path: Path) -> None:
     info = nabn.chip_info(nabn.save_chip(chip_of(network()), tmp_path / "chip"))
     assert (info["seed"], info["t_inference"], info["model"]) == (3, 3600.0, "Sequential")
     assert list(info["layers"]) == ["0", "3", "6", "8"] and info["versions"]["torch"] == torch.__version__
+
+
+def other_names() -> nn.Module:
+    return nn.Sequential(OrderedDict(conv=nn.Conv2d(3, 8, 3), flat=nn.Flatten(), fc=nn.Linear(8 * 36, 5))).eval()
+
+
+@pytest.mark.parametrize("exclude", [(), ("fc",)])
+@pytest.mark.parametrize("kind", ["names", "more", "sizes", "no layers"])
+def test_files_of_other_networks_say_so_and_name_layers(tmp_path: Path, kind: str, exclude: tuple[str, ...]) -> None:
+    path = nabn.save_chip(chip_of(other_names(), exclude=exclude), tmp_path / "chip")
+    more = nn.Sequential(
+        OrderedDict(other_names().named_children()),
+    ).append(nn.Linear(5, 5))
+    sizes = other_names()
+    sizes.conv = nn.Conv2d(3, 8, 5)
+    model, message = {
+        "names": (network(), "the model has no layer 'conv', 'fc'; the file has no layer '0', '3', '6' and 1 more$"),
+        "more": (more, "the file has no layer '3'$"),
+        "sizes": (
+            sizes,
+            r"'conv' is NoiseAwareConv2d \[8, 3, 3, 3\] in the file, NoiseAwareConv2d \[8, 3, 5, 5\] in the",
+        ),
+        "no layers": (nn.Flatten(), "Flatten has no layer to put on tiles"),
+    }[kind]
+    with pytest.raises(ChipFileError, match=r"of a Sequential, is of another network than the \w+ given: .*" + message):
+        nabn.load_chip(model, path)

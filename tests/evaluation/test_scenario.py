@@ -46,7 +46,12 @@ def test_config_that_cannot_be_pickled_equals_itself_only() -> None:
     [
         ({"name": ""}, "name must be non-empty text on one line, got ''"),
         ({"name": "a\nb"}, "name must be"),
-        ({"rpu_config": "pcm"}, "rpu_config of scenario 'a' must be an aihwkit RPU config object .*got 'pcm'"),
+        (
+            {"rpu_config": "pcm"},
+            "rpu_config of scenario 'a' must be .*, got 'pcm'; .*presets.parse_preset.'pcm'. makes",
+        ),
+        ({"rpu_config": nabn.presets.PCMPreset}, "got the class PCMPreset; call it: PCMPreset.."),
+        ({"rpu_config": 3}, "got int; aihwkit_nabn.presets.PCMPreset.. is one"),
         ({"t_inference": -1.0}, "t_inference must be a finite number >= 0, got -1.0"),
         ({"t_inference": "soon"}, "time must be .*got 'soon'"),
         ({"strength": float("nan")}, "strength must be"),
@@ -56,6 +61,12 @@ def test_config_that_cannot_be_pickled_equals_itself_only() -> None:
 def test_scenario_errors_name_field_and_value(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(NabnError, match=message):
         Scenario(**{"name": "a", "rpu_config": _config(), **changes})
+
+
+def test_name_and_configuration_go_by_position() -> None:
+    assert Scenario("a", _config(), t_inference="1d") == Scenario(name="a", rpu_config=_config(), t_inference=86400.0)
+    with pytest.raises(TypeError):
+        Scenario("a", _config(), 5.0)  # type: ignore[misc]
 
 
 def test_methods_get_labels_and_the_uncalibrated_one_comes_first() -> None:

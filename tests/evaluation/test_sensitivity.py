@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 
@@ -70,6 +71,28 @@ def test_a_layer_alone_costs_what_converting_it_alone_costs(net) -> None:
     ours = [entry.loss for entry in result.losses if entry.layer == "fragile"]
     theirs = [-record.metrics["closeness"] for record in alone.records]
     assert ours == pytest.approx(theirs, rel=1e-4) and all(loss > 0.1 for loss in ours)
+
+
+class Held(Net):
+    """Reaches its layers past the module tree."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers, first = [self.fragile], self.first
+        self.op = lambda x: first(x).relu()
+        self.pair = (self.shared, functools.partial(self.shared))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.pair[1](self.pair[0](self.op(x)))
+        x = x + 0.1 * self.attention(x, x, x, need_weights=False)[0]
+        return x + 50 * self.layers[0](x)
+
+
+def test_layers_that_are_held_past_the_tree_cost_the_same(net) -> None:
+    held = Held().eval()
+    assert torch.equal(held(INPUTS), net(INPUTS))
+    ours, theirs = _measure(held, chips=1, reverse=True).losses, _measure(net, chips=1, reverse=True).losses
+    assert [(e.layer, e.on_chip, e.loss) for e in ours] == [(e.layer, e.on_chip, e.loss) for e in theirs]
 
 
 def test_all_layers_cost_what_the_whole_chip_costs(net) -> None:

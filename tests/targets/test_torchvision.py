@@ -35,7 +35,10 @@ def test_the_registry_knows_torchvision_and_can_be_added_to() -> None:
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        ("resnet18", "target must be KIND:NAME, got 'resnet18'"),
+        (
+            "resnet18",
+            "target must be KIND:NAME or a config, got 'resnet18'; known: torchvision:NAME, FILE.py, mmdet::FILE",
+        ),
         ("torchvision:", "target must be KIND:NAME"),
         ("torchvison:resnet18", "did you mean 'torchvision'"),
         ("torchvision:resnet51", "did you mean 'resnet50'|did you mean 'resnet101'"),

@@ -40,6 +40,15 @@ def test_pickled_objects_are_refused(tmp_path: Path) -> None:
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("content", ["name,label\na.jpg,3\n", "{}", "a: 1\n", "0\n1\n", "\ufeffcats\n", "(dog"])
+def test_text_is_no_checkpoint(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "labels.csv"
+    path.write_text(content)
+    with pytest.raises(NabnError, match=r"labels.csv is no checkpoint") as error:
+        read_checkpoint(path)
+    assert "Python objects" not in str(error.value)
+
+
 @pytest.mark.parametrize("name", ["bad.pth", "bad.safetensors", "bad.pt"])
 @pytest.mark.parametrize("content", [b"", b"no checkpoint at all", b"hello world\n", b"t0", b"}q"])
 def test_damaged_files(tmp_path: Path, name: str, content: bytes) -> None:

@@ -179,6 +179,30 @@ def test_every_layer_is_trained_and_what_stays_digital_is_named() -> None:
     assert "attention" in trained.report.on_tiles and "depthwise" not in trained.report.on_tiles
 
 
+class Held(nn.Module):
+    """Reaches its layers past the module tree."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.fc = nn.Conv2d(2, 6, 3, padding=1), nn.Linear(6 * 36, 3)
+        self.op, self.layers = lambda x: self.conv(x).relu(), [self.fc]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers[0](self.op(x).flatten(1))
+
+
+def test_the_trained_network_runs_its_own_layers() -> None:
+    net, batches = Held().eval(), small_batches()
+    before = state_of(net)
+    trained = train_hardware_aware(net, batches, noise=TrainingNoise(std=0.1), epochs=1, learning_rate=0.1).model
+    x = batches[0][0]
+    conv, fc = trained.conv, trained.fc
+    assert torch.allclose(trained(x), F.linear(conv(x).relu().flatten(1), fc.weight, fc.bias), atol=1e-6)
+    assert not torch.allclose(trained(x), net(x), atol=1e-2)
+    assert all(torch.equal(value, before[name]) for name, value in state_of(net).items())
+
+
 def test_frozen_statistics_stay() -> None:
     from torchvision.ops import FrozenBatchNorm2d
 

@@ -1,0 +1,71 @@
+"""Layers and weights that a model uses and that are in no module tree: they stay digital, and the report says so."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Collection, Iterable, Iterator
+
+from torch import nn
+
+from aihwkit_nabn.nn.held import held_beside
+from aihwkit_nabn.nn.matrices import is_added, matrix_parameters
+from aihwkit_nabn.nn.own_normalization import has_running_statistics
+from aihwkit_nabn.nn.report import ConversionReport, LayerEntry
+
+UNREGISTERED = (
+    "not registered in the model (a plain list, a function, a global), so it stays digital and state_dict() and .to() "
+    "miss it; register it, e.g. in an nn.ModuleList"
+)
+
+
+def unregistered(model: nn.Module, known: Collection[int] = ()) -> Iterator[tuple[str, nn.Module | nn.Parameter]]:
+    """Yield what is held outside of the tree, by place: layers with matrices or running statistics, and matrices.
+
+    Args:
+        model: The model.
+        known: Ids of modules and parameters that are left out.
+    """
+    seen = {*known, *map(id, model.modules())}
+    for place, found, _ in held_beside(model, known):
+        if isinstance(found, nn.Parameter):
+            if found.dim() >= 2 and not is_added(place):
+                yield place, found
+            continue
+        for name, part in found.named_modules(prefix=place):
+            if id(part) not in seen:
+                seen.add(id(part))
+                if matrix_parameters(part, recurse=False) or has_running_statistics(part):
+                    yield name, part
+
+
+def note_unregistered(analog: nn.Module, report: ConversionReport, known: Collection[int], counted: set[int]) -> None:
+    """Enter in a conversion's report, with a warning, what the analog model holds outside of its tree.
+
+    Args:
+        analog: The analog model.
+        report: Its report.
+        known: As for `unregistered`.
+        counted: Ids of the parameters that are in the report, which those found are added to.
+    """
+    entries = []
+    for place, found in unregistered(analog, known):
+        own = [found] if isinstance(found, nn.Parameter) else matrix_parameters(found, recurse=False)
+        new = [p for p in own if id(p) not in counted]
+        counted.update(map(id, new))
+        n_weights = sum(p.numel() for p in new)
+        entries.append(LayerEntry(name=place, kind=type(found).__name__, n_weights=n_weights, reason=UNREGISTERED))
+    note_kept(report, entries)
+
+
+def note_kept(report: ConversionReport, entries: Iterable[LayerEntry]) -> None:
+    """Add to a report what it has not yet; warn of what is in no tree."""
+    known = {(entry.name, entry.kind) for entry in report.kept_digital}
+    new = [entry for entry in entries if (entry.name, entry.kind) not in known]
+    report.kept_digital += new
+    names = [f"{entry.name} ({entry.kind})" for entry in new if entry.reason == UNREGISTERED]
+    if names:
+        warnings.warn(
+            f"{len(names)} layers or weights of the network stay digital, because they are not registered in it: "
+            f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''}; register them, e.g. in an nn.ModuleList",
+            stacklevel=5,
+        )
