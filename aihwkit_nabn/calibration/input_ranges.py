@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -11,17 +10,18 @@ import torch
 from torch import Tensor, nn
 
 from aihwkit_nabn.calibration.batches import ForwardFn, check_batches, default_forward, describe, limited
+from aihwkit_nabn.calibration.histogram import AbsHistogram, LogHistogram
+from aihwkit_nabn.calibration.range_rule import least_error_bounds, least_error_range, reads_of
 from aihwkit_nabn.calibration.ranks import union_of_ranks
-from aihwkit_nabn.chip.input_ranges import ranged_layers, set_input_range
+from aihwkit_nabn.chip.input_ranges import own_bounds, ranged_layers, set_input_range, set_output_bounds
 from aihwkit_nabn.errors import CalibrationError, NabnError, check_count, check_number
 from aihwkit_nabn.nn.calls import first_argument, watched
 from aihwkit_nabn.nn.evaluation_mode import evaluation_mode
 from aihwkit_nabn.nn.layers import NoiseAwareLayer, named_analog_layers
 from aihwkit_nabn.nn.own_forward import NoiseAwareOwnForward, watched_products
-from aihwkit_nabn.simulator.converters import input_converter, output_converter
-from aihwkit_nabn.simulator.mvm import tiles_of
-
-_BINS = 2048
+from aihwkit_nabn.simulator.crossbar import row_product
+from aihwkit_nabn.simulator.mvm import LinearMap, tile_rows, tiles_of
+from aihwkit_nabn.simulator.tiles import is_plain_torch
 
 
 @torch.no_grad()
@@ -68,13 +68,18 @@ def calibrate_input_ranges(
     if not layers:
         return {}
     inputs = {name: AbsHistogram(name) for name in layers}
+    products = {
+        name: [LogHistogram(name, int(reads[-1]) + 1) for reads in reads_of(layer)]
+        for name, layer in layers.items()
+        if _has_bounded_adc(layer)
+    }
     run = forward_fn or default_forward
     n_samples = 0
     with (
         union_of_ranks(batches, sharded) as own,
         evaluation_mode(model),
         exact_products(model),
-        _observing(layers, inputs),
+        _observing(layers, inputs, products),
     ):
         for batch, size in limited(own, max_samples, run):
             if size == 0:
@@ -95,10 +100,23 @@ def calibrate_input_ranges(
         seen = inputs[name]
         if seen.maximum == 0.0:  # never called, or by zeros only: nothing to go by
             continue
-        ranges[name] = least_error_range(seen, layer) if quantile is None else seen.quantile(quantile)
+        of_tiles = products.get(name, [])
+        ranges[name] = least_error_range(seen, layer, of_tiles) if quantile is None else seen.quantile(quantile)
     for name, value in ranges.items():
         set_input_range(layers[name], value)
+        if name in products and own_bounds(tiles_of(layers[name])[0]) is not None:
+            set_output_bounds(layers[name], least_error_bounds(value, layers[name], products[name]))
     return ranges
+
+
+def _has_bounded_adc(layer: nn.Module) -> bool:
+    io = tiles_of(layer)[0].rpu_config.forward
+    return (
+        isinstance(layer, NoiseAwareLayer)
+        and is_plain_torch(layer.analog_module)
+        and not io.is_perfect
+        and io.out_bound > 0
+    )
 
 
 @contextmanager
@@ -116,97 +134,31 @@ def exact_products(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _observing(layers: dict[str, nn.Module], inputs: dict[str, AbsHistogram]) -> Iterator[None]:
+def _observing(
+    layers: dict[str, nn.Module], inputs: dict[str, AbsHistogram], products: dict[str, list[LogHistogram]]
+) -> Iterator[None]:
+    def add(name: str, x: Tensor, linear_map: LinearMap | None) -> None:
+        inputs[name].add(x)
+        if name not in products or linear_map is None or x.numel() == 0:
+            return
+        array: Any = layers[name].analog_module
+        of_tiles = iter(zip(products[name], reads_of(layers[name]), strict=True))
+        for row in tile_rows(array):
+            product = row_product(x, row, linear_map).movedim(linear_map.channel_dim, 0)
+            for part in product.split(array.out_sizes):
+                histogram, reads = next(of_tiles)
+                one = len(histogram.counts) == 1
+                histogram.add(part.unsqueeze(0) if one else part, reads[:1] if one else reads)
+
     def observe(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> None:
         x = first_argument(args, kwargs)
         if isinstance(x, Tensor):
-            inputs[name].add(x)
+            add(name, x, getattr(layers[name], "linear_map", None))
 
     own = {name: layer for name, layer in layers.items() if isinstance(layer, NoiseAwareOwnForward)}
     others = {name: layer for name, layer in layers.items() if name not in own}
-    with watched(others, observe), watched_products(own, lambda name, call, product: inputs[name].add(call.input)):
+    with (
+        watched(others, observe),
+        watched_products(own, lambda name, call, product: add(name, call.input, call.linear_map)),
+    ):
         yield
-
-
-class AbsHistogram:
-    """Counts absolute values in equal bins from 0 to a bound that doubles when it is exceeded.
-
-    Args:
-        name: Whose values, for messages.
-
-    Attributes:
-        maximum: The largest value so far.
-        n_zeros: How many values were exactly 0; they are not in the bins.
-    """
-
-    def __init__(self, name: str = "values") -> None:
-        self.name = name
-        self.bound = 0.0
-        self.maximum = 0.0
-        self.n_zeros = 0
-        self.counts = torch.zeros(_BINS, dtype=torch.float64)
-
-    def add(self, values: Tensor) -> None:
-        """Count the values of a tensor.
-
-        Raises:
-            CalibrationError: one is not finite.
-        """
-        if values.numel() == 0:
-            return
-        values = values.detach().abs().flatten()
-        top = float(values.max())
-        if not math.isfinite(top):
-            raise CalibrationError(f"the input of layer {self.name!r} is not finite")
-        self.maximum = max(self.maximum, top)
-        zeros = values.numel() - int(torch.count_nonzero(values))
-        self.n_zeros += zeros
-        if top == 0.0:
-            return
-        if self.bound == 0.0:
-            self.bound = top
-        while self.bound < top:
-            merged = self.counts.view(-1, 2).sum(1)
-            self.counts = torch.cat([merged, torch.zeros_like(merged)])
-            self.bound *= 2.0
-        # Single precision counts exactly up to 16 million only, so large tensors are counted in parts.
-        for part in values.split(2**23):
-            self.counts += torch.histc(part.float(), _BINS, 0.0, self.bound).double().cpu()
-        self.counts[0] -= zeros
-
-    @property
-    def edges(self) -> Tensor:
-        """Upper edges of the bins."""
-        return torch.arange(1, _BINS + 1, dtype=torch.float64) * (self.bound / _BINS)
-
-    def quantile(self, q: float) -> float:
-        """Return the value that the share `q` of all values does not exceed, to a bin's width."""
-        if q >= 1.0:
-            return self.maximum
-        wanted = q * (float(self.counts.sum()) + self.n_zeros) - self.n_zeros
-        index = int(torch.searchsorted(self.counts.cumsum(0), max(wanted, 0.0)))
-        return min(float(self.edges[min(index, _BINS - 1)]), self.maximum)
-
-
-def least_error_range(seen: AbsHistogram, layer: nn.Module) -> float:
-    """Return the input range with the least mean squared error at the layer's output, see `calibrate_input_ranges`."""
-    tiles = tiles_of(layer)
-    io = tiles[0].rpu_config.forward
-    if io.is_perfect:
-        return seen.maximum
-    dac, adc = input_converter(io), output_converter(io)
-    n_values = float(seen.counts.sum()) + seen.n_zeros
-    edges, counts = seen.edges, seen.counts
-    middles = edges - edges[0] / 2
-    # Sums over all values above each edge, of which (v - edge)^2 is made.
-    above = [(counts * middles**power).flip(0).cumsum(0).flip(0) for power in range(3)]
-    above = [torch.cat([part[1:], part.new_zeros(1)]) for part in above]
-    clipped = above[2] - 2.0 * edges * above[1] + edges**2 * above[0]
-    rounded = counts.cumsum(0) * (edges * dac.step) ** 2 / 12.0
-    # Squared weights of an output, over all tiles that add to it, in the tiles' units.
-    squares = torch.stack([tile.tile.get_weights().double().pow(2).sum() for tile in tiles]).sum()
-    outputs = sum(tile.out_size for tile in tiles)
-    weight = float(squares) / max(outputs, 1)
-    at_output = edges**2 * (io.out_noise**2 + adc.step**2 / 12.0)
-    error = weight * (clipped + rounded) / n_values + at_output
-    return min(float(edges[int(error.argmin())]), seen.maximum)

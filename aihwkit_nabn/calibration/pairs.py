@@ -235,7 +235,6 @@ def align_with_reference(
     reads = _weight_reads(session)
     measure(session, gates)
     read = [name for name, count in _weight_reads(session).items() if count > reads[name]]
-    _warn_of_bypassed([name for name in read if not gates[name].calls])
     pairs, one_sided = {}, []
     for name, gate in gates.items():
         pair = gate.merged()
@@ -290,17 +289,6 @@ def _run_reference(
 def _weight_reads(session: CalibrationSession) -> dict[str, int]:
     layers: dict[str, Any] = named_analog_layers(session.model)
     return {name: layer.weight_reads for name, layer in layers.items() if isinstance(layer, NoiseAwareLayer)}
-
-
-def _warn_of_bypassed(names: list[str]) -> None:
-    """Tell of layers that the network does not call, while it reads their weights: no branch that eval mode skips."""
-    if names:
-        warnings.warn(
-            f"the network reads the weights of {len(names)} analog layers ({', '.join(names[:3])}"
-            f"{', ...' if len(names) > 3 else ''}) instead of calling them: programming noise acts there, converters, "
-            "read noise and calibration do not",
-            stacklevel=2,
-        )
 
 
 def _warn_of_one_sided(names: list[str]) -> None:

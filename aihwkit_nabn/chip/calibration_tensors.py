@@ -9,8 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from aihwkit_nabn.chip.calibration_state import alignments, batchnorms, check_not_folded, clear_calibration
-from aihwkit_nabn.chip.input_ranges import input_ranges, ranged_layers, set_input_range
-from aihwkit_nabn.errors import CalibrationError
+from aihwkit_nabn.chip.input_ranges import (
+    check_output_bounds,
+    input_ranges,
+    output_bounds,
+    ranged_layers,
+    set_input_range,
+    set_output_bounds,
+)
+from aihwkit_nabn.errors import CalibrationError, NabnError
 from aihwkit_nabn.nn.alignment import PARTS
 from aihwkit_nabn.nn.inference_mode import outside_inference_mode
 from aihwkit_nabn.nn.layers import named_analog_layers
@@ -18,7 +25,7 @@ from aihwkit_nabn.simulator.linear_map import size_product
 
 
 def calibration_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Return copies of alignments, calibrated statistics and input ranges: ``LAYER.scale``, ``.offset``, ``.mean``, ...
+    """Return copies of alignments, calibrated statistics and ranges: ``LAYER.scale``, ``.offset``, ``.mean``, ...
 
     An alignment with an input gain has ``LAYER.input_gain`` too, one with a correction ``.directions`` and ``.mixing``.
 
@@ -38,6 +45,7 @@ def calibration_tensors(model: nn.Module) -> dict[str, Tensor]:
             found[f"{name}.mean"], found[f"{name}.var"] = bn.calibrated_mean, bn.calibrated_var
     for name, value in input_ranges(model).items():
         found[f"{name}.input_range"] = torch.tensor([value])
+    found |= {f"{name}.output_bounds": bounds for name, bounds in output_bounds(model).items()}
     return {name: tensor.detach().cpu().clone() for name, tensor in found.items()}
 
 
@@ -54,6 +62,13 @@ def load_calibration_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) ->
     ranges = {name: left.pop(f"{name}.input_range", None) for name in ranged_layers(model)}
     if any(value is not None and value.shape != (1,) for value in ranges.values()):
         raise CalibrationError("a stored input range must be one number")
+    bounds = {name: left.pop(f"{name}.output_bounds", None) for name in output_bounds(model)}
+    for name, stored in bounds.items():
+        if stored is not None:
+            try:
+                check_output_bounds(analog[name], stored)
+            except NabnError as error:
+                raise CalibrationError(f"the stored calibration of layer {name!r} does not fit: {error}") from error
     widths = {name: layer.n_channels for name, layer in layers.items()}
     terms = {name: {part: left.pop(f"{name}.{part}", None) for part in PARTS[2:]} for name in layers}
     of_layers = _pairs(left, widths, ("scale", "offset"))
@@ -69,6 +84,9 @@ def load_calibration_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) ->
     for name, value in ranges.items():
         if value is not None:
             set_input_range(analog[name], value.item())
+    for name, stored in bounds.items():
+        if stored is not None:
+            set_output_bounds(analog[name], stored)
     for name, (scale, offset) in of_layers.items():
         device = next(analog[name].analog_tiles()).device
         found = {part: value.clone().to(device) for part, value in terms[name].items() if value is not None}

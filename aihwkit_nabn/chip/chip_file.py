@@ -65,7 +65,7 @@ def save_chip(model: nn.Module, path: str | Path) -> Path:
         "configs": [],
         "layers": {},
     }
-    tensors = {f"calibration/{name}": value for name, value in calibration.items() if not name.endswith(_RANGE)}
+    tensors = {f"calibration/{name}": value for name, value in calibration.items() if not name.endswith(_RANGES)}
     tensors |= {f"digital/{name}": value for name, value in _digital_state(model).items()}
     configs: dict[str, int] = {}
     for name, layer in layers.items():
@@ -132,7 +132,7 @@ def chip_info(path: str | Path) -> dict[str, Any]:
 
 # Layers that a message names.
 _LISTED = 3
-_RANGE = ".input_range"  # stored tile by tile
+_RANGES = (".input_range", ".output_bounds")  # stored tile by tile
 
 
 def _check_path(path: object) -> Path:

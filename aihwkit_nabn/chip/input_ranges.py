@@ -1,13 +1,14 @@
-"""The static input ranges of tiles: beyond them the DAC cuts inputs off."""
+"""The static ranges of tiles: beyond them the DAC cuts inputs off, and the ADC outputs."""
 
 from __future__ import annotations
 
 import warnings
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from aihwkit_nabn.errors import check_number
+from aihwkit_nabn.errors import NabnError, check_number
 from aihwkit_nabn.nn.layers import named_analog_layers
 from aihwkit_nabn.simulator.mvm import tiles_of
 
@@ -54,3 +55,52 @@ def set_input_range(layer: nn.Module, value: float) -> None:
         if inner.input_range is not None:
             inner.input_range.data.fill_(value)
             inner.input_range_update_idx.data.fill_(inner.rpu_config.pre_post.input_range.init_from_data)
+
+
+def output_bounds(model: nn.Module) -> dict[str, Tensor]:
+    """Return the range of each output's ADC, tile after tile, of the layers with ranges of their own.
+
+    In units of one input at full scale times the largest weight, as ``out_bound`` is.
+    """
+    found = {}
+    for name, layer in named_analog_layers(model).items():
+        bounds = [bound for tile in tiles_of(layer) if (bound := own_bounds(tile)) is not None]
+        if bounds:
+            found[name] = torch.cat([bound.detach().cpu() for bound in bounds])
+    return found
+
+
+def own_bounds(tile: Any) -> Tensor | None:
+    """Return ``[out]``, the tile's own buffer of its ADC's ranges, or None where it has none."""
+    bound: Tensor | None = getattr(tile.tile, "output_bound", None)
+    return bound
+
+
+def check_output_bounds(layer: nn.Module, values: Tensor) -> None:
+    """Raise unless `values` are ranges for the ADCs of a layer.
+
+    Raises:
+        NabnError: one is no positive finite number, there is not one for each output of each tile, or the tiles have no
+            ranges of their own.
+    """
+    n = sum(bound.numel() for tile in tiles_of(layer) if (bound := own_bounds(tile)) is not None)
+    if values.shape != (n,):
+        raise NabnError(
+            f"output bounds must be {n}, one for each output of tiles with output_range, got {values.shape}"
+        )
+    if not bool(((values > 0) & values.isfinite()).all()):
+        raise NabnError("output bounds must be finite numbers > 0")
+
+
+def set_output_bounds(layer: nn.Module, values: Tensor) -> None:
+    """Give the ADCs of a layer's tiles their ranges, as `output_bounds` returns them.
+
+    Raises:
+        NabnError: see `check_output_bounds`.
+    """
+    check_output_bounds(layer, values)
+    for tile in tiles_of(layer):
+        bound = own_bounds(tile)
+        if bound is not None:
+            bound.copy_(values[: bound.numel()])
+            values = values[bound.numel() :]

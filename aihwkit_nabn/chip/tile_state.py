@@ -13,6 +13,7 @@ from aihwkit_nabn.errors import ChipFileError, NabnError
 # Where aihwkit keeps a tile's tensors: (attribute, whether it is a parameter that must stay the same object).
 _PLAIN = ("reference_combined_weights", "programmed_weights", "drift_baseline", "drift_readout_tensor")
 _MODULE = ("alpha", "mapping_scales", "out_scaling_alpha", "input_range", "input_range_update_idx", "bias")
+_SIMULATOR = ("out_noise_values", "output_bound")
 _DRIFT = "drift_noise_parameters"
 
 
@@ -23,9 +24,10 @@ def tile_tensors(tile: Any) -> dict[str, Tensor]:
         value = getattr(tile, name, None)
         if isinstance(value, Tensor):
             found[name] = value
-    noise = getattr(tile.tile, "out_noise_values", None)
-    if isinstance(noise, Tensor):
-        found["out_noise_values"] = noise
+    for name in _SIMULATOR:
+        value = getattr(tile.tile, name, None)
+        if isinstance(value, Tensor):
+            found[name] = value
     layer_max = getattr(tile.rpu_config.noise_model, "layer_max", None)
     if layer_max is not None:
         found["layer_max"] = torch.as_tensor(layer_max)
@@ -60,6 +62,11 @@ def check_tile(tile: Any, tensors: dict[str, Tensor], where: str) -> None:
             isinstance(value, Tensor) and value.shape != tensors[name].shape
         ):
             raise ChipFileError(f"{name} of {where} does not fit the settings in the file")
+    bound = getattr(tile.tile, "output_bound", None)
+    if (None if bound is None else bound.shape) != (
+        tensors["output_bound"].shape if "output_bound" in tensors else None
+    ):
+        raise ChipFileError(f"output_bound of {where} does not fit the settings in the file")
 
 
 @torch.no_grad()
@@ -75,8 +82,9 @@ def restore_tile(tile: Any, tensors: dict[str, Tensor], values: dict[str, Any]) 
             current.data = new.to(device).clone()
         else:
             setattr(tile, name, None if new is None else new.to(device).clone())
-    if "out_noise_values" in tensors:
-        tile.tile.out_noise_values = tensors["out_noise_values"].to(device)
+    for name in _SIMULATOR:
+        if name in tensors:
+            setattr(tile.tile, name, tensors[name].to(device))
     noise_model = tile.rpu_config.noise_model
     if "layer_max" in tensors:
         noise_model.layer_max = tensors["layer_max"]

@@ -87,6 +87,8 @@ def _show(console: Console, title: str, report: ConversionReport, *, layers: boo
                 name = Text(f"  {entry.name or '(root)'}")
                 table.add_row("", name, "", "", *_numbers([entry], report.n_weights), style="dim")
     console.print(table, highlight=False)
+    for line in report.mappings():
+        console.print(line, highlight=False, soft_wrap=True)
     tiles = sum(entry.n_tiles for entry in report.converted)
     console.print(
         f"{report.analog_share:.1%} of {report.n_weights:,} matrix weights on {tiles:,} tiles in "

@@ -6,10 +6,12 @@ import copy
 import fnmatch
 import functools
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from aihwkit.nn.modules.base import AnalogLayerBase
 from aihwkit.simulator.parameters.base import RPUConfigBase
+from aihwkit.simulator.tiles.array import TileModuleArray
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
@@ -41,6 +43,8 @@ from aihwkit_nabn.nn.transposed import (
 from aihwkit_nabn.nn.unregistered import note_unregistered
 from aihwkit_nabn.nn.verification import in_one_thread, remember_reference, verify
 from aihwkit_nabn.simulator.checks import check_rpu_config
+from aihwkit_nabn.simulator.mapping_text import describe_mapping, n_cells
+from aihwkit_nabn.simulator.replication import copies_of
 
 # The nearest class in the module's own order of inheritance decides.
 ANALOG_FORMS: dict[type[nn.Module], type[nn.Module]] = {
@@ -206,10 +210,10 @@ class _Conversion:
             module = NoiseAwareMultiheadAttention(module)
         if isinstance(module, AnalogLayerBase) and not module.IS_CONTAINER:
             n_tiles = len(list(module.analog_tiles()))
-            n_weights = sum(tile.in_size * tile.out_size for tile in module.analog_tiles())
-            self.report.converted.append(
-                self._entry(module, name, reason="was analog already", n_tiles=n_tiles, n_weights=n_weights)
-            )
+            placed = _placed(module)
+            n_weights = sum(tile.in_size * tile.out_size for tile in module.analog_tiles()) // placed.get("copies", 1)
+            entry = self._entry(module, name, reason="was analog already", n_tiles=n_tiles, n_weights=n_weights)
+            self.report.converted.append(replace(entry, **placed))
             self._adopt_children(module, module, name)
             return module
         form = _form(module, ANALOG_FORMS)
@@ -256,7 +260,7 @@ class _Conversion:
                 return self._refuse(module, name, reason)
         self._adopt_children(module, analog, name)
         entry = self._entry(module, name, n_tiles=len(list(analog.analog_tiles())))
-        self.report.converted.append(entry)
+        self.report.converted.append(replace(entry, **_placed(analog)))
         return analog
 
     def _adopt_children(self, module: nn.Module, analog: nn.Module, name: str) -> None:
@@ -299,6 +303,14 @@ class _Conversion:
         if n_weights is None:
             n_weights = self._count(module)
         return LayerEntry(name=name, kind=type(module).__name__, n_weights=n_weights, reason=reason, n_tiles=n_tiles)
+
+
+def _placed(layer: Any) -> dict[str, Any]:
+    """How a layer lies on its tiles, as its entry says it; nothing of a single tile without an array."""
+    array = getattr(layer, "analog_module", None)
+    if not isinstance(array, TileModuleArray):
+        return {}
+    return {"mapping": describe_mapping(array), "copies": copies_of(array), "n_cells": n_cells(array)}
 
 
 def _perfect_twin(module: nn.Module, form: type[nn.Module]) -> nn.Module:

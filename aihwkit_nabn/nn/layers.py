@@ -20,6 +20,7 @@ from aihwkit_nabn.nn.carry_over import carry_over
 from aihwkit_nabn.nn.reparametrization import is_trainable
 from aihwkit_nabn.seeding import RandomStream
 from aihwkit_nabn.simulator.mvm import LinearMap, analog_product, effective_weight, is_perfect, tiles_of
+from aihwkit_nabn.simulator.replication import array_for
 from aihwkit_nabn.simulator.scaled_gradient import keep_scaled_gradient
 
 # Largest digital work for the inputs' mean, in parts of the layer's own multiplications.
@@ -80,9 +81,7 @@ class NoiseAwareLayer(AnalogLayerBase, nn.Module):
         matrix = linear_map.to_matrix(weight.detach()).contiguous()  # results depend on how it lies, in the last bits
         self.linear_map = linear_map
         self.kernel_shape = tuple(weight.shape)
-        self.analog_module: TileModuleArray = config.tile_array_class(
-            matrix.shape[0], matrix.shape[1], config, bias is not None
-        )
+        self.analog_module: TileModuleArray = array_for(config, matrix.shape[0], matrix.shape[1], bias is not None)
         if not is_perfect(self.analog_module):
             self._check_unfolding()
         self.alignment = OutputAlignment(matrix.shape[0], linear_map.channel_dim)

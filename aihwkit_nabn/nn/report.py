@@ -21,6 +21,9 @@ class LayerEntry:
         n_weights: Matrix weights it owns (biases, norms and their like are not counted).
         reason: Why it was treated as it was; empty for a plain conversion.
         n_tiles: Tiles it lies on.
+        mapping: How its weights lie on them; empty if that is not known.
+        copies: How often each column stands on its tile.
+        n_cells: Cells in use, copies included.
     """
 
     name: str
@@ -28,6 +31,9 @@ class LayerEntry:
     n_weights: int = 0
     reason: str = ""
     n_tiles: int = 0
+    mapping: str = ""
+    copies: int = 1
+    n_cells: int = 0
 
 
 @dataclass(kw_only=True)
@@ -61,6 +67,23 @@ class ConversionReport:
     def __iter__(self) -> Iterator[LayerEntry]:
         yield from (*self.converted, *self.normalization, *self.kept_digital, *self.refused)
 
+    def mappings(self) -> list[str]:
+        """Return a line for each way in which layers lie on tiles, with what copied columns cost."""
+        ways: dict[str, list[LayerEntry]] = {}
+        for entry in self.converted:
+            if entry.mapping:
+                ways.setdefault(entry.mapping, []).append(entry)
+        lines = []
+        for way, members in ways.items():
+            line = f"mapping of {len(members)} {'layer' if len(members) == 1 else 'layers'}: {way}"
+            low, high = (pick(entry.copies for entry in members) for pick in (min, max))
+            if high > 1:
+                held = sum(entry.n_cells // entry.copies for entry in members)
+                times = f"{low}" if low == high else f"{low} to {high}"
+                line += f" ({times} times: {sum(entry.n_cells for entry in members):,} cells for {held:,} weights)"
+            lines.append(line)
+        return lines
+
     def __str__(self) -> str:
         tiles = sum(entry.n_tiles for entry in self.converted)
         lines = [
@@ -72,5 +95,5 @@ class ConversionReport:
                 share = sum(entry.n_weights for entry in entries) / max(self.n_weights, 1)
                 lines.append(f"{title}: {len(entries)} layers, {share:.1%} of the weights")
                 lines.extend(f"  {e.name or '(root)'} [{e.kind}, {e.n_weights:,}]: {e.reason}" for e in entries)
-        lines.append(self.verified or NOT_VERIFIED)
+        lines += [*self.mappings(), self.verified or NOT_VERIFIED]
         return "\n".join(lines)

@@ -35,6 +35,8 @@ class WeightNoiseModel(BaseNoiseModel):
             noise is given in conductance, False those whose noise is relative to the weights.
         varies: Whether the noise moves from one forward pass to the next; see `aihwkit_nabn.noise.runtime`.
         uses_layer_max: Whether whoever programs a layer has to set `layer_max`.
+        relative_to_column: Whether `w_max` is that of each output's weights on the tile, ``[out, 1]``, rather than the
+            layer's: what noise is relative to where each column is programmed at full range.
         layer_max: Maximum |weight| of the whole layer in the tile's units, a scalar or ``[out, 1]``, set by whoever
             programs a layer that was split over tiles. None: the maximum of the tile itself.
         chip_seed: Seed of the chip, set by whoever programs it, for what all its tiles have in common. None: the tile
@@ -47,6 +49,7 @@ class WeightNoiseModel(BaseNoiseModel):
     columnwise_mapping: ClassVar[bool] = False
     varies: ClassVar[bool] = False
     uses_layer_max: ClassVar[bool] = True
+    relative_to_column: ClassVar[bool] = False
     layer_max: Tensor | None = None
     chip_seed: int | None = None
 
@@ -55,7 +58,8 @@ class WeightNoiseModel(BaseNoiseModel):
 
         Args:
             weights: ``[out, in]`` target weights of one tile on the CPU, in the tile's units. May be overwritten.
-            w_max: Maximum |weight| of the whole layer in the same units, broadcastable to `weights`.
+            w_max: Maximum |weight| of the whole layer, or of each output (`relative_to_column`), in the same units,
+                broadcastable to `weights`.
             generator: Source of all randomness.
 
         Returns:
@@ -147,6 +151,8 @@ class WeightNoiseModel(BaseNoiseModel):
         return self.apply_drift_noise(programmed, state, seconds) if seconds > 0 else programmed
 
     def _w_max(self, work: Tensor) -> Tensor:
+        if self.relative_to_column and work.numel():
+            return work.abs().amax(tuple(range(1, work.dim())), keepdim=True) if work.dim() > 1 else work.abs()
         if self.layer_max is None:
             return torch.stack(work.aminmax()).abs().amax() if work.numel() else work.new_zeros(())
         w_max = torch.as_tensor(self.layer_max).detach().to(work)

@@ -82,8 +82,9 @@ class ComposedNoise(MovingNoise):
         """Return the weights after all effects, and their states under ``INDEX.NAME``."""
         full_scale = weights.abs().amax() if weights.numel() else weights.new_zeros(())
         states: State = {}
+        largest = {i: effect._w_max(weights) for i, effect in self._moving_parts() if effect.relative_to_column}
         for index, effect in self._moving_parts():
-            result = effect.program(weights, w_max, generator)
+            result = effect.program(weights, largest.get(index, w_max), generator)
             weights, state = result if isinstance(result, tuple) else (result, {})
             states.update({f"{index}.{name}": tensor for name, tensor in state.items()})
         faults = self._faults()

@@ -11,8 +11,11 @@ from aihwkit.inference.compensation.base import BaseDriftCompensation
 from aihwkit.inference.noise.base import BaseNoiseModel
 from aihwkit.simulator.configs import TorchInferenceRPUConfig
 from aihwkit.simulator.parameters import IOParameters, MappingParameter
+from aihwkit.simulator.parameters.enums import BoundManagementType
 
+from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.noise.gaussian import GaussianWeightNoise
+from aihwkit_nabn.simulator.replication import check_replicate_rows
 from aihwkit_nabn.simulator.vectors import CrossbarTile
 
 
@@ -51,6 +54,14 @@ class NoiseAwareRPUConfig(TorchInferenceRPUConfig):
         mapping: Tile sizes and weight scaling; 512 x 512 tiles in the layer's own units by default.
         noise_model: What programming and time do to the weights; Gaussian, 0.06 of the maximum, by default.
         drift_compensation: Digital rescaling of each tile's output after drift; None by default.
+        replicate_rows: Whether columns that leave rows of their tile free are copied onto them (`replication`): as
+            often as they fit, or at most so many times; False by default.
+        output_range: Whether each tile's ADC has a range of its own, which `calibrate_input_ranges` sets from images;
+            False by default: all have ``forward.out_bound``.
+
+    Raises:
+        NabnError: `replicate_rows` is something else, or `output_range` is asked for where there is no bounded ADC or
+            no static input range.
     """
 
     simulator_tile_class: type = CrossbarTile
@@ -58,6 +69,20 @@ class NoiseAwareRPUConfig(TorchInferenceRPUConfig):
     mapping: MappingParameter = field(default_factory=weight_mapping)
     noise_model: BaseNoiseModel = field(default_factory=GaussianWeightNoise)
     drift_compensation: BaseDriftCompensation | None = None
+    replicate_rows: bool | int = False
+    output_range: bool = False
+
+    def __post_init__(self) -> None:
+        check_replicate_rows(self.replicate_rows, self.mapping.max_input_size)
+        if not isinstance(self.output_range, bool):
+            raise NabnError(f"output_range must be true or false, got {self.output_range!r}")
+        if self.output_range and (self.forward.is_perfect or self.forward.out_bound <= 0):
+            raise NabnError("output_range sets the range of the ADC from images, but there is none; give out_bits")
+        if self.output_range and self.forward.bound_management != BoundManagementType.NONE:
+            name = self.forward.bound_management.name
+            raise NabnError(f"output_range needs forward.bound_management NONE, got {name}")
+        if self.output_range and not self.pre_post.input_range.enable:
+            raise NabnError("output_range needs static input ranges, but input_range is false")
 
     def __deepcopy__(self, memo: dict[int, Any]) -> NoiseAwareRPUConfig:
         # Each tile holds a configuration: the general way costs more than copying the tile's weights.

@@ -17,11 +17,12 @@ from aihwkit.simulator.parameters.io import IOParameters
 from torch import Tensor
 from torch.nn import functional as F
 
-from aihwkit_nabn.simulator.converters import input_converter, output_converter, static_input_scale
+from aihwkit_nabn.simulator.converters import Converter, input_converter, output_converter, static_input_scale
 from aihwkit_nabn.simulator.levels import to_levels
 from aihwkit_nabn.simulator.linear_map import LinearMap, size_product
 from aihwkit_nabn.simulator.numbers import NumberStream
 from aihwkit_nabn.simulator.readout import Currents, Readout, read_out
+from aihwkit_nabn.simulator.replication import folded
 
 VALUES_AT_ONCE = 2**20
 """Results of the second and later tile rows that are held at a time, where there are several samples: 4 MB."""
@@ -33,11 +34,13 @@ class TileRow:
 
     Args:
         columns: Which columns of the layer's matrix they hold.
-        weights: ``[out, columns]`` of each tile in its units; outputs side by side.
+        weights: ``[out, copies * columns]`` of each tile in its units; outputs side by side.
         scale: What their results are multiplied with in the end, one factor or ``[out]``.
         input_range: Largest input, and what inputs are divided by; None without one. A tensor ``[1]`` where numbers
             must not be read.
         noise: ``[out]`` standard deviation of each output's noise where it differs; None: the settings' own.
+        copies: How often the columns stand on their tile, driven alike and read as one sum (`replication`).
+        adc_range: ``[out]`` range of each output's ADC in parts of the settings' own; None: that.
     """
 
     columns: range
@@ -45,11 +48,22 @@ class TileRow:
     scale: Tensor | float
     input_range: Tensor | float | None
     noise: Tensor | None
+    copies: int = 1
+    adc_range: Tensor | None = None
+
+    def adc_unit(self, adc: Converter) -> Tensor | float:
+        """What a level of the outputs' ADC stands for, one number or ``[out, 1]``."""
+        return adc.unit if self.adc_range is None else adc.unit * self.adc_range.view(-1, 1)
 
     @property
     def weight(self) -> Tensor:
-        """``[out, columns]`` of all tiles."""
+        """``[out, copies * columns]`` of all tiles."""
         return self.weights[0] if len(self.weights) == 1 else torch.cat(self.weights, 0)
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of the tiles that are in use."""
+        return self.copies * len(self.columns)
 
     @property
     def out_size(self) -> int:
@@ -120,10 +134,11 @@ def product_of_rows(
 def readout_of(row: TileRow, io: IOParameters, clamp: bool = True) -> Readout:
     """Return how the results of `analog_results` are read out."""
     adc = output_converter(io)
-    noise: Tensor | float = row.noise / adc.unit if row.noise is not None else io.out_noise / adc.unit
+    unit = adc.unit if row.adc_range is None else adc.unit * row.adc_range
+    noise: Tensor | float = (row.noise if row.noise is not None else io.out_noise) / unit
     if io.is_perfect:
         noise = 0.0
-    gain = adc.unit * (row.input_range or 1.0) * (static_input_scale(io) or 1.0)
+    gain = unit * (row.input_range or 1.0) * (static_input_scale(io) or 1.0)
     gain *= 1.0 if io.is_perfect else io.out_scale
     return Readout(adc=adc, noise=noise, gain=row.scale * gain, ir_drop=io.ir_drop, clamp=clamp)
 
@@ -141,10 +156,16 @@ def analog_results(x: Tensor, row: TileRow, io: IOParameters, linear_map: Linear
         levels = levels.add(torch.randn_like(levels), alpha=io.inp_noise / dac.unit)
     if dac.asymmetry:
         levels = torch.where(levels < 0, levels * (1.0 - dac.asymmetry), levels)
-    kernel = _kernel(row, linear_map, dac.unit / adc.unit)
+    unit = row.adc_unit(adc)
+    kernel = _kernel(row, linear_map, dac.unit / unit)
     result = linear_map.apply(levels, kernel, None)
-    currents = Currents() if io.is_perfect else currents_of(levels, kernel, row, io, linear_map, dac.unit, adc.unit)
+    currents = Currents() if io.is_perfect else currents_of(levels, kernel, row, io, linear_map, dac.unit, unit)
     return result, currents
+
+
+def row_product(x: Tensor, row: TileRow, linear_map: LinearMap) -> Tensor:
+    """Return what a tile row would make of `x` without converters and noise, in the tiles' units."""
+    return linear_map.apply(own_inputs(x, row, linear_map), _kernel(row, linear_map, 1.0), None)
 
 
 def currents_of(
@@ -154,23 +175,30 @@ def currents_of(
     io: IOParameters,
     linear_map: LinearMap,
     dac_unit: float,
-    adc_unit: float,
+    adc_unit: Tensor | float,
 ) -> Currents:
     """Return what flows behind a product of `levels` with `kernel`, the weights times DAC over ADC unit."""
     variance = total = drop = None
+    magnitudes = kernel.abs() if row.copies == 1 else folded(row.weight.abs(), row.copies) * (dac_unit / adc_unit)
     if io.w_noise > 0.0 and io.w_noise_type != WeightNoiseType.NONE:
         # aihwkit: sqrt(sum |w| x^2) for PCM, the norm of x for a constant deviation of every weight.
         if io.w_noise_type == WeightNoiseType.PCM_READ:
-            squared = kernel.abs() * (io.w_noise**2 * dac_unit / adc_unit)
+            squared = magnitudes * (io.w_noise**2 * dac_unit / adc_unit)
         else:
-            squared = _only_own(torch.ones_like(kernel), row, linear_map) * (io.w_noise * dac_unit / adc_unit) ** 2
+            devices = _only_own(torch.full_like(kernel, row.copies), row, linear_map)
+            squared = devices * (io.w_noise * dac_unit / adc_unit) ** 2
         variance = linear_map.apply(levels * levels, squared, None)
         variance.relu_()  # an algorithm with rounding errors may have summed it
     if io.ir_drop > 0.0:
-        n = len(row.columns)
-        total = linear_map.apply(levels.abs(), kernel.abs() * (adc_unit * n / io.ir_drop_g_ratio), None)
+        n = row.n_rows
+        total = linear_map.apply(levels.abs(), magnitudes * (adc_unit * n / io.ir_drop_g_ratio), None)
         near = 1.0 - torch.arange(n, dtype=kernel.dtype, device=kernel.device) / n
-        drop = linear_map.apply(levels, kernel * F.pad(1.0 - near * near, missing_columns(row, linear_map)), None)
+        lost = 1.0 - near * near
+        if row.copies == 1:
+            far = kernel * F.pad(lost, missing_columns(row, linear_map))
+        else:
+            far = folded(row.weight * lost, row.copies) * (dac_unit / adc_unit)
+        drop = linear_map.apply(levels, far, None)
     return Currents(variance=variance, total=total, drop=drop)
 
 
@@ -185,9 +213,13 @@ def _only_own(weight: Tensor, row: TileRow, linear_map: LinearMap) -> Tensor:
     return weight if not before and not after else F.pad(weight[:, before : weight.shape[1] - after], (before, after))
 
 
-def _kernel(row: TileRow, linear_map: LinearMap, unit: float) -> Tensor:
+def _kernel(row: TileRow, linear_map: LinearMap, unit: Tensor | float) -> Tensor:
     """Return a tile row's matrix times `unit` over all columns of its channels; every weight is read once."""
+    if isinstance(unit, Tensor):
+        return _kernel(row, linear_map, 1.0) * unit
     before, after = missing_columns(row, linear_map)
+    if row.copies > 1:  # all in one tile row, with all columns
+        return folded(row.weight, row.copies) * unit
     if len(row.weights) == 1 and unit == 1.0 and not before and not after:
         return row.weights[0]
     n = len(row.columns)

@@ -207,7 +207,8 @@ def _rows_of_groups(rows: list[TileRow], groups: int) -> list[list[TileRow]]:
 def _outputs_of(row: TileRow, outputs: slice) -> TileRow:
     scale = row.scale[outputs] if isinstance(row.scale, Tensor) else row.scale
     noise = None if row.noise is None else row.noise[outputs]
-    return dataclasses.replace(row, weights=(row.weight[outputs],), scale=scale, noise=noise)
+    ranges = None if row.adc_range is None else row.adc_range[outputs]
+    return dataclasses.replace(row, weights=(row.weight[outputs],), scale=scale, noise=noise, adc_range=ranges)
 
 
 @functools.cache

@@ -23,6 +23,8 @@ from aihwkit_nabn.simulator.forward import (
 )
 
 _CONFIG_FIELDS = tuple(item.name for item in fields(NoiseAwareRPUConfig) if item.init)
+#: Fields about how weights lie on tiles and are read, which `NoiseAwareRPUConfig` explains and checks.
+MAPPING_OPTIONS = ("replicate_rows", "output_range")
 _MAIN_FIELDS: dict[str, tuple[type, bool]] = {
     # name: (type, whether None is allowed)
     "forward": (IOParameters, False),
@@ -37,8 +39,8 @@ class NoisePreset(NoiseAwareRPUConfig):
     Args:
         **options: Arguments of the noise model; the forward options (`aihwkit_nabn.simulator.forward`): ``inp_bits``,
             ``inp_bound``, ``out_bits``, ``out_bound``, ``out_noise``, ``w_noise``, ``w_noise_type``, ``ir_drop``,
-            ``input_range``; ``forward``, ``mapping`` and ``drift_compensation`` in place of the preset's; any other
-            field of `NoiseAwareRPUConfig`.
+            ``input_range``; the mapping options ``replicate_rows`` and ``output_range``; ``forward``, ``mapping`` and
+            ``drift_compensation`` in place of the preset's; any other field of `NoiseAwareRPUConfig`.
 
     With a forward option the matrix-vector product is no longer perfect, and each output column is scaled to the
     conductance range, in which those options are given.
@@ -76,7 +78,7 @@ class NoisePreset(NoiseAwareRPUConfig):
     def _check(self, options: Mapping[str, Any], known: list[str]) -> None:
         for name in options:
             if name not in known and name not in _CONFIG_FIELDS and name not in FORWARD_OPTIONS:
-                names = [*known, *_MAIN_FIELDS, *FORWARD_OPTIONS]
+                names = [*known, *_MAIN_FIELDS, *FORWARD_OPTIONS, *MAPPING_OPTIONS]
                 raise NabnError(
                     f"{type(self).__name__} has no option {name!r}{suggestion(name, names)}; "
                     f"allowed: {', '.join(names)}"
@@ -132,5 +134,6 @@ def make_preset(
     parameters += [inspect.Parameter(option, keyword, default=...) for option in _MAIN_FIELDS]
     for option in FORWARD_OPTIONS:
         parameters.append(inspect.Parameter(option, keyword, default=preset.forward_defaults.get(option)))
+    parameters += [inspect.Parameter(option, keyword, default=False) for option in MAPPING_OPTIONS]
     preset.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     return preset

@@ -11,6 +11,7 @@ from aihwkit_nabn.simulator.converters import input_converter, output_converter,
 from aihwkit_nabn.simulator.crossbar import TileRow, currents_of, missing_columns, own_inputs, within_range
 from aihwkit_nabn.simulator.linear_map import LinearMap
 from aihwkit_nabn.simulator.readout import drop_factor
+from aihwkit_nabn.simulator.replication import folded
 
 
 def straight_through_product(
@@ -23,7 +24,8 @@ def straight_through_product(
     dac, adc = input_converter(io), output_converter(io)
     total: Tensor | None = None
     for row in rows:
-        part, matrix = own_inputs(x, row, linear_map), F.pad(row.weight, missing_columns(row, linear_map))
+        part = own_inputs(x, row, linear_map)
+        matrix = F.pad(folded(row.weight, row.copies), missing_columns(row, linear_map))
         part = within_range(part, row.input_range)
         scale = static_input_scale(io) or 1.0
         values = dac.straight_through(part / scale if scale != 1.0 else part)
@@ -48,7 +50,11 @@ def straight_through_product(
             if adc.asymmetry:
                 result = torch.where(result < 0, result * (1.0 - adc.asymmetry), result)
             result = result + read_noise
-        result = adc.straight_through(result)
+        if row.adc_range is not None:
+            ranges = row.adc_range.view(shape)
+            result = adc.straight_through(result / ranges) * ranges
+        else:
+            result = adc.straight_through(result)
         in_range = 1.0 if row.input_range is None else row.input_range
         gain = row.scale * (in_range * scale * (1.0 if io.is_perfect else io.out_scale))
         result = result * (gain.view(shape) if isinstance(gain, Tensor) and gain.numel() > 1 else gain)

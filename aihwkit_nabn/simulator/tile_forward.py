@@ -10,7 +10,8 @@ from torch import Tensor
 
 from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.simulator.linear_map import LinearMap
-from aihwkit_nabn.simulator.tiles import tile_output_scale
+from aihwkit_nabn.simulator.replication import copies_of, repeated
+from aihwkit_nabn.simulator.tiles import output_values, tile_output_scale
 
 
 def unfolded_convolution(x: Tensor, array: TileModuleArray, linear_map: LinearMap) -> Tensor:
@@ -44,6 +45,7 @@ def _grouped_array(vectors: Tensor, array: TileModuleArray) -> Tensor:
 
 def _array_rows(x: Tensor, array: TileModuleArray, rows: range) -> Tensor:
     total: Tensor | None = None
+    x = repeated(x, copies_of(array))
     for part, in_tiles in zip(x.split(array.in_sizes, -1), array.array, strict=True):
         start, pieces = 0, []
         for tile in in_tiles:
@@ -65,14 +67,12 @@ def _tile_rows(x: Tensor, tile: TileModule, rows: slice) -> Tensor:
     if not is_test:
         weight = TorchSimulatorTile.modify_weight(weight, tile.rpu_config.modifier, x.shape[0])
     x = tile.pre_forward(x, x.dim() - 1, is_test)
-    noise = tile.tile.out_noise_values
+    noise, ranges = output_values(tile)
+    values = {"out_noise_values": None if noise is None else noise[rows]}
+    if ranges is not None:
+        values["adc_range"] = ranges[rows]
     out = tile.tile._analog_mvm.matmul(
-        weight[..., rows, :],
-        x,
-        tile.rpu_config.forward,
-        False,
-        is_test=is_test,
-        out_noise_values=None if noise is None else noise[rows],
+        weight[..., rows, :], x, tile.rpu_config.forward, False, is_test=is_test, **values
     )
     if tile.input_range is not None:
         out = out * tile.input_range

@@ -16,15 +16,17 @@ from torch import Tensor, nn
 
 from aihwkit_nabn import native
 from aihwkit_nabn.simulator.crossbar import TileRow
+from aihwkit_nabn.simulator.replication import ReplicatedArray, copies_of, folded
 from aihwkit_nabn.simulator.vectors import CrossbarTile
 
 # Where an array keeps the matrix that stands in for its tiles' for a while.
 _FIXED = "_nabn_fixed_weight"
+_ARRAYS = (TileModuleArray, ReplicatedArray)
 
 
 def tiles_of(array: nn.Module) -> list[TileModule]:
     """Return the tiles inside `array` (or `array` itself where it is one), in a fixed order."""
-    if type(array) is TileModuleArray:  # walking through all modules would take longer than a small product
+    if type(array) in _ARRAYS:  # walking through all modules would take longer than a small product
         return [tile for in_tiles in cast(Iterable[Iterable[TileModule]], array.array) for tile in in_tiles]
     return [module for module in array.modules() if isinstance(module, TileModule)]
 
@@ -66,7 +68,7 @@ def effective_weight(array: TileModuleArray) -> Tensor:
             scale = tile_output_scale(tile)
             rows.append(weight if scale is None else weight * scale.view(-1, 1))
         columns.append(rows[0] if len(rows) == 1 else torch.cat(rows, 0))
-    return columns[0] if len(columns) == 1 else torch.cat(columns, 1)
+    return folded(columns[0] if len(columns) == 1 else torch.cat(columns, 1), copies_of(array))
 
 
 def _written_weight(array: TileModuleArray) -> Tensor:
@@ -74,7 +76,8 @@ def _written_weight(array: TileModuleArray) -> Tensor:
     first = array.array[0][0]
     if array.analog_tile_count == 1 and tile_output_scale(first) is None:
         return first.tile.weight  # type: ignore[no-any-return]
-    matrix = first.tile.weight.new_empty(array.out_size, array.in_size)
+    copies = copies_of(array)
+    matrix = first.tile.weight.new_empty(array.out_size, copies * array.in_size)
     left = 0
     for in_tiles in array.array:
         top = 0
@@ -87,7 +90,7 @@ def _written_weight(array: TileModuleArray) -> Tensor:
                 torch.mul(tile.tile.weight, scale.view(-1, 1), out=place)
             top += tile.out_size
         left += in_tiles[0].in_size
-    return matrix
+    return folded(matrix, copies)
 
 
 @contextmanager
@@ -116,7 +119,7 @@ def target_weight(array: TileModuleArray) -> Tensor | None:
             weight = weight.detach().to(tile.device)
             rows.append(weight if scale is None else weight * scale.view(-1, 1))
         columns.append(torch.cat(rows, 0))
-    return torch.cat(columns, 1)
+    return folded(torch.cat(columns, 1), copies_of(array))
 
 
 def _mapping_scale(tile: TileModule) -> Tensor | None:
@@ -136,7 +139,7 @@ def tile_output_scale(tile: TileModule) -> Tensor | None:
 
 def is_plain_torch(array: TileModuleArray) -> bool:
     """Whether the array's tiles are torch tiles in evaluation, whose forward pass this package computes itself."""
-    return type(array) is TileModuleArray and all(
+    return type(array) in _ARRAYS and all(
         type(tile) is TorchInferenceTile and type(tile.tile) in (TorchSimulatorTile, CrossbarTile) and not tile.training
         for tile in tiles_of(array)
     )
@@ -149,26 +152,37 @@ def tile_rows(array: TileModuleArray, *, as_numbers: bool = True) -> list[TileRo
         array: Of torch tiles.
         as_numbers: Whether input ranges are read out of their tensors.
     """
-    rows, start = [], 0
+    rows, start, copies = [], 0, copies_of(array)
     for in_tiles in array.array:
-        first = in_tiles[0]
-        weights, scales, noises = [], [], []
+        first, n = in_tiles[0], in_tiles[0].in_size // copies
+        weights, scales, noises, ranges = [], [], [], []
         for tile in in_tiles:
             weight, scale = tile.tile.weight, tile_output_scale(tile)
             weights.append(weight)
             scales.append((weight.new_ones(1) if scale is None else scale.view(-1)).expand(weight.shape[0]))
-            noises.append(tile.tile.out_noise_values)
+            noise, relative = output_values(tile)
+            noises.append(noise)
+            ranges.append(relative)
         rows.append(
             TileRow(
-                columns=range(start, start + first.in_size),
+                columns=range(start, start + n),
                 weights=tuple(weights),
-                scale=_joined(scales),
+                scale=scales[0] if len(scales) == 1 else torch.cat(scales, 0),
                 input_range=_range_of(first, as_numbers),
-                noise=None if noises[0] is None else _joined(noises),
+                noise=_joined(noises),
+                copies=copies,
+                adc_range=_joined(ranges),
             )
         )
-        start += first.in_size
+        start += n
     return rows
+
+
+def output_values(tile: TileModule) -> tuple[Tensor | None, Tensor | None]:
+    """Return ``[out]`` noise and relative range of the ADC of a torch tile's outputs, None where the settings' hold."""
+    if isinstance(tile.tile, CrossbarTile):
+        return tile.tile.output_values(tile.rpu_config.forward)
+    return tile.tile.out_noise_values, None
 
 
 def _range_of(tile: TileModule, as_number: bool) -> Tensor | float | None:
@@ -177,5 +191,7 @@ def _range_of(tile: TileModule, as_number: bool) -> Tensor | float | None:
     return abs(tile.input_range.item()) if as_number else tile.input_range.detach().abs()
 
 
-def _joined(parts: list[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(parts, 0)
+def _joined(parts: list[Tensor | None]) -> Tensor | None:
+    """Return values of outputs side by side, where the tiles have any."""
+    found = [part for part in parts if part is not None]
+    return torch.cat(found, 0) if len(found) > 1 else parts[0]

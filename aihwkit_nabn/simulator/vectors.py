@@ -29,6 +29,7 @@ from aihwkit_nabn.simulator.crossbar import (
 from aihwkit_nabn.simulator.linear_map import LinearMap
 from aihwkit_nabn.simulator.numbers import NumberStream
 from aihwkit_nabn.simulator.readout import read_out
+from aihwkit_nabn.simulator.replication import repeated
 from aihwkit_nabn.simulator.straight_through import straight_through_product
 
 _VECTORS = LinearMap()
@@ -73,7 +74,7 @@ class CrossbarMVM(AnalogMVM):
             io_pars: Non-idealities.
             trans: Must be False.
             is_test: Not used.
-            **fwd_pars: ``out_noise_values``, ``[out]`` or None.
+            **fwd_pars: ``out_noise_values`` and ``adc_range``, ``[out]`` or None.
         """
         io = io_pars
         if trans:
@@ -89,6 +90,7 @@ class CrossbarMVM(AnalogMVM):
             scale=1.0,
             input_range=None,
             noise=fwd_pars.get("out_noise_values"),
+            adc_range=fwd_pars.get("adc_range"),
         )
         x = input_.reshape(-1, weight.shape[1])
         has_gradient = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
@@ -131,7 +133,14 @@ class CrossbarTile(TorchSimulatorTile):
         d_size: Outputs.
         rpu_config: Configuration.
         bias: Must be False.
+
+    Attributes:
+        output_bound: ``[out]`` range of each output's ADC, set from images where the configuration has
+            ``output_range``; None otherwise: that of the settings.
     """
+
+    _f_io: IOParameters
+    output_bound: Tensor | None
 
     def __init__(self, x_size: int, d_size: int, rpu_config: Any, bias: bool = False) -> None:
         super().__init__(x_size, d_size, rpu_config, bias, analog_mvm=CrossbarMVM)
@@ -139,6 +148,42 @@ class CrossbarTile(TorchSimulatorTile):
         if io.out_noise_std > 0:
             spread = 1.0 + io.out_noise_std * torch.randn(d_size, dtype=self.weight.dtype)
             self.out_noise_values = (io.out_noise * spread).abs()
+        bound = torch.full((d_size,), io.out_bound, dtype=self.weight.dtype)
+        self.register_buffer("output_bound", bound if getattr(rpu_config, "output_range", False) else None)
+
+    def output_values(self, io: IOParameters) -> tuple[Tensor | None, Tensor | None]:
+        """Return ``[out]`` noise of each output and range of its ADC in parts of the settings', None where as set.
+
+        A range above the settings' is had by less gain, and the noise behind it weighs as much more; below, the noise
+        in front of the ADC is amplified with the signal.
+        """
+        noise: Tensor | None = self.out_noise_values
+        if self.output_bound is None:
+            return noise, None
+        relative = self.output_bound / io.out_bound
+        return relative.clamp(min=1.0) * (io.out_noise if noise is None else noise), relative
+
+    def forward(
+        self,
+        x_input: Tensor,
+        bias: bool = False,
+        in_trans: bool = False,
+        out_trans: bool = False,
+        is_test: bool = False,
+        non_blocking: bool = False,
+    ) -> Tensor:
+        """Return the product as aihwkit's torch tile does, with the ranges of this tile's ADC."""
+        if self.output_bound is None:
+            out: Tensor = super().forward(x_input, bias, in_trans, out_trans, is_test, non_blocking)
+            return out
+        if in_trans or out_trans:
+            raise ConfigError("the transposed product of a tile is not simulated")
+        io = self._f_io
+        noise, relative = self.output_values(io)
+        weight = self.weight if is_test else self.modify_weight(self.weight, self._modifier, x_input.shape[0])
+        return self._analog_mvm.matmul(  # type: ignore[no-any-return]
+            weight, x_input, io, False, is_test=is_test, out_noise_values=noise, adc_range=relative
+        )
 
 
 def vector_product(x: Tensor, row: TileRow, io: IOParameters) -> Tensor:
@@ -151,6 +196,7 @@ def vector_product(x: Tensor, row: TileRow, io: IOParameters) -> Tensor:
     """
     if native.is_recorded(x):
         return _recorded_vector_product(x, row, io)
+    x, row = all_copies(x, row)
     generator = None if x.device.type == "cpu" else current_generator(x.device)
     if not depends_on_vector(io):
         return product_of_rows(x, [row], io, _VECTORS, bias=None, seed=global_seed, generator=generator)
@@ -181,13 +227,20 @@ def vector_product(x: Tensor, row: TileRow, io: IOParameters) -> Tensor:
     return out.mul_(gain)
 
 
+def all_copies(x: Tensor, row: TileRow) -> tuple[Tensor, TileRow]:
+    """Return the vectors ``[n, copies * in]`` for each row of the tile, every one with converters of its own."""
+    if row.copies == 1:
+        return x, row
+    return repeated(x, row.copies), dataclasses.replace(row, columns=range(row.n_rows), copies=1)
+
+
 def _recorded_vector_product(x: Tensor, row: TileRow, io: IOParameters) -> Tensor:
     if io.bound_management != BoundManagementType.NONE:
         raise NabnError(
             f"forward.bound_management={io.bound_management.name} repeats products whose results are too large, which "
             "torch cannot trace, compile, export or transform; use bound_management NONE"
         )
-    x = within_range(x, row.input_range)
+    x, row = all_copies(within_range(x, row.input_range), row)
     out = _straight_through_vectors(x, dataclasses.replace(row, input_range=None, scale=1.0), io)
     return out * (row.scale if row.input_range is None else row.scale * row.input_range)
 

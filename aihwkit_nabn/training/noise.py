@@ -72,9 +72,9 @@ def matched_noise(
 ) -> TrainingNoise:
     """Return the training noise that does to weights what a chip does to them: the "right" noise to train at.
 
-    Gaussian weight noise is taken as it is. Of any other setting a few chips are programmed, and the noise is additive
-    with the root mean square of the weights' error, drift compensation included, as a fraction of each tile's largest
-    weight; all weights of the model count alike.
+    Gaussian weight noise relative to the layer's maximum or to each weight is taken as it is. Of any other setting a
+    few chips are programmed, and the noise is additive with the root mean square of the weights' error, drift
+    compensation included, as a fraction of each tile's largest weight; all weights of the model count alike.
 
     Args:
         model: The digital model.
@@ -91,7 +91,7 @@ def matched_noise(
     check_seed("seed", seed)
     seconds = parse_time(t_inference)
     noise_model = getattr(rpu_config, "noise_model", None)
-    if type(noise_model) is GaussianWeightNoise:
+    if type(noise_model) is GaussianWeightNoise and not noise_model.relative_to_column:
         kind = "additive" if noise_model.relative_to == "max" else "multiplicative"
         return TrainingNoise(std=noise_model.sigma, kind=kind)
     analog = convert_to_noise_aware(model, rpu_config, exclude)

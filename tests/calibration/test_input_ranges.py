@@ -12,12 +12,13 @@ from aihwkit.simulator.parameters.enums import BoundManagementType, NoiseManagem
 from torch import Tensor, nn
 
 from aihwkit_nabn import calibrate_input_ranges, convert_to_noise_aware, evaluate, program_chip
-from aihwkit_nabn.calibration.input_ranges import AbsHistogram, least_error_range
+from aihwkit_nabn.calibration.histogram import AbsHistogram, LogHistogram
+from aihwkit_nabn.calibration.range_rule import least_error_range
 from aihwkit_nabn.chip.calibration_tensors import calibration_tensors, load_calibration_tensors
-from aihwkit_nabn.chip.input_ranges import input_ranges, set_input_range
+from aihwkit_nabn.chip.input_ranges import input_ranges, output_bounds, set_input_range, set_output_bounds
 from aihwkit_nabn.errors import CalibrationError, NabnError
 from aihwkit_nabn.evaluation import Scenario
-from aihwkit_nabn.simulator import NoiseAwareRPUConfig
+from aihwkit_nabn.simulator import NoiseAwareRPUConfig, parse_preset
 from aihwkit_nabn.simulator.mvm import tiles_of
 
 
@@ -163,3 +164,103 @@ def test_an_evaluation_sets_them_first_and_a_file_keeps_them() -> None:
         program_chip(other, seed=1)
     load_calibration_tensors(other, calibration_tensors(one))
     assert input_ranges(one) == pytest.approx(input_ranges(other)) and input_ranges(one)["3"] != 3.0
+
+
+def test_log_histograms_against_the_values_themselves() -> None:
+    torch.manual_seed(4)
+    values = torch.randn(3, 4000) * torch.tensor([[0.01], [1.0], [300.0]])
+    values[1, :100] = 0.0
+    histogram = LogHistogram("here", 2)
+    histogram.add(values[:, :1500], torch.tensor([0, 1, 1]))
+    histogram.add(values[:, 1500:].reshape(3, 50, 50), torch.tensor([0, 1, 1]))
+    kinds = [values[0], values[1:].flatten()]
+    for kind, own in enumerate(kinds):
+        assert int(histogram.counts[kind].sum()) == own.numel()
+        for cut in (0.02, 0.7, 250.0, 1e4):
+            index = int(torch.searchsorted(histogram.edges, cut))
+            exact = (own.abs().double() - histogram.edges[index]).clamp(min=0).square().mean()
+            scale = own.double().square().mean()
+            assert abs(histogram.clipped()[kind, index] - exact) < 0.05 * exact + 1e-5 * scale
+    for bad in (float("nan"), float("inf")):
+        with pytest.raises(CalibrationError, match="output of layer 'here' is not finite"):
+            histogram.add(torch.tensor([[1.0, bad]]), torch.tensor([0]))
+
+
+@pytest.mark.parametrize(
+    "module", [nn.Linear(60, 8, bias=False), nn.Conv2d(8, 8, 3, groups=8, bias=False), nn.Conv2d(8, 12, 2, groups=4)]
+)
+@pytest.mark.parametrize("copies", [1, 5])
+@pytest.mark.parametrize("out_noise", [0.0, 0.004])
+def test_ranges_of_the_adc_are_those_with_the_least_error(module: nn.Module, copies: int, out_noise: float) -> None:
+    """Against scaling every range up and down on the layer itself; outputs of very different sizes, with long tails."""
+    torch.manual_seed(3)
+    made = config(out_noise=out_noise, out_res=30.0)
+    made.output_range, made.replicate_rows, made.mapping.max_output_size = True, copies, 5
+    analog: Any = convert_to_noise_aware(nn.Sequential(module), made)
+    x = torch.randn(500, 60) * torch.randn(500, 1).exp()
+    if not isinstance(module, nn.Linear):
+        x = torch.randn(300, 8, 7, 7) * torch.randn(300, 1, 1, 1).exp() * torch.logspace(-0.8, 0, 8).view(-1, 1, 1)
+    ranges = calibrate_input_ranges(analog, [x[:90], x[90:]])
+    layer, chosen = analog[0], output_bounds(analog)["0"]
+    exact = layer.to_digital(layer)(x).detach()
+    # the outputs of a group on a tile share a range, of all on a tile where there are no groups
+    reads = list(zip(_tile_of(layer).tolist(), _group_of(layer).tolist(), strict=True))
+    for read in reads:
+        assert len(chosen[torch.tensor([other == read for other in reads])].unique()) == 1
+    assert len(chosen.unique()) > 1
+
+    def error(bounds: Tensor) -> Tensor:
+        set_output_bounds(layer, bounds)
+        with torch.no_grad():
+            squared = (layer(x) - exact).square().transpose(0, 1).flatten(1).mean(1)
+        return squared / exact.square().transpose(0, 1).flatten(1).mean(1)
+
+    best = error(chosen)
+    for factor in (0.25, 0.5, 0.8, 1.25, 2.0, 4.0):
+        # of each read, not of each output, and with noise of the estimate
+        assert float(error(factor * chosen).mean()) > 0.97 * float(best.mean())
+    assert float(error(8.0 * chosen).mean()) > 1.5 * float(best.mean())
+    assert ranges["0"] > 0
+
+
+def _tile_of(layer: Any) -> Tensor:
+    return torch.cat([torch.full((tile.out_size,), index) for index, tile in enumerate(tiles_of(layer))])
+
+
+def _group_of(layer: Any) -> Tensor:
+    return torch.arange(layer.analog_module.out_size) // (layer.analog_module.out_size // layer.linear_map.groups)
+
+
+def test_the_input_range_keeps_copied_columns_inside_a_fixed_adc() -> None:
+    torch.manual_seed(6)
+    layer, x = nn.Conv2d(16, 16, 3, groups=16, bias=False), torch.rand(50, 16, 8, 8)
+    chosen = {}
+    for copies in (1, 56):
+        made = config()
+        made.replicate_rows = copies
+        analog: Any = convert_to_noise_aware(nn.Sequential(layer), made)
+        chosen[copies] = calibrate_input_ranges(analog, [x])["0"]
+        with torch.no_grad():
+            assert (analog(x) - layer(x)).norm() < 0.2 * layer(x).norm()
+    assert chosen[56] > 2 * chosen[1]  # 56 times the signal, into the same range
+
+
+def test_evaluate_sets_the_ranges_of_the_adc_from_the_calibration_images() -> None:
+    model, images = network(), [torch.rand(20, 3, 6, 6)]
+    seen = []
+
+    def measure(analog: nn.Module) -> dict[str, float]:
+        seen.append(output_bounds(analog))
+        return {"score": 1.0}
+
+    preset = parse_preset("crossbar:output_range=true,replicate_rows=true")
+    evaluate(
+        model=model,
+        eval_fn=measure,
+        scenarios=[Scenario(name="own", rpu_config=preset)],
+        methods=["none"],
+        chips=2,
+        calibration_batches=images,
+    )
+    bounds = [found for found in seen if found]
+    assert len(bounds) >= 2 and all(float((b - 10.0).abs().min()) > 1e-3 for found in bounds for b in found.values())

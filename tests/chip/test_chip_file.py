@@ -24,6 +24,7 @@ from aihwkit_nabn.simulator import parse_preset
 from tests.built_in import NOISE_NAMES
 
 SETTINGS = [*NOISE_NAMES, "crossbar", "pcm+stuck:p_off=0.01", "variational+pcm"]
+SETTINGS += ["pcm+stuck:replicate_rows=true", "crossbar:replicate_rows=3,output_range=true"]
 
 
 def network() -> nn.Sequential:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 import torchvision
+from aihwkit.simulator.parameters import MappingParameter
 from torch import Tensor, nn
 from torch.ao import nn as ao
 from torch.ao.quantization import get_default_qat_qconfig
 
 import aihwkit_nabn as nabn
+from aihwkit_nabn.simulator import parse_preset
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 PRESET = nabn.presets.GaussianWeightNoisePreset
@@ -132,3 +135,52 @@ def test_packed_weights_are_kept_with_their_number() -> None:
     assert kept.reason == "quantised weights, packed: no analog form"
     assert report.analog_share == 0.5
     assert isinstance(model["it"].weight(), Tensor)
+
+
+DEPTHWISE = nn.Sequential(
+    nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 16, 1), nn.Conv2d(16, 16, 5, groups=16), nn.Flatten(), nn.Linear(600, 3)
+).eval()
+
+
+@pytest.mark.parametrize(
+    ("setting", "lines"),
+    [
+        ("gaussian", ["mapping of 4 layers: tiles of 512 x 512, weights in the layer's own units"]),
+        ("pcm", ["mapping of 4 layers: tiles of 512 x 512, each column scaled to full range"]),
+        (
+            "gaussian:sigma=0,out_noise=0.1",
+            ["mapping of 4 layers: tiles of 512 x 512, each column scaled to full range"],
+        ),
+        (
+            "crossbar:replicate_rows=30,output_range=true",
+            [
+                "mapping of 3 layers: tiles of 512 x 512, each column scaled to full range, columns copied over "
+                # 9, 8 and 25 rows
+                "free rows, ADC ranges from images (20 to 30 times: 14,000 cells for 600 weights)",
+                "mapping of 1 layer: tiles of 512 x 512, each column scaled to full range, ADC ranges from images",
+            ],
+        ),
+    ],
+)
+def test_the_report_says_how_weights_are_mapped(setting: str, lines: list[str]) -> None:
+    report = nabn.convert_to_noise_aware(DEPTHWISE, parse_preset(setting)).conversion_report
+    assert report.mappings() == lines
+    assert all(line in str(report).splitlines() for line in lines)
+    assert report.n_weights == 8 * 9 + 16 * 8 + 16 * 25 + 1800
+
+
+def test_a_mapping_of_ones_own_is_named_layer_by_layer() -> None:
+    config = parse_preset("pcm")
+    config.mapping = MappingParameter(max_input_size=0, max_output_size=128, weight_scaling_omega=0.6)
+
+    def specific(name: str, module: nn.Module, given: Any) -> Any:
+        return config if name == "4" else given
+
+    analog = nabn.convert_to_noise_aware(
+        DEPTHWISE, parse_preset("pcm:replicate_rows=2"), specific_rpu_config_fun=specific
+    )
+    first, last = analog.conversion_report.mappings()
+    assert "columns copied over free rows (2 times: 1,200 cells for 600 weights)" in first
+    assert last == "mapping of 1 layer: tiles of unlimited x 128, each tile scaled to 0.6 of full range"
+    again = nabn.convert_to_noise_aware(analog, parse_preset("gaussian")).conversion_report
+    assert again.mappings() == [first, last] and again.n_weights == analog.conversion_report.n_weights

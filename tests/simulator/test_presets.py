@@ -84,6 +84,8 @@ def test_signature_and_help_show_the_options():
         "mapping",
         "drift_compensation",
         *FORWARD_OPTIONS,
+        "replicate_rows",
+        "output_range",
     ]
     assert "relative_to" in (presets.GaussianWeightNoisePreset.__doc__ or "")
 
