@@ -20,7 +20,7 @@ from aihwkit_nabn.simulator import parse_preset
 
 pytestmark = pytest.mark.slow  # starts processes
 
-METHODS = ("population", "ema", "paired", "common_mode", "distill")
+METHODS = ("population", "ema", "paired", "common_mode", "low_rank", "auto", "distill")
 # Batches per rank: even, uneven with one sample, an empty shard in the middle.
 SHARDS = {2: [[4, 4], [3, 1, 1]], 3: [[5, 2], [], [1]]}
 

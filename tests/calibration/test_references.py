@@ -55,7 +55,7 @@ def test_layers_whose_weights_are_read_are_told():
     chip = nabn.convert_to_noise_aware(net, nabn.presets.GaussianWeightNoisePreset(sigma=0.1))
     nabn.program_chip(chip, seed=0)
     with pytest.warns(UserWarning, match=r"reads the weights of 1 analog layers \(read\) instead of calling them"):
-        report = nabn.calibrate(chip, [torch.randn(8, 4)], reference=net)
+        report = nabn.calibrate(chip, [torch.randn(8, 4)], "paired", reference=net)
     assert [layer.name for layer in report.layers] == ["called"]
 
 

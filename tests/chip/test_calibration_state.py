@@ -11,11 +11,12 @@ from aihwkit.simulator.parameters import IOParameters
 from torch import nn
 
 import aihwkit_nabn as nabn
+from aihwkit_nabn.calibration import CALIBRATION_METHODS
 from aihwkit_nabn.errors import CalibrationError
 from aihwkit_nabn.nn import NoiseAwareBatchNorm, OutputAlignment, named_analog_layers
 from tests.tensors import tensors_of
 
-METHODS = ("paired", "common_mode", "distill", "population", "prior", "online")
+METHODS = ("paired", "common_mode", "low_rank", "auto", "distill", "population", "prior", "online")
 
 PRESETS = {
     "plain": lambda: nabn.presets.GaussianWeightNoisePreset(sigma=0.1),
@@ -47,7 +48,7 @@ def chip(request, net):
 
 
 def calibrate(model, net, batches, method):
-    options = {"reference": net} if method in ("paired", "common_mode", "distill") else {}
+    options = {"reference": net} if CALIBRATION_METHODS.get(method).needs_reference else {}
     if method == "distill":
         options["steps"] = 3
     report = nabn.calibrate(model, batches, method, **options)
@@ -143,7 +144,7 @@ def test_aihwkits_own_layers_without_a_bias_cannot_be_folded(images):
     digital = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(140, 2, bias=False)).eval()
     config = TorchInferenceRPUConfig(noise_model=PCMLikeNoiseModel(), forward=IOParameters(is_perfect=True))
     model = nabn.program_chip(convert_to_analog(digital, config).eval(), seed=0)
-    nabn.calibrate(model, [images(4)], reference=digital)
+    nabn.calibrate(model, [images(4)], "common_mode", reference=digital)
     before, out = state(model), model(images(2))
     with pytest.raises(CalibrationError, match="layer '2' is aihwkit's AnalogLinear without a digital bias"):
         nabn.fold_calibration(model)

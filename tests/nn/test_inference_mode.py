@@ -17,7 +17,7 @@ def test_the_block():
         assert not torch.ones(1).is_inference()
 
 
-@pytest.mark.parametrize("method", ["population", "common_mode", "distill"])
+@pytest.mark.parametrize("method", ["population", "common_mode", "low_rank", "auto", "distill"])
 def test_chips_made_in_inference_mode_are_chips_like_others(method, net, batches, images, tmp_path):
     def make():
         chip = nabn.program_chip(nabn.convert_to_noise_aware(net, nabn.presets.PCMPreset()), seed=1)

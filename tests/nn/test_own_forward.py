@@ -127,7 +127,7 @@ def test_on_the_compiled_tile():
     assert_same(analog(x), layer(x))
 
 
-@pytest.mark.parametrize("method", ["paired", "common_mode", "distill"])
+@pytest.mark.parametrize("method", ["paired", "common_mode", "low_rank", "auto", "distill"])
 def test_calibration_brings_the_layer_back(case, method):
     layer, x = case
     model = nn.Sequential(layer)

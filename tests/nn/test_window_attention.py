@@ -67,7 +67,7 @@ def test_calls_its_projections(kind):
     assert type(module) is own and torch.equal(module(x), expected)
 
 
-@pytest.mark.parametrize("method", ["paired", "common_mode", "distill"])
+@pytest.mark.parametrize("method", ["paired", "common_mode", "low_rank", "auto", "distill"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_layer_of_a_network_is_calibrated(kind, method, recwarn):
     model = small_swin(kind)

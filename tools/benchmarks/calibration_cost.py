@@ -1,8 +1,9 @@
 """What calibration costs, as a ratio to the forward passes it cannot do without, in one run.
 
 ``paired`` and ``common_mode`` need one pass of the reference and one of the chip over the images: their time is divided
-by that of those. Methods without a reference are divided by one pass of the chip. A second table has a pass of the
-calibrated chip over one of the uncalibrated.
+by that of those; ``low_rank`` runs the chip's layers beside the reference's, too, which is one pass more. Methods
+without a reference are divided by one pass of the chip. A second table has a pass of the calibrated chip over one of
+the uncalibrated.
 
 Run: ``python tools/benchmarks/calibration_cost.py``
 """
@@ -25,9 +26,10 @@ import aihwkit_nabn as nabn
 from aihwkit_nabn.data.resnet_cifar import CifarResNet
 
 PRESET = nabn.presets.GaussianWeightNoisePreset(sigma=0.06)
-METHODS = ("population", "ema", "prior", "paired", "common_mode")
-COMPARING = ("paired", "common_mode")
-INFERENCE = ("paired", "paired, folded", "common_mode", "common_mode, folded")
+METHODS = ("population", "ema", "prior", "paired", "common_mode", "low_rank")
+# Passes of the reference and of the chip that each takes; one of the chip where not said.
+PASSES = {"paired": (1, 1), "common_mode": (1, 1), "low_rank": (1, 2)}
+INFERENCE = ("paired", "paired, folded", "common_mode", "common_mode, folded", "low_rank")
 CASES: dict[str, tuple[Callable[[], nn.Module], int, int, tuple[int, ...]]] = {
     "ResNet-20, 32x32, batch 64": (CifarResNet, 256, 64, (3, 32, 32)),
     "ResNet-20, 32x32, batch 256": (CifarResNet, 256, 256, (3, 32, 32)),
@@ -88,7 +90,8 @@ def main(
         jobs = {"reference": _pass(model, batches), "chip": _pass(plain, batches)}
         jobs.update({method: _calibration(analog, model, batches, method) for method in METHODS})
         times = times_of(jobs, repeats, of=min)
-        needed = {method: times["chip"] + (times["reference"] if method in COMPARING else 0.0) for method in METHODS}
+        passes = {method: PASSES.get(method, (0, 1)) for method in METHODS}
+        needed = {name: of[0] * times["reference"] + of[1] * times["chip"] for name, of in passes.items()}
         ratios = [f"{times[method] / needed[method]:.2f}" for method in METHODS]
         costs.add_row(title, f"{times['reference']:.3f}", f"{times['chip']:.3f}", *ratios)
         jobs = {"plain": _pass(plain, batches)}

@@ -50,6 +50,7 @@ SETTINGS = {
     "hermes-1d": Setting(preset="hermes", time="1d"),
     "stuck": Setting(preset="stuck:p_off=0.01"),
     "crossbar-1d": Setting(preset="crossbar", time="1d"),
+    "crossbar-mapped-1d": Setting(preset="crossbar:replicate_rows=true,output_range=true", time="1d"),
     "8-bit": Setting(preset=f"{_EXACT},inp_bits=8,out_bits=8"),
     "output-noise": Setting(preset=f"{_EXACT},out_noise=0.04"),
     "read-noise": Setting(preset=f"{_EXACT},w_noise=0.0175"),
