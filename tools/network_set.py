@@ -29,7 +29,7 @@ from aihwkit_nabn.evaluation.record_file import RecordFile, setup_of
 from aihwkit_nabn.evaluation.scenario import UNCALIBRATED
 from aihwkit_nabn.files import write_text
 
-METHODS = "none,population,paired,common_mode,low_rank"
+METHODS = "none,population,paired,common_mode,low_rank,auto"
 
 
 def choose_scenarios(networks: Iterable[str], asked: list[str]) -> tuple[dict[str, list[Scenario]], list[str]]:

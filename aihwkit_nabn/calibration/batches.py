@@ -160,11 +160,12 @@ class SampleStore:
 
     Args:
         batches: What a calibration set yielded, at least one.
+        whole: Draw batches whole, of whatever kind.
     """
 
-    def __init__(self, batches: Sequence[Any]) -> None:
+    def __init__(self, batches: Sequence[Any], whole: bool = False) -> None:
         self._whole = list(batches)
-        self._joined = _join(self._whole)
+        self._joined = None if whole else _join(self._whole)
         self.n = len(self._whole) if self._joined is None else self._joined[0].shape[0]
 
     def n_samples(self, index: list[int]) -> int:

@@ -12,7 +12,15 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from aihwkit_nabn.calibration.batches import ForwardFn, batch_size, describe, first_samples, limited, separate
+from aihwkit_nabn.calibration.batches import (
+    ForwardFn,
+    SampleStore,
+    batch_size,
+    describe,
+    first_samples,
+    limited,
+    separate,
+)
 from aihwkit_nabn.calibration.batchnorms import StatisticsRule, measure_batchnorms
 from aihwkit_nabn.calibration.moments import Moments
 from aihwkit_nabn.calibration.rehearsal import Rehearsal, rehearse
@@ -183,6 +191,17 @@ class CalibrationSession:
         if self._kept is None:
             self._kept = list(self.batches())
         return self._kept
+
+    def samples(self) -> SampleStore:
+        """Return the calibration samples to draw from: one by one where the reference takes them so."""
+        store = SampleStore(self.all_batches())
+        if not store.by_sample or store.n == 1:
+            return store
+        try:
+            self.run_reference(store.take([0]), 0)
+        except CalibrationError:  # a function that takes whole batches only
+            return SampleStore(self.all_batches(), whole=True)
+        return store
 
     def step_done(self, step: int, total: int) -> None:
         """Move the progress bar of a method that goes on after the batches; steps count from 1."""

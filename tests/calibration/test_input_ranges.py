@@ -191,9 +191,12 @@ def test_log_histograms_against_the_values_themselves() -> None:
 )
 @pytest.mark.parametrize("copies", [1, 5])
 @pytest.mark.parametrize("out_noise", [0.0, 0.004])
-def test_ranges_of_the_adc_are_those_with_the_least_error(module: nn.Module, copies: int, out_noise: float) -> None:
+def test_ranges_of_the_adc_are_those_with_the_least_error(module: Any, copies: int, out_noise: float) -> None:
     """Against scaling every range up and down on the layer itself; outputs of very different sizes, with long tails."""
     torch.manual_seed(3)
+    module.reset_parameters()
+    if isinstance(module, nn.Linear):
+        module.weight.data[4:, 6:] = 0.0  # the second tile's outputs are small
     made = config(out_noise=out_noise, out_res=30.0)
     made.output_range, made.replicate_rows, made.mapping.max_output_size = True, copies, 5
     analog: Any = convert_to_noise_aware(nn.Sequential(module), made)

@@ -196,7 +196,7 @@ def test_a_branch_without_inputs_is_let_be(images):
 
     net = Regions().eval()
     chip = nabn.program_chip(nabn.convert_to_noise_aware(net, nabn.presets.GaussianWeightNoisePreset()), seed=0)
-    nabn.calibrate(chip, [images(3)], reference=net)
+    nabn.calibrate(chip, [images(3)], "paired", reference=net)
     assert chip.conv.alignment.is_set and not chip.head.alignment.is_set
 
 
@@ -262,6 +262,6 @@ def test_the_grid_of_positions_for_the_correlation_is_fair(images):
     with torch.no_grad():
         pair = make_pair([net(batch)], [chip(batch)], -3)
     expected, _ = Paired(shrink=1.0).rule(pair)
-    nabn.calibrate(chip, [batch], reference=net, shrink=1.0)
+    nabn.calibrate(chip, [batch], "paired", reference=net, shrink=1.0)
     standard_error = (1 - pair.correlation.square()) / 1000**0.5
     assert ((chip.alignment.scale - expected).abs() < 4 * standard_error + 1e-3).all()

@@ -143,7 +143,7 @@ def test_calibration_brings_the_layer_back(case, method):
 
     before, state = error(), state_of(analog)
     report = nabn.calibrate(analog, [x[:9], x[9:]], method=method, reference=model, **options)
-    assert error() < before
+    assert error() < before or (error() == before and method == "auto")  # that it took none
     with nabn.calibration_disabled(analog):
         assert error() == pytest.approx(before, rel=1e-6)
     after = error()

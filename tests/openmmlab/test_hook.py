@@ -189,7 +189,7 @@ def test_wrapped_train_sets_are_unwrapped_for_the_test_pipeline(detector):
         ({"rpu_config": {"type": "PCNPreset"}}, "unknown preset 'PCNPreset'"),
         ({"rpu_config": {}}, "rpu_config must be"),
         ({"rpu_config": NOISE, "calibration": {"method": "piared"}}, "did you mean 'paired'"),
-        ({"rpu_config": NOISE, "calibration": "paired"}, r"calibration must be None, True \(method 'common_mode'\) or"),
+        ({"rpu_config": NOISE, "calibration": "paired"}, r"calibration must be None, True \(method 'auto'\) or"),
         ({"rpu_config": NOISE, "calibration": {"method": None}}, "calibration must be .* got {'method': None}"),
         ({"rpu_config": NOISE, "calibration": {**PAIRED, "max_samples": 0}}, "calibration.max_samples"),
         ({"rpu_config": NOISE, "calibration": {**PAIRED, "pipeline": "val"}}, "pipeline must be"),

@@ -80,7 +80,7 @@ class Auto(CalibrationMethod):
 
     def calibrate(self, session: CalibrationSession) -> None:
         """Try all, and take the best."""
-        store = SampleStore(session.all_batches())
+        store = session.samples()
         learn, held = store.split(self.held_out)
         is_apart = bool(held)
         learn, held = (learn, held) if is_apart else (list(range(store.n)),) * 2

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from aihwkit_nabn.calibration.batches import SampleStore
 from aihwkit_nabn.calibration.matching import BlockObjective, check_predictions
 from aihwkit_nabn.calibration.method import CalibrationMethod, register_calibration_method
 from aihwkit_nabn.calibration.methods.common_mode import CommonMode
@@ -94,7 +93,7 @@ class Distill(CalibrationMethod):
         if self.prediction_weight:
             check_predictions(session)
         pairs = self.start.align(session)
-        store = SampleStore(session.all_batches())
+        store = session.samples()
         tuned = _TunedAlignments(session, pairs)
         size = self.batch_size or max(1, min(_BATCH, _STEP_VALUES // max(store.values_per_sample, 1)))
         objective = BlockObjective(session, store, self.prediction_weight, size)
