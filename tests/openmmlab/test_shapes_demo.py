@@ -20,7 +20,7 @@ def test_both_models_are_measured_and_written(tmp_path, monkeypatch, capsys):
         result = EvaluationResult.from_json(tmp_path / name / "results.json")
         assert result.digital[metric] > least
         means = {cell.record.method: cell.estimate.mean for cell in result.cells()}
-        assert means["uncalibrated"] < min(means["paired"], means["common_mode"])
+        assert means["uncalibrated"] < min(means["paired"], means["auto"])
         assert list((tmp_path / name).glob("*.png"))
     assert "Evaluate annotation" not in capsys.readouterr().out
 
