@@ -69,6 +69,11 @@ def register_calibration_method(
     return CALIBRATION_METHODS.register(name)
 
 
+def takes_option(cls: type[CalibrationMethod], option: str) -> bool:
+    """Return whether a method has an option of this name."""
+    return option in inspect.signature(cls).parameters
+
+
 def build_method(method: str | CalibrationMethod, /, **options: Any) -> CalibrationMethod:
     """Return a method from its name and options; an instance passes through.
 

@@ -141,12 +141,14 @@ class HalvedMoments:
     groups: int
     everywhere: Moments | None = None
     halves: tuple[InputMoments, InputMoments] = field(init=False)
+    _whole: InputMoments | None = field(init=False, default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         self.halves = InputMoments(self.groups), InputMoments(self.groups)
 
     def take_in(self, inputs: Tensor, analog: Tensor, digital: Tensor, is_second: Tensor) -> None:
         """Take in samples ``[channels, positions]``; `is_second` says of which half each position is."""
+        self._whole = None
         for half, chosen in zip(self.halves, (~is_second, is_second), strict=True):
             half.take_in(inputs[:, chosen], analog[:, chosen], digital[:, chosen])
 
@@ -159,6 +161,7 @@ class HalvedMoments:
 
     def merge(self, other: HalvedMoments) -> None:
         """Take in others, in place."""
+        self._whole = None
         for mine, theirs in zip(self.halves, other.halves, strict=True):
             mine.merge(theirs)
         if other.everywhere is not None:
@@ -166,11 +169,12 @@ class HalvedMoments:
             self.everywhere = mine_everywhere.merge(other.everywhere)
 
     def whole(self) -> InputMoments:
-        """Return the moments of both."""
-        found = InputMoments(self.groups)
-        for half in self.halves:
-            found.merge(half)
-        return found
+        """Return the moments of both, which are not to be added to."""
+        if self._whole is None:
+            self._whole = InputMoments(self.groups)
+            for half in self.halves:
+                self._whole.merge(half)
+        return self._whole
 
     def corrected(self, correction: Correction, analog: Moments) -> Moments:
         """Return the moments of the tiles' outputs with a correction, from those without it at all positions."""

@@ -101,7 +101,11 @@ def _flat(value: Any) -> list[Tensor]:
 
 
 def _place(tensor: Tensor) -> int:
+    """Return what a tensor and its views have in common, and no other tensor alive has.
+
+    Sparse tensors, those on the meta device and some wrapped ones have no memory that views could share.
+    """
     try:
-        return tensor.untyped_storage().data_ptr()
-    except (RuntimeError, NotImplementedError):  # sparse tensors and wrapped ones have none
-        return 0
+        return tensor.untyped_storage().data_ptr() or id(tensor)
+    except (RuntimeError, NotImplementedError):
+        return id(tensor)

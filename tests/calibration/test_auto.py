@@ -147,3 +147,8 @@ def test_batches_that_cannot_be_divided_are_compared_on_themselves():
 def test_bad_options_are_named(options, message):
     with pytest.raises(NabnError, match=message):
         nabn.calibrate(nn.Linear(2, 2), [], "auto", **options)
+
+
+def test_every_candidate_that_takes_a_budget_gets_it():
+    found = dict(CALIBRATION_METHODS.get("auto")(candidates="none+paired+low_rank+distill", budget=0.2).candidates)
+    assert found["none"] is None and found["low_rank"].budget == found["distill"].start.budget == 0.2

@@ -15,6 +15,7 @@ from aihwkit_nabn.calibration.method import (
     CalibrationMethod,
     build_method,
     register_calibration_method,
+    takes_option,
 )
 from aihwkit_nabn.calibration.session import CalibrationSession
 from aihwkit_nabn.chip.calibration_state import clear_calibration
@@ -51,7 +52,7 @@ class Auto(CalibrationMethod):
 
     Args:
         candidates: Names of methods, ``"none"`` for no calibration; a sequence, or a text with ``+`` between them.
-        budget: Passed on to the candidates that take one (``low_rank``).
+        budget: Passed on to the candidates that take one (``low_rank``, ``distill``).
         held_out: Share of the samples that decides, in (0, 0.5].
 
     Source: ours.
@@ -76,7 +77,7 @@ class Auto(CalibrationMethod):
         method = CALIBRATION_METHODS.get(name)
         if issubclass(method, Auto) or not method.needs_batches:
             raise NabnError(f"candidates must be methods that calibrate on images once, got {name!r}")
-        return build_method(name, **({"budget": self.budget} if name == "low_rank" else {}))
+        return build_method(name, **({"budget": self.budget} if takes_option(method, "budget") else {}))
 
     def calibrate(self, session: CalibrationSession) -> None:
         """Try all, and take the best."""

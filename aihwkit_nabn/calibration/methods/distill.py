@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from aihwkit_nabn.calibration.matching import BlockObjective, check_predictions
-from aihwkit_nabn.calibration.method import CalibrationMethod, register_calibration_method
+from aihwkit_nabn.calibration.method import CalibrationMethod, register_calibration_method, takes_option
 from aihwkit_nabn.calibration.methods.common_mode import CommonMode
 from aihwkit_nabn.calibration.methods.low_rank import LowRank
 from aihwkit_nabn.calibration.methods.paired import Paired
@@ -85,7 +85,8 @@ class Distill(CalibrationMethod):
         self.held_out = check_number("held_out", held_out, minimum=0.0, maximum=0.5)
         if start not in _STARTS:
             raise UnknownNameError("start", start, list(_STARTS))
-        self.start = _STARTS[start](**({"budget": budget} if start == "low_rank" else {}))
+        method = _STARTS[start]
+        self.start = method(**({"budget": budget} if takes_option(method, "budget") else {}))
         self.seed = check_count("seed", seed)
 
     def calibrate(self, session: CalibrationSession) -> None:
