@@ -152,14 +152,14 @@ class LayerErrors:
         entry.multiplications += positions * layer.analog_module.out_size * layer.analog_module.in_size
         if digital.numel() == 0 or (groups == 1 and _inputs(layer) > _MOST_INPUTS):
             return
-        if not bool(torch.isfinite(raw).all() & torch.isfinite(digital).all()):
-            raise CalibrationError(f"layer {name!r} produced NaN or infinite values on the calibration set")
         first_row = self._rows.get((name, call), 0)
         channel_dim = self._session.alignments[name].channel_dim
         places = Positions(digital.shape, channel_dim, first_row, n_samples, self._wanted(layer))
         self._rows[name, call] = first_row + digital.shape[0]
-        inputs = regression_inputs(given, groups)
-        entry.moments.take_in(*(places.take(part) for part in (inputs, raw, digital)))
+        parts = [places.take(part) for part in (regression_inputs(given, groups), raw, digital)]
+        if not all(bool(torch.isfinite(part).all()) for part in parts):
+            raise CalibrationError(f"layer {name!r} produced NaN or infinite values on the calibration set")
+        entry.moments.take_in(*parts)
 
     def give_ranks(self, budget: float, ridge: float) -> dict[str, Regressed]:
         """Return how the layers are to be corrected so that most error is taken off for the multiplications.

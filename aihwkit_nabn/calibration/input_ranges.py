@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -106,7 +107,19 @@ def calibrate_input_ranges(
         set_input_range(layers[name], value)
         if name in products and own_bounds(tiles_of(layers[name])[0]) is not None:
             set_output_bounds(layers[name], least_error_bounds(value, layers[name], products[name]))
+    _warn_of_unset_bounds({name: layers[name] for name in ranges if name not in products})
     return ranges
+
+
+def _warn_of_unset_bounds(layers: Mapping[str, nn.Module]) -> None:
+    """Tell of ADCs that were to get ranges from images, in layers whose products cannot be seen."""
+    names = [name for name, layer in layers.items() if own_bounds(tiles_of(layer)[0]) is not None]
+    if names:
+        warnings.warn(
+            f"the ADCs of {len(names)} layers ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''}) keep the "
+            "range of the settings: output_range sets those of layers that convert_to_noise_aware made",
+            stacklevel=4,
+        )
 
 
 def _has_bounded_adc(layer: nn.Module) -> bool:

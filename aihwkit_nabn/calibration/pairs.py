@@ -85,6 +85,7 @@ class _PairGate(Gate[Pair, "_Aligned | None"]):
         session: CalibrationSession,
         rule: PairRule,
         reference: _ReferenceCalls,
+        wants_joint: bool,
         wants_common: bool,
         regressed: Regressed | None,
     ) -> None:
@@ -93,6 +94,7 @@ class _PairGate(Gate[Pair, "_Aligned | None"]):
         self.device = session.devices[name]
         self.rule = rule
         self.reference = reference
+        self.wants_joint = wants_joint
         self.wants_common = wants_common
         self.regressed = regressed
 
@@ -142,7 +144,7 @@ class _PairGate(Gate[Pair, "_Aligned | None"]):
                 pair.joint.note_inputs(given.inputs)
             if self.regressed is not None and given is not None:
                 self._add_inputs(pair, given, output, probe)
-            if probe is not None:
+            if probe is not None and self.wants_joint:
                 self._compare(pair, *probe, output, mean)
 
         found = self.pass_through(take_in)
@@ -229,7 +231,7 @@ def align_with_reference(
             reference = _run_reference(session, wants_joint or wants_common, errors)
         regressed = correct(errors)
     gates = {
-        name: _PairGate(name, session, rule, calls, wants_common, regressed.get(name))
+        name: _PairGate(name, session, rule, calls, wants_joint or wants_common, wants_common, regressed.get(name))
         for name, calls in reference.items()
     }
     reads = _weight_reads(session)

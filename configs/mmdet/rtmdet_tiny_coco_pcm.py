@@ -10,7 +10,7 @@ custom_hooks = [
         rpu_config=dict(type="PCMPreset"),
         seed=0,
         t_inference="1d",
-        calibration=dict(method="paired", max_samples=256),
+        calibration=dict(max_samples=256),
         exclude=[],
     ),
 ]

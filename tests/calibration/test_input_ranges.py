@@ -267,3 +267,15 @@ def test_evaluate_sets_the_ranges_of_the_adc_from_the_calibration_images() -> No
     )
     bounds = [found for found in seen if found]
     assert len(bounds) >= 2 and all(float((b - 10.0).abs().min()) > 1e-3 for found in bounds for b in found.values())
+
+
+def test_aihwkits_own_layers_say_that_their_adcs_keep_the_settings_range() -> None:
+    from aihwkit.nn.conversion import convert_to_analog
+
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 16, 4)).eval()
+    analog = convert_to_analog(model, parse_preset("crossbar:output_range=true")).eval()
+    program_chip(analog, seed=1)
+    before = output_bounds(analog)
+    with pytest.warns(UserWarning, match=r"the ADCs of 2 layers \(0, 3\) keep the range of the settings"):
+        assert set(calibrate_input_ranges(analog, [torch.randn(4, 3, 6, 6)])) == {"0", "3"}
+    assert before and all(torch.equal(bound, before[name]) for name, bound in output_bounds(analog).items())

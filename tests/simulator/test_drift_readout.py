@@ -119,7 +119,7 @@ def test_equals_aihwkits_readout_in_distribution(compensation, name):
         return
     theirs, ours = samples
     error = ((theirs.var(0) + ours.var(0)) / 200).sqrt()
-    assert ((ours.mean(0) - theirs.mean(0)).abs() < 4.5 * error).all()
+    assert ((ours.mean(0) - theirs.mean(0)).abs() <= 4.5 * error).all()  # an output may be without noise
     ratio = (ours.var(0).mean() / theirs.var(0).mean()).sqrt()
     assert abs(ratio - 1) < 4.5 / math.sqrt(2 * 200) * math.sqrt(2)
 
@@ -159,7 +159,7 @@ def test_equals_the_pass_through_our_own_tile_in_distribution(name):
             torch.stack([reading(tile, direct).reshape(-1) for _ in range(200)]).double() for direct in (False, True)
         )
     error = ((theirs.var(0) + ours.var(0)) / 200).sqrt()
-    assert ((ours.mean(0) - theirs.mean(0)).abs() < 4.5 * error).all()
+    assert ((ours.mean(0) - theirs.mean(0)).abs() <= 4.5 * error).all()  # an output may be without noise
     assert abs((ours.var(0).mean() / theirs.var(0).mean()).sqrt() - 1) < 4.5 / math.sqrt(200 * 23)
 
 
@@ -171,7 +171,7 @@ def test_individual_output_noise():
     with isolated_rng(0):
         theirs, ours = (torch.stack([reading(tile, direct) for _ in range(200)]) for direct in (False, True))
     error = ((theirs.var(0) + ours.var(0)) / 200).sqrt()
-    assert ((ours.mean(0) - theirs.mean(0)).abs() < 4.5 * error).all()
+    assert ((ours.mean(0) - theirs.mean(0)).abs() <= 4.5 * error).all()  # an output may be without noise
 
 
 def test_double_precision():

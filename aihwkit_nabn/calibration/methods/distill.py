@@ -178,7 +178,7 @@ class _Descent:
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
         self.tuned.write()
-        return self.objective.mean(self.held) if self.held else float(loss)
+        return self.objective.mean(self.held) if self.held else float(loss.detach())
 
     def _accept(self, loss: float) -> bool:
         """Take the state over if it is better than the best, else go back to that."""

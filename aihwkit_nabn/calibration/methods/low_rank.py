@@ -33,7 +33,7 @@ class LowRank(Paired):
     summary = "each layer's error corrected along the directions of its inputs that say most about it, then paired"
 
     def __init__(self, budget: float = 0.05, ridge: float = 0.01) -> None:
-        super().__init__(shrink=0.0)
+        super().__init__()
         self.budget = check_number("budget", budget, minimum=0.0, maximum=1.0)
         self.ridge = check_number("ridge", ridge, exclusive_minimum=0.0)
 

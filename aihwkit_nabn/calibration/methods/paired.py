@@ -33,8 +33,8 @@ class Paired(CalibrationMethod):
 
     Args:
         shrink: Power of the correlation in the scale. 0 restores the reference's spread; 1 is the best linear estimate
-            of the reference's output, which has less spread. 0.5 was chosen on training images of the CIFAR-10 subset
-            (ResNet-20, additive noise 0.10, six chips): 82.5 to 83.0 with 0, 83.3 to 83.7 with 0.5, by batch size.
+            of the reference's output, which has less spread. What each layer loses of it adds up: 0.5 brings a
+            ResNet-20 0 to 2 points, on training images, and takes 20 from EfficientNet-Lite0's 50 layers.
 
     Source: ours.
     """
@@ -42,7 +42,7 @@ class Paired(CalibrationMethod):
     summary = "each analog layer's mean and spread aligned with the reference's on the same inputs"
     needs_reference = True
 
-    def __init__(self, shrink: float = 0.5) -> None:
+    def __init__(self, shrink: float = 0.0) -> None:
         self.shrink = check_number("shrink", shrink, minimum=0.0, maximum=1.0)
 
     def rule(self, pair: Pair) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ custom_hooks = [
         rpu_config=dict(type="PCMPreset"),
         seed=0,  # which chip: the same seed is the same chip everywhere
         t_inference="1d",  # seconds, or 1s, 1h, 1d, 1y; up to 10 years
-        calibration=dict(method="paired", max_samples=256),  # None: the chip as programmed
+        calibration=dict(max_samples=256),  # None: the chip as programmed
         exclude=[],  # names of modules that stay digital; * and ? match
     )
 ]

@@ -7,7 +7,7 @@ custom_hooks = [
         rpu_config=dict(type="ReRAMCMOPreset", acceptance_range_percent=0.2),
         seed=0,  # which chip: the same seed is the same chip everywhere
         t_inference="1h",  # seconds, or 1s, 1h, 1d
-        calibration=dict(method="paired", max_samples=256),  # None: the chip as programmed
+        calibration=dict(max_samples=256),  # None: the chip as programmed
         exclude=[],  # names of modules that stay digital; * and ? match
     )
 ]

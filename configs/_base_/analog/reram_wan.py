@@ -6,7 +6,7 @@ custom_hooks = [
         rpu_config=dict(type="ReRAMWanPreset"),
         seed=0,  # which chip: the same seed is the same chip everywhere
         t_inference="1d",  # measured up to 2 days; later times are refused
-        calibration=dict(method="paired", max_samples=256),  # None: the chip as programmed
+        calibration=dict(max_samples=256),  # None: the chip as programmed
         exclude=[],  # names of modules that stay digital; * and ? match
     )
 ]

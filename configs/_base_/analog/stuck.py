@@ -6,7 +6,7 @@ custom_hooks = [
         rpu_config=dict(type="StuckDevicesPreset", p_off=0.01, p_on=0.001),
         seed=0,  # which chip: the same seed is the same chip everywhere
         t_inference=0.0,  # this noise does not change with time
-        calibration=dict(method="paired", max_samples=256),  # None: the chip as programmed
+        calibration=dict(max_samples=256),  # None: the chip as programmed
         exclude=[],  # names of modules that stay digital; * and ? match
     )
 ]

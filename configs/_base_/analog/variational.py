@@ -7,7 +7,7 @@ custom_hooks = [
         rpu_config=dict(type="VariationalNoisePreset", sigma=0.06, schedule="ramp", period_samples=1000, start=0.25),
         seed=0,  # which chip: the same seed is the same chip everywhere
         t_inference=0.0,  # this noise moves with the images, not with time
-        calibration=dict(method="paired", max_samples=256),  # None: the chip as programmed
+        calibration=dict(max_samples=256),  # None: the chip as programmed
         exclude=[],  # names of modules that stay digital; * and ? match
     )
 ]
