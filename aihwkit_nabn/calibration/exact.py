@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from torch import Tensor
@@ -31,18 +31,21 @@ class Gate(ABC, Generic[M, C]):
 
     What a layer that is called several times computes in the end is known behind its last call only. In a first pass
     each call is corrected by its own moments over all batches; in further ones by what the pass before found for all
-    calls together, until that has settled. It has at the latest after as many passes as there are such layers.
+    calls together, until that has settled. It has at the latest after as many passes as there are such layers. Layers
+    that no batch comes to behind one of these are done with the first pass.
 
     Attributes:
         name: The layer's.
         place: The alignment or BatchNorm whose observer it is while measuring.
         calls: Moments of each call over all batches, of the pass at hand.
+        is_done: Whether its correction is final, and nothing more is measured.
     """
 
     def __init__(self, name: str, place: Any) -> None:
         self.name = name
         self.place = place
         self.calls: list[M] = []
+        self.is_done = False
         self._line: Lockstep | None = None
         self._estimates: dict[int, C] = {}
         self._of_all_calls: C | None = None
@@ -75,6 +78,8 @@ class Gate(ABC, Generic[M, C]):
 
     def begin(self, line: Lockstep, late: Collection[str] = ()) -> None:
         """Begin a pass over the batches; `late` are gates that some batch came to when the others had gone on."""
+        if self.is_done:
+            return
         is_provisional = len(self.calls) > 1 or (bool(self.calls) and self.name in late)
         self._of_all_calls = self.correction(self.merged()) if is_provisional else None
         self.calls, self._estimates, self._line = [], {}, line
@@ -85,6 +90,8 @@ class Gate(ABC, Generic[M, C]):
         Args:
             take_in: Called with the moments to add to, the number of the batch and that of the call among the batch's.
         """
+        if self.is_done:
+            return self.final()
         assert self._line is not None
         stop = self._line.next_call(self.name)
         call = stop[1]
@@ -133,7 +140,7 @@ def _measure(session: CalibrationSession, gates: Mapping[str, Gate[M, C]], batch
             order,
             on_stop=lambda done: session.step_done(done, len(gates)),
             one_by_one=not way.side_by_side,
-            last=way.last(gates),
+            last=way.last([name for name, gate in gates.items() if not gate.is_done]),
         )
         for gate in gates.values():
             gate.begin(line, late)
@@ -141,11 +148,25 @@ def _measure(session: CalibrationSession, gates: Mapping[str, Gate[M, C]], batch
         late |= line.late
         session.n_passes += line.n_passes
         now = {name: gate.chip_moments(gate.merged()) for name, gate in gates.items() if gate.calls}
-        n_shared = sum(len(gate.calls) > 1 or gate.name in late for gate in gates.values())
-        if number >= n_shared or _has_settled(before, now):
+        shared = {name for name, gate in gates.items() if len(gate.calls) > 1 or name in late}
+        if number >= len(shared) or _has_settled(before, now):
             return
+        behind = _behind(shared, line.ways())
+        for name, gate in gates.items():
+            gate.is_done = bool(gate.calls) and name not in behind
         before = now
     session.notes.append(f"layers that are called several times had not settled after {_MOST_PASSES} passes")
+
+
+def _behind(shared: Collection[str], ways: Collection[Sequence[str]]) -> set[str]:
+    """Return shared gates and those that some batch came to after one of them, by whatever way."""
+    found, before = set(shared), -1
+    while len(found) > before:
+        before = len(found)
+        for way in ways:
+            first = next((place for place, gate in enumerate(way) if gate in found), len(way))
+            found.update(way[first:])
+    return found
 
 
 def _has_settled(before: Mapping[str, Moments], now: Mapping[str, Moments]) -> bool:

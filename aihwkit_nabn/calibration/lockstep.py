@@ -72,7 +72,7 @@ class Lockstep:
         self._patience = patience
         self._done: set[Stop] = set()
         self._too_large: dict[Stop, bool] = {}
-        self._seen: set[tuple[int, Stop]] = set()
+        self._seen: dict[tuple[int, Stop], None] = {}
         self._calls: dict[str, int] = {}
         self._running: _Pass | None = None
         self._last = last
@@ -88,10 +88,17 @@ class Lockstep:
         seen = (self.batch, stop)
         if seen in self._seen:
             return False
-        self._seen.add(seen)
+        self._seen[seen] = None
         if stop in self._done:
             self.late.add(stop[0])
         return True
+
+    def ways(self) -> list[list[str]]:
+        """Return the gates that each batch has come to, in its order."""
+        found: dict[int, list[str]] = {}
+        for batch, (gate, _) in self._seen:
+            found.setdefault(batch, []).append(gate)
+        return list(found.values())
 
     def halt(self, stop: Stop) -> None:
         """Wait until every batch has come to the stop, or has gone another way."""

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import aihwkit_nabn as nabn
-from aihwkit_nabn.calibration import lockstep
+from aihwkit_nabn.calibration import exact, lockstep, pairs
 from aihwkit_nabn.calibration.moments import Moments
 from aihwkit_nabn.errors import CalibrationError
 from aihwkit_nabn.noise.variational import VariationalNoise
@@ -165,6 +165,38 @@ def test_shared_layers_settle_to_the_same(method, relative):
     got, report = calibrated(chip, net, list(images.split([5, 1, 6])), method, x)
     assert relative(got, expected) < 1e-4
     assert 1 < report.n_passes == whole.n_passes <= 6
+
+
+def test_layers_in_front_of_shared_ones_are_measured_once(monkeypatch):
+    """The others once per pass; with the same bits as when all are."""
+    net, x = Shared().eval(), torch.randn(12, 3, 16, 16)
+    measured, outputs = {}, []
+    empty = pairs._PairGate.empty
+
+    def note(gate, call):
+        measured[gate.name] = measured.get(gate.name, 0) + 1
+        return empty(gate, call)
+
+    monkeypatch.setattr(pairs._PairGate, "empty", note)
+    for behind in (exact._behind, lambda shared, ways: {gate for way in ways for gate in way}):
+        monkeypatch.setattr(exact, "_behind", behind)
+        measured.clear()
+        chip = nabn.convert_to_noise_aware(net, nabn.presets.GaussianWeightNoisePreset(sigma=0.1))
+        nabn.program_chip(chip, seed=1)
+        report = nabn.calibrate(chip, list(x.split(5)), "low_rank", reference=net)
+        assert report.n_passes > 2
+        with torch.no_grad():
+            outputs.append(chip(x))
+        if len(outputs) == 1:
+            assert measured["stem"] == 1 and measured["head.0"] == 3 * report.n_passes
+    assert torch.equal(*outputs)
+
+
+def test_what_comes_behind_a_shared_layer_by_any_way():
+    ways = [["a", "b", "c", "d"], ["a", "d", "e"], ["f", "b"], ["g"]]
+    assert exact._behind({"c"}, ways) == {"c", "d", "e"}
+    assert exact._behind({"f"}, ways) == {"f", "b", "c", "d", "e"}  # behind b in another batch
+    assert exact._behind(set(), ways) == set()
 
 
 def test_an_error_in_the_middle_ends_every_pass(deep):
