@@ -57,30 +57,6 @@ class Correction:
         return found
 
 
-@dataclass(frozen=True)
-class _Deviations:
-    """A sample less its mean, in parts of its largest value: products of those neither overflow nor vanish.
-
-    Args:
-        values: ``[channels, positions]``, float32 on a CPU unless the sample is wider; there it takes half the time.
-        mean: ``[channels]`` float64.
-        size: The largest value.
-    """
-
-    values: Tensor
-    mean: Tensor
-    size: Tensor
-
-    @classmethod
-    def of(cls, sample: Tensor) -> _Deviations:
-        if sample.is_cuda or sample.dtype is not torch.float32:
-            sample = sample.double()
-        mean = sample.mean(1, dtype=torch.float64)
-        values = sample - mean.unsqueeze(1).to(sample.dtype)
-        size = values.abs().amax().double().clamp(min=torch.finfo(torch.float32).tiny)
-        return cls(values.div_(size.to(values.dtype)), mean, size)
-
-
 @dataclass
 class InputMoments:
     """Second moments of one layer's inputs and of what tiles and digital layer make of them, over sampled positions.
@@ -103,11 +79,10 @@ class InputMoments:
         n = digital.shape[1]
         if n == 0:
             return
-        parts = [_Deviations.of(part) for part in (per_output(inputs, len(digital), self.groups), analog, digital)]
-        products = self._products(*(part.values for part in parts))
-        sizes = [parts[i].size * parts[j].size for i, j in _FACTORS]
-        scatter = tuple(product.double().mul_(size) for product, size in zip(products, sizes, strict=True))
-        self.merge(InputMoments(self.groups, n, tuple(part.mean for part in parts), scatter))
+        parts = [part.double() for part in (per_output(inputs, len(digital), self.groups), analog, digital)]
+        means = tuple(part.mean(1) for part in parts)
+        products = self._products(*(part - mean.unsqueeze(1) for part, mean in zip(parts, means, strict=True)))
+        self.merge(InputMoments(self.groups, n, means, products))
 
     def merge(self, other: InputMoments) -> None:
         """Take in another sample's moments, in place."""
