@@ -1,4 +1,4 @@
-"""The README's Python examples run as they stand."""
+"""The README's Python examples run as they stand; adding something takes what the pages say."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +10,8 @@ from aihwkit_nabn.noise import NOISE_MODELS
 from tests import documents
 
 EXAMPLES = documents.blocks(documents.README, "python")
+NOISE_MODEL = documents.blocks(documents.ROOT / "docs/tutorials/device_researcher.md", "python")[0]
+METHOD = documents.blocks(documents.ROOT / "aihwkit_nabn/calibration/README.md", "python")[0]
 
 
 @pytest.fixture(autouse=True)
@@ -21,14 +23,8 @@ def registries_as_before() -> Iterator[None]:
             registry.unregister(name)
 
 
-def example(text: str) -> str:
-    return next(code for code in EXAMPLES if text in code)
-
-
-def run(code: str) -> dict[str, object]:
-    names: dict[str, object] = {"__name__": "readme_example"}
-    documents.run(code, names, documents.README)
-    return names
+def run(code: str) -> None:
+    documents.run(code, {"__name__": "readme_example"}, documents.README)
 
 
 @pytest.mark.parametrize("code", EXAMPLES, ids=[code.strip().splitlines()[-1][:40] for code in EXAMPLES])
@@ -37,10 +33,13 @@ def test_example_runs(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     run(code)
 
 
-@pytest.mark.parametrize("name", ["register_noise_model", "register_calibration_method"])
-def test_adding_something_takes_less_than_20_lines(name: str) -> None:
-    lines = [line for line in example(name).splitlines() if line.strip()]
-    assert len(lines) < 20
+def test_the_readme_fits_on_two_screens() -> None:
+    assert len(documents.README.read_text().splitlines()) <= 130
+
+
+@pytest.mark.parametrize("code", [NOISE_MODEL, METHOD], ids=["noise model", "method"])
+def test_adding_something_takes_less_than_20_lines(code: str) -> None:
+    assert len([line for line in code.splitlines() if line.strip()]) < 20
 
 
 def test_added_noise_model_and_method_work_together() -> None:
@@ -48,13 +47,13 @@ def test_added_noise_model_and_method_work_together() -> None:
 
     import aihwkit_nabn as nabn
 
-    config = run(example("register_noise_model"))["rpu"]
-    run(example("register_calibration_method"))
+    run(NOISE_MODEL)
+    run(METHOD)
     model = torch.nn.Sequential(torch.nn.Conv2d(3, 40, 3), torch.nn.BatchNorm2d(40)).eval()
-    analog = nabn.convert_to_noise_aware(model, config)
+    analog = nabn.convert_to_noise_aware(model, nabn.presets.build_preset("dead_columns", rate=0.1))
     nabn.program_chip(analog, seed=1)
     dead = analog[0].weight.flatten(1).abs().sum(1) == 0
-    assert 0 < int(dead.sum()) < 10
+    assert 0 < int(dead.sum()) < 15
     x = torch.randn(8, 3, 6, 6)
     nabn.calibrate(analog, [x], "mean_only")
     raw = analog[0](x).mean((0, 2, 3))
