@@ -60,7 +60,7 @@ def method_specs(names: Sequence[str]) -> list[MethodSpec]:
     from aihwkit_nabn.calibration import CALIBRATION_METHODS
     from aihwkit_nabn.calibration.method import build_method
     from aihwkit_nabn.evaluation import MethodSpec
-    from aihwkit_nabn.evaluation.scenario import UNCALIBRATED
+    from aihwkit_nabn.results import UNCALIBRATED
     from aihwkit_nabn.simulator.preset_text import parse_value
 
     if not names:

@@ -12,7 +12,8 @@ from torch import nn
 from aihwkit_nabn.calibration import CALIBRATION_METHODS, CalibrationMethod
 from aihwkit_nabn.calibration.method import build_method
 from aihwkit_nabn.errors import NabnError, UnknownNameError, check_count, is_finite_number, suggestion
-from aihwkit_nabn.evaluation.scenario import UNCALIBRATED, MethodSpec, Scenario, label_methods
+from aihwkit_nabn.evaluation.scenario import MethodSpec, Scenario, label_methods
+from aihwkit_nabn.results import UNCALIBRATED
 from aihwkit_nabn.seeding import check_seed, private_rng
 
 EvalFn = Callable[[nn.Module], Mapping[str, float]]

@@ -12,13 +12,8 @@ from aihwkit.simulator.parameters.base import RPUConfigBase
 
 from aihwkit_nabn.chip import format_time, parse_time
 from aihwkit_nabn.errors import NabnError, check_number
+from aihwkit_nabn.results import DIGITAL, UNCALIBRATED
 from aihwkit_nabn.simulator.checks import check_rpu_config
-
-UNCALIBRATED = "none"
-"""The method that does nothing; every evaluation contains it."""
-
-DIGITAL = "digital"
-"""Label of the digital model's row."""
 
 
 @dataclass(frozen=True)

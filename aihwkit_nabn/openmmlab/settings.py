@@ -12,8 +12,9 @@ from aihwkit_nabn.chip import parse_time
 from aihwkit_nabn.errors import NabnError, check_count
 from aihwkit_nabn.evaluation import MethodSpec, Scenario
 from aihwkit_nabn.evaluation.plan import AUGMENTED, PLAIN
-from aihwkit_nabn.evaluation.scenario import UNCALIBRATED, scenarios_over_times
+from aihwkit_nabn.evaluation.scenario import scenarios_over_times
 from aihwkit_nabn.openmmlab.batches import set_name
+from aihwkit_nabn.results import UNCALIBRATED
 from aihwkit_nabn.simulator import build_preset, get_preset, parse_preset
 
 PIPELINES = {"test": PLAIN, "train": AUGMENTED}

@@ -10,7 +10,7 @@ from aihwkit_nabn.calibration import CALIBRATION_METHODS
 from aihwkit_nabn.calibration.method import build_method
 from aihwkit_nabn.errors import NabnError, UnknownNameError
 from aihwkit_nabn.evaluation.plan import AUGMENTED, PLAIN
-from aihwkit_nabn.evaluation.scenario import DIGITAL, UNCALIBRATED
+from aihwkit_nabn.results import DIGITAL, UNCALIBRATED
 from aihwkit_nabn.sweeps.fields import check_choice, check_list, check_mapping, check_positive, check_text, short
 
 UNCALIBRATED_LABEL = "uncalibrated"

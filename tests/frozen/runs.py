@@ -123,7 +123,16 @@ def sensitivity(folder: Path) -> dict[str, Any]:
     """``nabn sensitivity --chips 2`` with fewer images."""
     nabn("sensitivity", "--chips", 2, "--limit", 60, "--max-samples", 32, "--reverse", "--out", folder)
     content = json.loads((folder / "sensitivity.json").read_text())
-    return {name: content[name] for name in ("metric", "digital", "losses", "shares")}
+    ((metric, digital),) = content["digital"].items()
+    losses = [
+        {
+            **{name: record[name] for name in ("scenario", "method", "chip_seed")},
+            **record["axes"],
+            "loss": digital - record["metrics"][metric],
+        }
+        for record in content["records"]
+    ]
+    return {"metric": metric, "digital": digital, "losses": losses, "shares": content["settings"]["shares"]}
 
 
 def sweep_content(folder: Path, *, stream: bool = False) -> dict[str, Any]:
