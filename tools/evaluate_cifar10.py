@@ -27,13 +27,14 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from aihwkit_nabn.calibration import CALIBRATION_METHODS
-from aihwkit_nabn.commands._evaluation import AUGMENTED, PLAIN, check_out, method_specs, show_result, split_names
+from aihwkit_nabn.commands._evaluation import check_out, show_result, split_names
 from aihwkit_nabn.commands._run import run
 from aihwkit_nabn.data.cifar import crop_and_flip, load_cifar_subset, normalise
 from aihwkit_nabn.data.classification import ImageSet, accuracy_on, image_batches
 from aihwkit_nabn.data.resnet_cifar import load_resnet20
 from aihwkit_nabn.errors import NabnError, UnknownNameError
 from aihwkit_nabn.evaluation import EvaluationResult, MethodSpec, Scenario, evaluate
+from aihwkit_nabn.evaluation.methods import AUGMENTED, PLAIN, method_specs
 from aihwkit_nabn.results import DIGITAL, UNCALIBRATED, Record, RecordLog
 from aihwkit_nabn.seeding import derive_seed
 from aihwkit_nabn.simulator import build_preset, parse_preset

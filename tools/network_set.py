@@ -21,10 +21,11 @@ from rich.console import Console
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from aihwkit_nabn.calibration import CALIBRATION_METHODS
-from aihwkit_nabn.commands._evaluation import check_out, method_specs, split_names
+from aihwkit_nabn.commands._evaluation import check_out, split_names
 from aihwkit_nabn.commands._run import run
 from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.evaluation import EvaluationResult, MethodSpec, Scenario, evaluate
+from aihwkit_nabn.evaluation.methods import method_specs
 from aihwkit_nabn.evaluation.settings import setup_of
 from aihwkit_nabn.files import write_text
 from aihwkit_nabn.results import UNCALIBRATED, Record, RecordLog

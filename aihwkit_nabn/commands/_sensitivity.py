@@ -33,9 +33,9 @@ class Study:
 
 def digits_arguments(study: Study, *, limit: int | None) -> dict[str, Any]:
     """Return model, measurement and calibration images of the embedded digits."""
-    from aihwkit_nabn.commands._evaluation import AUGMENTED, PLAIN
     from aihwkit_nabn.data.classification import accuracy_on, image_batches
     from aihwkit_nabn.data.digits import load_demo_model, load_digits, shift_images
+    from aihwkit_nabn.evaluation.methods import AUGMENTED, PLAIN
     from aihwkit_nabn.seeding import derive_seed
 
     test = load_digits("test")

@@ -79,7 +79,6 @@ def command(
         check_out,
         folder_name,
         loop_methods,
-        method_specs,
         parse_scenarios,
         show_result,
         split_names,
@@ -91,6 +90,7 @@ def command(
         refuse_options,
         test_config,
     )
+    from aihwkit_nabn.evaluation.methods import method_specs
 
     console = Console()
     items = cfg_option_items(cfg_options, overrides)

@@ -13,9 +13,10 @@ from torch import nn
 from aihwkit_nabn.chip import program_chip
 from aihwkit_nabn.evaluation.first_call import FirstCall
 from aihwkit_nabn.evaluation.measuring import Measuring
+from aihwkit_nabn.evaluation.methods import MethodSpec
 from aihwkit_nabn.evaluation.plan import CalibrationBatches, EvalFn, Plan, PlannedMethod, make_plan
 from aihwkit_nabn.evaluation.result import EvaluationResult
-from aihwkit_nabn.evaluation.scenario import MethodSpec, Scenario, config_key
+from aihwkit_nabn.evaluation.scenario import Scenario, config_key
 from aihwkit_nabn.evaluation.settings import describe, describe_shifts
 from aihwkit_nabn.nn import convert_to_noise_aware
 from aihwkit_nabn.nn.evaluation_mode import evaluation_mode

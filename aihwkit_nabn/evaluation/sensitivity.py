@@ -13,8 +13,9 @@ from aihwkit_nabn.calibration.session import match_reference
 from aihwkit_nabn.chip import program_chip
 from aihwkit_nabn.evaluation.first_call import FirstCall
 from aihwkit_nabn.evaluation.measuring import Measuring
+from aihwkit_nabn.evaluation.methods import MethodSpec
 from aihwkit_nabn.evaluation.plan import CalibrationBatches, EvalFn, Plan, PlannedMethod, make_plan
-from aihwkit_nabn.evaluation.scenario import MethodSpec, Scenario
+from aihwkit_nabn.evaluation.scenario import Scenario
 from aihwkit_nabn.evaluation.settings import describe
 from aihwkit_nabn.nn import convert_to_noise_aware
 from aihwkit_nabn.nn.attention import split_attention

@@ -19,7 +19,8 @@ from torch import nn
 from aihwkit_nabn.calibration.method import DEFAULT_METHOD
 from aihwkit_nabn.errors import NabnError, check_count, check_flag
 from aihwkit_nabn.evaluation import EvaluationResult, evaluate
-from aihwkit_nabn.evaluation.plan import PLAIN, has_input_ranges
+from aihwkit_nabn.evaluation.methods import PLAIN
+from aihwkit_nabn.evaluation.plan import has_input_ranges
 from aihwkit_nabn.evaluation.settings import setup_of
 from aihwkit_nabn.openmmlab.batches import calibration_forward, calibration_set_of, reference_forward
 from aihwkit_nabn.openmmlab.checkpoints import FitCheckpoint

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from aihwkit_nabn.errors import NabnError, is_finite_number
 from aihwkit_nabn.results.record import Record
 from aihwkit_nabn.results.result import Results
 from aihwkit_nabn.results.statistics import Estimate, estimate
@@ -45,6 +46,9 @@ def ranking(result: Results, scenario: str, on_chip: str = ONLY) -> list[LayerRa
     """Return the layers of a scenario, the one that costs most without calibration first, `WHOLE` before all.
 
     With `BUT` the layer that saves most by staying digital comes first. Empty where it was not measured.
+
+    Raises:
+        NabnError: a layer lacks one of the methods, or the shares in the settings are damaged.
     """
     found: dict[str, dict[str, list[float]]] = {}
     for record in result.records:
@@ -52,6 +56,12 @@ def ranking(result: Results, scenario: str, on_chip: str = ONLY) -> list[LayerRa
         if record.scenario == scenario and (record.axis("on_chip") == on_chip or layer == WHOLE):
             found.setdefault(layer, {}).setdefault(record.method, []).append(loss(result, record))
     shares = result.settings.get(SHARES, {})
+    if not isinstance(shares, dict) or not all(is_finite_number(share) for share in shares.values()):
+        raise NabnError(f"{SHARES} of the result's settings must be numbers by layer, got {shares!r}")
+    for layer, methods in found.items():
+        for method in result.methods:
+            if method not in methods:
+                raise NabnError(f"layer {layer!r} lacks method {method!r} in scenario {scenario!r}")
     ranks = [
         LayerRank(
             layer=layer,

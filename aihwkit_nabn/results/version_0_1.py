@@ -59,7 +59,7 @@ def sensitivity(path: Path, content: dict[str, Any]) -> dict[str, Any]:
         for record in records:
             record["metrics"] = {metric: digital - record["metrics"][_LOSS]}
         settings = {**content["settings"], "shares": content["shares"]}
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise NabnError(f"{path} is damaged: {type(error).__name__}: {error}") from error
     return {"digital": {metric: digital}, "records": records, "settings": settings}
 

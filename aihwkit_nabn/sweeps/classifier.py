@@ -11,7 +11,7 @@ from torch import nn
 
 from aihwkit_nabn.data.classification import ImageSet, accuracy_on
 from aihwkit_nabn.evaluation import MethodSpec, Scenario, evaluate
-from aihwkit_nabn.evaluation.plan import PLAIN
+from aihwkit_nabn.evaluation.methods import PLAIN
 from aihwkit_nabn.results import Record
 from aihwkit_nabn.seeding import derive_seed
 from aihwkit_nabn.simulator import parse_preset

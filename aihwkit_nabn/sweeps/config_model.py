@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aihwkit_nabn.errors import NabnError, missing_extra
-from aihwkit_nabn.evaluation.plan import AUGMENTED
+from aihwkit_nabn.evaluation.methods import AUGMENTED
 from aihwkit_nabn.results import UNCALIBRATED
 from aihwkit_nabn.sweeps.jobs import Job, Task, digital_record
 from aihwkit_nabn.sweeps.methods import MethodEntry

@@ -13,8 +13,9 @@ from torch import nn
 from aihwkit_nabn.chip import parse_time
 from aihwkit_nabn.errors import NabnError, check_number
 from aihwkit_nabn.evaluation import EvaluationResult, MethodSpec, Scenario, evaluate
+from aihwkit_nabn.evaluation.methods import label_methods
 from aihwkit_nabn.evaluation.plan import CalibrationBatches, EvalFn
-from aihwkit_nabn.evaluation.scenario import check_label, label_methods
+from aihwkit_nabn.evaluation.scenario import check_label
 from aihwkit_nabn.results import UNCALIBRATED, Record
 from aihwkit_nabn.training.noise import TrainingNoise, matched_noise
 
