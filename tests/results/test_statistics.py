@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from aihwkit_nabn.errors import NabnError
-from aihwkit_nabn.evaluation import estimate, paired_difference, recovered_share
+from aihwkit_nabn.results import estimate, paired_difference, recovered_share
 
 VALUES = [88.7, 89.4, 87.9, 90.1, 88.2]
 BASELINE = [80.5, 81.9, 78.8, 83.0, 80.1]

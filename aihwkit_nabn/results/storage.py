@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from aihwkit_nabn.errors import NabnError, is_finite_number, suggestion
-from aihwkit_nabn.evaluation.record import Record
 from aihwkit_nabn.files import parse_json, write_text
+from aihwkit_nabn.results import version_0_1
+from aihwkit_nabn.results.record import Record
 
 FORMAT = "aihwkit_nabn.evaluation"
 VERSION = 1
@@ -19,9 +20,11 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "str": (str,),
     "str | None": (str, type(None)),
     "int": (int,),
+    "int | None": (int, type(None)),
     "float": (float, int),
     "float | None": (float, int, type(None)),
     "dict[str, float]": (dict,),
+    "dict[str, Any]": (dict,),
 }
 
 
@@ -35,7 +38,7 @@ def write_result(path: Path, *, digital: dict[str, float], records: Sequence[Rec
         "format": FORMAT,
         "version": VERSION,
         "digital": digital,
-        "records": [dataclasses.asdict(record) for record in records],
+        "records": [record.to_dict() for record in records],
         "settings": settings,
     }
     try:
@@ -60,6 +63,8 @@ def read_result(path: Path) -> dict[str, Any]:
         raise NabnError(f"cannot read {path}: {error.strerror or error}") from error
     except ValueError as error:  # both no JSON and no UTF-8
         raise NabnError(f"{path} is damaged, or no result file: {error}") from error
+    if isinstance(content, dict) and content.get("format") == version_0_1.SENSITIVITY:
+        content = {"format": FORMAT, "version": content.get("version"), **version_0_1.sensitivity(path, content)}
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise NabnError(f"{path} is no result file of this package: its format is not {FORMAT!r}")
     version = content.get("version")
@@ -95,10 +100,7 @@ def read_record(path: Path, where: str, entry: Any) -> Record:
     fields = {field.name: _KINDS[str(field.type)] for field in dataclasses.fields(Record)}
     if not isinstance(entry, dict):
         raise NabnError(f"{path} is damaged: {where} must be a mapping")
-    optional = {
-        field.name: field.default for field in dataclasses.fields(Record) if field.default is not dataclasses.MISSING
-    }
-    entry = {**optional, **entry}  # files of before there was one
+    entry = {"note": "", "axes": {}, **entry}  # files of before there were any
     _check_keys(path, where, entry, list(fields))
     for name, kinds in fields.items():
         if not isinstance(entry[name], kinds) or isinstance(entry[name], bool):

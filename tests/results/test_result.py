@@ -13,7 +13,8 @@ from scipy import stats
 
 from aihwkit_nabn import files
 from aihwkit_nabn.errors import NabnError, UnknownNameError
-from aihwkit_nabn.evaluation import EvaluationResult, Record
+from aihwkit_nabn.evaluation import EvaluationResult
+from aihwkit_nabn.results import Record
 
 DIGITAL = 91.6
 CHIPS = {
