@@ -20,6 +20,7 @@ from aihwkit_nabn.seeding import RandomStream
 from aihwkit_nabn.simulator import NoiseAwareRPUConfig, crossbar, mvm
 from aihwkit_nabn.simulator.straight_through import straight_through_product
 from aihwkit_nabn.simulator.tile_forward import unfolded_convolution
+from aihwkit_nabn.simulator.tiles import tile_rows, tiles_of
 
 STATIC: dict[str, Any] = {
     "inp_res": 254.0,
@@ -58,10 +59,10 @@ def assert_same_steps(ours: Tensor, theirs: Tensor, share: float = 1e-4) -> None
 
 def column_step(layer: Any) -> float:
     """The largest value that one ADC step of the layer is worth."""
-    io = mvm.tiles_of(layer.analog_module)[0].rpu_config.forward
+    io = tiles_of(layer.analog_module)[0].rpu_config.forward
     return max(
         2.0 * io.out_bound / io.out_res * row.scale.max().item() * (row.input_range or 1.0)
-        for row in mvm.tile_rows(layer.analog_module)
+        for row in tile_rows(layer.analog_module)
     )
 
 
@@ -95,7 +96,7 @@ def test_convolutions_equal_unfolding_into_aihwkits_tiles(
     theirs = unfolded(layer, x)
     # Not the very same sums: a few inputs or outputs on an edge, each by one step.
     assert_same_steps(ours, theirs, share=3e-4)
-    assert (ours - theirs).abs().max() <= 1.01 * column_step(layer) * len(mvm.tile_rows(layer.analog_module))
+    assert (ours - theirs).abs().max() <= 1.01 * column_step(layer) * len(tile_rows(layer.analog_module))
     assert layer.to_digital(layer)(x).sub(ours).norm() < 0.2 * ours.norm()
 
 
@@ -146,7 +147,7 @@ def test_noise_has_the_mean_and_the_variance_it_should(rows: int) -> None:
     with torch.no_grad():
         y = layer(x)
         expected = unfolded_without_noise(layer, x[:1])
-    variance = sum((0.3 * row.scale * row.input_range) ** 2 for row in mvm.tile_rows(layer.analog_module))
+    variance = sum((0.3 * row.scale * row.input_range) ** 2 for row in tile_rows(layer.analog_module))
     error = (y.mean(0) - expected[0]) / (variance.sqrt().view(-1, 1, 1) / math.sqrt(3000))
     assert error.abs().max() < 4.5 and abs(error.mean().item()) < 3.0 / math.sqrt(error.numel())
     ratio = y.var(0) / variance.view(-1, 1, 1)  # standard error sqrt(2 / 3000) each
@@ -155,7 +156,7 @@ def test_noise_has_the_mean_and_the_variance_it_should(rows: int) -> None:
 
 def unfolded_without_noise(layer: Any, x: Tensor) -> Tensor:
     twin = copy.deepcopy(layer)
-    for tile in mvm.tiles_of(twin.analog_module):
+    for tile in tiles_of(twin.analog_module):
         tile.rpu_config.forward.out_noise = 0.0
         tile.tile.set_config(tile.rpu_config)
     return unfolded(twin, x)
@@ -180,7 +181,7 @@ def test_pcm_read_noise_equals_the_compiled_tile() -> None:
     assert ((a.mean(0) - b.mean(0)) / spread).abs().max() < 4.0
     assert (a.var(0) / b.var(0) - 1.0).abs().max() < 4.0 * math.sqrt(4 / n)
     constant, _, _ = linear_pair(**{**settings, "w_noise_type": WeightNoiseType.ADDITIVE_CONSTANT})
-    scale = mvm.tile_rows(constant.analog_module)[0].scale  # type: ignore[arg-type]
+    scale = tile_rows(constant.analog_module)[0].scale  # type: ignore[arg-type]
     with torch.no_grad():
         measured = constant(x.expand(n, -1)).std(0) / scale
     assert (measured / (0.2 * x.norm()) - 1.0).abs().max() < 4.0 / math.sqrt(2 * n)
@@ -254,7 +255,7 @@ def test_gradients_are_those_of_aihwkits_tile() -> None:
         if way == "ours":
             out = straight_through_product(
                 leaf,
-                mvm.tile_rows(layer.analog_module),
+                tile_rows(layer.analog_module),
                 layer.analog_module.array[0][0].rpu_config.forward,
                 layer.linear_map,
                 bias=layer.bias,

@@ -21,7 +21,8 @@ from aihwkit_nabn.errors import ConversionError
 from aihwkit_nabn.nn import NoiseAwareConv1d, NoiseAwareConv2d, NoiseAwareConv3d, NoiseAwareLinear
 from aihwkit_nabn.seeding import RandomStream
 from aihwkit_nabn.simulator import mvm
-from aihwkit_nabn.simulator.mvm import LinearMap, effective_weight, is_perfect
+from aihwkit_nabn.simulator.linear_map import LinearMap
+from aihwkit_nabn.simulator.tiles import effective_weight, is_perfect
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding=.same.:UserWarning")
 

@@ -12,11 +12,11 @@ from aihwkit.nn.conversion import convert_to_analog
 from torch import nn
 
 import aihwkit_nabn as nabn
+from aihwkit_nabn.chip.variation import count_samples, samples_processed
 from aihwkit_nabn.nn.layers import named_analog_layers
 from aihwkit_nabn.noise.variational import VariationalNoise
 from aihwkit_nabn.seeding import derive_seed
 from aihwkit_nabn.simulator import parse_preset
-from aihwkit_nabn.simulator.variation import count_samples, samples_processed
 
 RAMP = "variational:sigma=0.1,start=0.2,period_samples=20"
 SETTINGS = {

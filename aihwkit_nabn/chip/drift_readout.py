@@ -25,7 +25,7 @@ from aihwkit.simulator.tiles.inference import InferenceTile, InferenceTileWithPe
 from aihwkit.simulator.tiles.torch_tile import TorchSimulatorTile
 from torch import Tensor
 
-from aihwkit_nabn.simulator.compensation import TypedReadout
+from aihwkit_nabn.chip.compensation import TypedReadout
 from aihwkit_nabn.simulator.readout import drop_factor
 from aihwkit_nabn.simulator.vectors import CrossbarTile
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import nn
 
+from aihwkit_nabn.chip.variation import ChipVariation, variation_of
 from aihwkit_nabn.nn.layers import named_analog_layers
 from aihwkit_nabn.seeding import RandomStream
-from aihwkit_nabn.simulator.variation import ChipVariation, variation_of
 
 
 @dataclass(frozen=True)

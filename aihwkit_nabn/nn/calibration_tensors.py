@@ -8,8 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aihwkit_nabn.chip.calibration_state import alignments, batchnorms, check_not_folded, clear_calibration
-from aihwkit_nabn.chip.input_ranges import (
+from aihwkit_nabn.errors import CalibrationError, NabnError
+from aihwkit_nabn.nn.alignment import PARTS
+from aihwkit_nabn.nn.calibration_state import alignments, batchnorms, check_not_folded, clear_calibration
+from aihwkit_nabn.nn.inference_mode import outside_inference_mode
+from aihwkit_nabn.nn.input_ranges import (
     check_output_bounds,
     input_ranges,
     output_bounds,
@@ -17,9 +20,6 @@ from aihwkit_nabn.chip.input_ranges import (
     set_input_range,
     set_output_bounds,
 )
-from aihwkit_nabn.errors import CalibrationError, NabnError
-from aihwkit_nabn.nn.alignment import PARTS
-from aihwkit_nabn.nn.inference_mode import outside_inference_mode
 from aihwkit_nabn.nn.layers import named_analog_layers
 from aihwkit_nabn.simulator.linear_map import size_product
 
