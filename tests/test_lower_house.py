@@ -58,3 +58,10 @@ def test_importers_name_the_module_that_defines_what_they_want() -> None:
             if home.is_file() and not homes.isdisjoint(home.relative_to(PACKAGE).with_suffix("").parts):
                 missing = set(names) - defined_in(home)
                 assert not missing, f"{path.relative_to(PACKAGE)} imports {missing} from {module}"
+
+
+def test_products_know_no_configurations() -> None:
+    for path in (PACKAGE / "simulator" / "product").rglob("*.py"):
+        for module, _ in imports_of(path):
+            assert not module.startswith("aihwkit_nabn.simulator.config"), path
+            assert module != "aihwkit_nabn.simulator", path

@@ -20,9 +20,9 @@ from aihwkit_nabn.nn.evaluation_mode import evaluation_mode
 from aihwkit_nabn.nn.input_ranges import own_bounds, ranged_layers, set_input_range, set_output_bounds
 from aihwkit_nabn.nn.layers import NoiseAwareLayer, named_analog_layers
 from aihwkit_nabn.nn.own_forward import NoiseAwareOwnForward, watched_products
-from aihwkit_nabn.simulator.crossbar import row_product
-from aihwkit_nabn.simulator.linear_map import LinearMap
-from aihwkit_nabn.simulator.tiles import is_plain_torch, tile_rows, tiles_of
+from aihwkit_nabn.simulator.product.crossbar import row_product
+from aihwkit_nabn.simulator.product.linear_map import LinearMap
+from aihwkit_nabn.simulator.product.tiles import is_plain_torch, tile_rows, tiles_of
 
 
 @torch.no_grad()

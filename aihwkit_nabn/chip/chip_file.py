@@ -23,7 +23,7 @@ from aihwkit_nabn.nn.batchnorm import NoiseAwareBatchNorm
 from aihwkit_nabn.nn.calibration_tensors import calibration_tensors, load_calibration_tensors
 from aihwkit_nabn.nn.inference_mode import outside_inference_mode
 from aihwkit_nabn.nn.layers import NoiseAwareLayer, named_analog_layers
-from aihwkit_nabn.simulator.config_json import config_from_json, config_to_json
+from aihwkit_nabn.simulator.config.json_form import config_from_json, config_to_json
 
 
 def save_chip(model: nn.Module, path: str | Path) -> Path:

@@ -26,8 +26,8 @@ from aihwkit.simulator.tiles.torch_tile import TorchSimulatorTile
 from torch import Tensor
 
 from aihwkit_nabn.chip.compensation import TypedReadout
-from aihwkit_nabn.simulator.readout import drop_factor
-from aihwkit_nabn.simulator.vectors import CrossbarTile
+from aihwkit_nabn.simulator.product.readout import drop_factor
+from aihwkit_nabn.simulator.product.vectors import CrossbarTile
 
 #: Outputs computed at a time: they fit the second-level cache, and memory does not grow with the tile.
 _CHUNK = 1 << 16

@@ -23,7 +23,7 @@ from aihwkit_nabn.nn.calibration_state import clear_calibration
 from aihwkit_nabn.nn.inference_mode import outside_inference_mode
 from aihwkit_nabn.nn.input_ranges import warn_of_initial_ranges
 from aihwkit_nabn.seeding import check_seed, derive_seed, private_rng
-from aihwkit_nabn.simulator.scaled_gradient import keep_scaled_gradient
+from aihwkit_nabn.simulator.product.scaled_gradient import keep_scaled_gradient
 
 # Packages whose noise models draw through torch, never through numpy or Python.
 _DRAW_THROUGH_TORCH = ("aihwkit", "aihwkit_nabn")

@@ -61,7 +61,7 @@ def method_specs(names: Sequence[str]) -> list[MethodSpec]:
     from aihwkit_nabn.calibration.method import build_method
     from aihwkit_nabn.evaluation import MethodSpec
     from aihwkit_nabn.evaluation.scenario import UNCALIBRATED
-    from aihwkit_nabn.simulator.preset_text import parse_value
+    from aihwkit_nabn.simulator.config.text import parse_value
 
     if not names:
         raise NabnError(f"methods must name at least one of {UNCALIBRATED}, {', '.join(CALIBRATION_METHODS.names())}")

@@ -1,7 +1,7 @@
 """The converters: one pass over a tile row's inputs, and one over its results.
 
-They do number by number what `aihwkit_nabn.simulator.levels` and `readout` do with torch, which takes over on other
-devices and number types, with stochastic rounding or asymmetric converters, and where nothing is compiled.
+They do number by number what `levels` and `readout` of `aihwkit_nabn.simulator.product` do with torch, which takes over
+on other devices and number types, with stochastic rounding or asymmetric converters, and where nothing is compiled.
 """
 
 from __future__ import annotations

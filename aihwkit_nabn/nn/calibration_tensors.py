@@ -21,7 +21,7 @@ from aihwkit_nabn.nn.input_ranges import (
     set_output_bounds,
 )
 from aihwkit_nabn.nn.layers import named_analog_layers
-from aihwkit_nabn.simulator.linear_map import size_product
+from aihwkit_nabn.simulator.product.linear_map import size_product
 
 
 def calibration_tensors(model: nn.Module) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from aihwkit_nabn.errors import NabnError, check_number
 from aihwkit_nabn.nn.layers import named_analog_layers
-from aihwkit_nabn.simulator.tiles import tiles_of
+from aihwkit_nabn.simulator.product.tiles import tiles_of
 
 
 def ranged_layers(model: nn.Module) -> dict[str, nn.Module]:

@@ -19,7 +19,7 @@ from aihwkit_nabn.evaluation import Scenario
 from aihwkit_nabn.nn.calibration_tensors import calibration_tensors, load_calibration_tensors
 from aihwkit_nabn.nn.input_ranges import input_ranges, output_bounds, set_input_range, set_output_bounds
 from aihwkit_nabn.simulator import NoiseAwareRPUConfig, parse_preset
-from aihwkit_nabn.simulator.tiles import tiles_of
+from aihwkit_nabn.simulator.product.tiles import tiles_of
 
 
 def config(rows: int = 512, **forward: Any) -> NoiseAwareRPUConfig:

@@ -24,7 +24,7 @@ from aihwkit_nabn.chip.drift_readout import direct_readout
 from aihwkit_nabn.noise.pcm import PCM
 from aihwkit_nabn.seeding import isolated_rng
 from aihwkit_nabn.simulator import NoiseAwareRPUConfig
-from aihwkit_nabn.simulator.vectors import CrossbarTile
+from aihwkit_nabn.simulator.product.vectors import CrossbarTile
 
 NM, BM = NoiseManagementType, BoundManagementType
 COMPENSATIONS = [GlobalDriftCompensation, GlobalDriftCompensationWithExactReference, PerColumnDriftCompensation]

@@ -16,7 +16,7 @@ import aihwkit_nabn as nabn
 from aihwkit_nabn.calibration import CALIBRATION_METHODS
 from aihwkit_nabn.cli import app
 from aihwkit_nabn.noise import NOISE_MODELS
-from aihwkit_nabn.simulator.presets import parse_preset, preset_names
+from aihwkit_nabn.simulator.config.presets import parse_preset, preset_names
 from tests.built_in import METHOD_NAMES, NOISE_NAMES
 from tests.documents import PAGES, ROOT, blocks, run
 

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 import aihwkit_nabn as nabn
 from aihwkit_nabn import native
 from aihwkit_nabn.simulator import parse_preset
-from aihwkit_nabn.simulator.converters import Converter
-from aihwkit_nabn.simulator.levels import to_levels
-from aihwkit_nabn.simulator.numbers import NumberStream
-from aihwkit_nabn.simulator.readout import Currents, Readout, read_out
+from aihwkit_nabn.simulator.product.converters import Converter
+from aihwkit_nabn.simulator.product.levels import to_levels
+from aihwkit_nabn.simulator.product.numbers import NumberStream
+from aihwkit_nabn.simulator.product.readout import Currents, Readout, read_out
 
 needs_library = pytest.mark.skipif(not native.is_available(), reason=f"no compiled readout: {native.why_not()}")
 

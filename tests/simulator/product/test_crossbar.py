@@ -17,10 +17,11 @@ from torch import Tensor, nn
 
 from aihwkit_nabn.nn import convert_to_noise_aware
 from aihwkit_nabn.seeding import RandomStream
-from aihwkit_nabn.simulator import NoiseAwareRPUConfig, crossbar, mvm
-from aihwkit_nabn.simulator.straight_through import straight_through_product
-from aihwkit_nabn.simulator.tile_forward import unfolded_convolution
-from aihwkit_nabn.simulator.tiles import tile_rows, tiles_of
+from aihwkit_nabn.simulator import NoiseAwareRPUConfig
+from aihwkit_nabn.simulator.product import crossbar, dispatch
+from aihwkit_nabn.simulator.product.straight_through import straight_through_product
+from aihwkit_nabn.simulator.product.tile_forward import unfolded_convolution
+from aihwkit_nabn.simulator.product.tiles import tile_rows, tiles_of
 
 STATIC: dict[str, Any] = {
     "inp_res": 254.0,
@@ -229,11 +230,11 @@ def test_bound_management_is_per_vector_and_equals_the_compiled_tile() -> None:
 @pytest.mark.parametrize("forward", [{}, {"noise_management": NoiseManagementType.ABS_MAX}, {"inp_noise": 1e-6}])
 def test_the_unfolded_way_in_small_parts(forward: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(6)
-    monkeypatch.setattr(mvm, "VALUES_AT_ONCE", 500)
+    monkeypatch.setattr(dispatch, "VALUES_AT_ONCE", 500)
     forward = {"bound_management": BoundManagementType.ITERATIVE, **forward}
     layer: Any = convert_to_noise_aware(nn.Conv2d(8, 12, 3, padding=1, groups=2), config(rows=20, **forward))
     x = torch.randn(3, 8, 6, 7)
-    mvm._say_once.cache_clear()
+    dispatch._say_once.cache_clear()
     with torch.no_grad(), pytest.warns(UserWarning, match="looks at each input vector"):
         ours = layer(x)
     assert ours.sub(layer.to_digital(layer)(x)).norm() < 0.1 * ours.norm()

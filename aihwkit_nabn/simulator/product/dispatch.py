@@ -28,18 +28,18 @@ from torch._compile import _disable_dynamo
 from aihwkit_nabn import native
 from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.seeding import RandomStream
-from aihwkit_nabn.simulator.crossbar import TileRow, depends_on_vector, product_of_rows
-from aihwkit_nabn.simulator.linear_map import LinearMap, size_product
-from aihwkit_nabn.simulator.straight_through import straight_through_product
-from aihwkit_nabn.simulator.tile_forward import unfolded_convolution
-from aihwkit_nabn.simulator.tiles import (
+from aihwkit_nabn.simulator.product.crossbar import TileRow, depends_on_vector, product_of_rows
+from aihwkit_nabn.simulator.product.linear_map import LinearMap, size_product
+from aihwkit_nabn.simulator.product.straight_through import straight_through_product
+from aihwkit_nabn.simulator.product.tile_forward import unfolded_convolution
+from aihwkit_nabn.simulator.product.tiles import (
     effective_weight,
     is_perfect,
     is_plain_torch,
     tile_rows,
     tiles_of,
 )
-from aihwkit_nabn.simulator.vectors import vector_product
+from aihwkit_nabn.simulator.product.vectors import vector_product
 
 VALUES_AT_ONCE = 2**22  # of unfolded inputs, 16 MB
 FEWEST_VALUES = 2**12

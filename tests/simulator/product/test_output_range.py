@@ -16,10 +16,10 @@ from aihwkit_nabn.errors import CalibrationError, NabnError
 from aihwkit_nabn.nn.calibration_tensors import calibration_tensors, load_calibration_tensors
 from aihwkit_nabn.nn.input_ranges import output_bounds, set_output_bounds
 from aihwkit_nabn.simulator import build_preset, parse_preset
-from aihwkit_nabn.simulator.config_json import config_from_json, config_to_json
-from aihwkit_nabn.simulator.straight_through import straight_through_product
-from aihwkit_nabn.simulator.tiles import tile_rows, tiles_of
-from tests.simulator.test_replication import LAYERS, NAMES, almost_all_equal, row_by_row
+from aihwkit_nabn.simulator.config.json_form import config_from_json, config_to_json
+from aihwkit_nabn.simulator.product.straight_through import straight_through_product
+from aihwkit_nabn.simulator.product.tiles import tile_rows, tiles_of
+from tests.simulator.product.test_replication import LAYERS, NAMES, almost_all_equal, row_by_row
 
 SETTING = "gaussian:sigma=0,inp_bits=8,out_bits=6,out_bound=10,input_range=2.5,output_range=true"
 

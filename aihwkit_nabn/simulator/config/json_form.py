@@ -19,8 +19,13 @@ from aihwkit.simulator.parameters.base import RPUConfigBase
 from aihwkit_nabn.errors import NabnError, suggestion
 from aihwkit_nabn.noise import NOISE_MODELS
 from aihwkit_nabn.noise.base import WeightNoiseModel
-from aihwkit_nabn.simulator.presets import get_preset
+from aihwkit_nabn.simulator.config.presets import get_preset
 
+# Modules of classes in files of version 0.1, and where the classes are now.
+_MOVED = {
+    "aihwkit_nabn.simulator.config": "aihwkit_nabn.simulator.config.rpu_config",
+    "aihwkit_nabn.simulator.presets": "aihwkit_nabn.simulator.config.presets",
+}
 _FAMILIES = (RPUConfigBase, BaseNoiseModel, BaseDriftCompensation, BaseConductanceConverter)
 
 
@@ -160,7 +165,8 @@ def _decode_dict(pairs: list[Any], where: str, classes: dict[str, type]) -> dict
 
 
 def _class(name: Any, where: str, classes: dict[str, type], base: type) -> type:
-    cls = classes.get(name) if isinstance(name, str) else None
+    module, dot, own = str(name).rpartition(".")
+    cls = classes.get(f"{_MOVED.get(module, module)}{dot}{own}") if isinstance(name, str) else None
     if cls is None or not issubclass(cls, base):
         raise NabnError(
             f"{where} is of the class {name!r}, which is not known here{suggestion(str(name), list(classes))}; "

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from aihwkit_nabn.simulator.linear_map import LinearMap, TransposedMap
+from aihwkit_nabn.simulator.product.linear_map import LinearMap, TransposedMap
 
 
 def conv(n: int, kind: type[LinearMap] = LinearMap, **given: Any) -> LinearMap:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from aihwkit.simulator.tiles.array import TileModuleArray
 
-from aihwkit_nabn.simulator.replication import copies_of
-from aihwkit_nabn.simulator.tiles import tiles_of
+from aihwkit_nabn.simulator.product.replication import copies_of
+from aihwkit_nabn.simulator.product.tiles import tiles_of
 
 
 def describe_mapping(array: TileModuleArray) -> str:

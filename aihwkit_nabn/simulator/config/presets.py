@@ -10,8 +10,8 @@ from aihwkit_nabn.errors import NabnError, UnknownNameError
 from aihwkit_nabn.noise import NOISE_MODELS, ComposedNoise, argument_names
 from aihwkit_nabn.noise.pcm import PCM
 from aihwkit_nabn.noise.registration import find_noise_model, plain_name
-from aihwkit_nabn.simulator.noise_preset import NoisePreset, make_preset
-from aihwkit_nabn.simulator.preset_text import parse_value, split_text
+from aihwkit_nabn.simulator.config.noise_preset import NoisePreset, make_preset
+from aihwkit_nabn.simulator.config.text import parse_value, split_text
 
 _PRESETS: dict[str, type[NoisePreset]] = {}
 

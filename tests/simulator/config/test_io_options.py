@@ -14,7 +14,7 @@ from aihwkit.simulator.presets import StandardHWATrainingPreset
 from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.noise.pcm import PCM
 from aihwkit_nabn.simulator import build_preset, get_preset, parse_preset, presets
-from aihwkit_nabn.simulator.forward import FORWARD_OPTIONS
+from aihwkit_nabn.simulator.config.io_options import FORWARD_OPTIONS
 
 
 def test_without_options_the_product_is_perfect():

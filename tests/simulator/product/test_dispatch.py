@@ -20,9 +20,9 @@ import aihwkit_nabn as nabn
 from aihwkit_nabn.errors import ConversionError
 from aihwkit_nabn.nn import NoiseAwareConv1d, NoiseAwareConv2d, NoiseAwareConv3d, NoiseAwareLinear
 from aihwkit_nabn.seeding import RandomStream
-from aihwkit_nabn.simulator import mvm
-from aihwkit_nabn.simulator.linear_map import LinearMap
-from aihwkit_nabn.simulator.tiles import effective_weight, is_perfect
+from aihwkit_nabn.simulator.product import dispatch
+from aihwkit_nabn.simulator.product.linear_map import LinearMap
+from aihwkit_nabn.simulator.product.tiles import effective_weight, is_perfect
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding=.same.:UserWarning")
 
@@ -266,7 +266,7 @@ def test_where_memory_runs_out_fewer_vectors_at_a_time_give_the_same(kind: str, 
     else:
         model, x = nn.Sequential(nn.Conv2d(3, 5, 3, padding=1)).eval(), torch.randn(2, 3, 20, 20)
     chip = nabn.program_chip(nabn.convert_to_noise_aware(model, config), 0)
-    expected, original, sizes = chip(x), mvm.vector_product, []
+    expected, original, sizes = chip(x), dispatch.vector_product, []
 
     def short_of_memory(vectors, *args):
         sizes.append(len(vectors))
@@ -274,8 +274,8 @@ def test_where_memory_runs_out_fewer_vectors_at_a_time_give_the_same(kind: str, 
             raise torch.OutOfMemoryError("CUDA out of memory")
         return original(vectors, *args)
 
-    monkeypatch.setattr(mvm, "vector_product", short_of_memory)
-    monkeypatch.setattr(mvm, "FEWEST_VALUES", 64)
+    monkeypatch.setattr(dispatch, "vector_product", short_of_memory)
+    monkeypatch.setattr(dispatch, "FEWEST_VALUES", 64)
     with torch.no_grad(), pytest.warns(UserWarning, match="out of memory: unfolding .* values at a time"):
         got = chip(x)
     assert max(sizes) > 100 >= sizes[-1]
@@ -290,7 +290,7 @@ def test_other_errors_and_no_memory_at_all_come_through(monkeypatch) -> None:
         def fails(*args, error=error):
             raise error
 
-        monkeypatch.setattr(mvm, "vector_product", fails)
+        monkeypatch.setattr(dispatch, "vector_product", fails)
         with torch.no_grad(), warnings.catch_warnings(), pytest.raises(type(error)):
             warnings.simplefilter("ignore")
             chip(torch.ones(3, 4))

@@ -17,12 +17,12 @@ from aihwkit.simulator.parameters.io import IOParameters
 from torch import Tensor
 from torch.nn import functional as F
 
-from aihwkit_nabn.simulator.converters import Converter, input_converter, output_converter, static_input_scale
-from aihwkit_nabn.simulator.levels import to_levels
-from aihwkit_nabn.simulator.linear_map import LinearMap, size_product
-from aihwkit_nabn.simulator.numbers import NumberStream
-from aihwkit_nabn.simulator.readout import Currents, Readout, read_out
-from aihwkit_nabn.simulator.replication import folded
+from aihwkit_nabn.simulator.product.converters import Converter, input_converter, output_converter, static_input_scale
+from aihwkit_nabn.simulator.product.levels import to_levels
+from aihwkit_nabn.simulator.product.linear_map import LinearMap, size_product
+from aihwkit_nabn.simulator.product.numbers import NumberStream
+from aihwkit_nabn.simulator.product.readout import Currents, Readout, read_out
+from aihwkit_nabn.simulator.product.replication import folded
 
 VALUES_AT_ONCE = 2**20
 """Results of the second and later tile rows that are held at a time, where there are several samples: 4 MB."""

@@ -17,8 +17,8 @@ from torch import Tensor
 from aihwkit_nabn import native
 from aihwkit_nabn.drawing import current_generator
 from aihwkit_nabn.errors import NabnError
-from aihwkit_nabn.simulator.converters import input_converter, output_converter, static_input_scale
-from aihwkit_nabn.simulator.crossbar import (
+from aihwkit_nabn.simulator.product.converters import input_converter, output_converter, static_input_scale
+from aihwkit_nabn.simulator.product.crossbar import (
     TileRow,
     analog_results,
     depends_on_vector,
@@ -26,11 +26,11 @@ from aihwkit_nabn.simulator.crossbar import (
     readout_of,
     within_range,
 )
-from aihwkit_nabn.simulator.linear_map import LinearMap
-from aihwkit_nabn.simulator.numbers import NumberStream
-from aihwkit_nabn.simulator.readout import read_out
-from aihwkit_nabn.simulator.replication import repeated
-from aihwkit_nabn.simulator.straight_through import straight_through_product
+from aihwkit_nabn.simulator.product.linear_map import LinearMap
+from aihwkit_nabn.simulator.product.numbers import NumberStream
+from aihwkit_nabn.simulator.product.readout import read_out
+from aihwkit_nabn.simulator.product.replication import repeated
+from aihwkit_nabn.simulator.product.straight_through import straight_through_product
 
 _VECTORS = LinearMap()
 # IOParameters that aihwkit's torch tile refuses and this one does not model either.

@@ -14,13 +14,13 @@ from aihwkit.simulator.parameters import IOParameters, MappingParameter
 
 from aihwkit_nabn.errors import NabnError, suggestion
 from aihwkit_nabn.noise import argument_names
-from aihwkit_nabn.simulator.config import NoiseAwareRPUConfig, columnwise_mapping, weight_mapping
-from aihwkit_nabn.simulator.forward import (
+from aihwkit_nabn.simulator.config.io_options import (
     FORWARD_OPTIONS,
     forward_parameters,
     has_forward_options,
     pre_post_parameters,
 )
+from aihwkit_nabn.simulator.config.rpu_config import NoiseAwareRPUConfig, columnwise_mapping, weight_mapping
 
 _CONFIG_FIELDS = tuple(item.name for item in fields(NoiseAwareRPUConfig) if item.init)
 #: Fields about how weights lie on tiles and are read, which `NoiseAwareRPUConfig` explains and checks.
@@ -37,8 +37,8 @@ class NoisePreset(NoiseAwareRPUConfig):
     """Base of the presets: a `NoiseAwareRPUConfig` built from its noise model's own arguments.
 
     Args:
-        **options: Arguments of the noise model; the forward options (`aihwkit_nabn.simulator.forward`): ``inp_bits``,
-            ``inp_bound``, ``out_bits``, ``out_bound``, ``out_noise``, ``w_noise``, ``w_noise_type``, ``ir_drop``,
+        **options: Arguments of the noise model; the forward options (`io_options`): ``inp_bits``, ``inp_bound``,
+            ``out_bits``, ``out_bound``, ``out_noise``, ``w_noise``, ``w_noise_type``, ``ir_drop``,
             ``input_range``; the mapping options ``replicate_rows`` and ``output_range``; ``forward``, ``mapping`` and
             ``drift_compensation`` in place of the preset's; any other field of `NoiseAwareRPUConfig`.
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from aihwkit_nabn import native
-from aihwkit_nabn.simulator.blocks import as_rows, row_blocks, scratch_like
-from aihwkit_nabn.simulator.converters import Converter
-from aihwkit_nabn.simulator.numbers import NumberStream
+from aihwkit_nabn.simulator.product.blocks import as_rows, row_blocks, scratch_like
+from aihwkit_nabn.simulator.product.converters import Converter
+from aihwkit_nabn.simulator.product.numbers import NumberStream
 
 #: Fills a tensor with normal numbers, or with uniform ones from -0.5 to 0.5.
 Draw = Callable[[Tensor, bool], Tensor]

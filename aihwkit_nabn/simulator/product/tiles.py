@@ -15,9 +15,9 @@ from aihwkit.simulator.tiles.torch_tile import TorchSimulatorTile
 from torch import Tensor, nn
 
 from aihwkit_nabn import native
-from aihwkit_nabn.simulator.crossbar import TileRow
-from aihwkit_nabn.simulator.replication import ReplicatedArray, copies_of, folded
-from aihwkit_nabn.simulator.vectors import CrossbarTile
+from aihwkit_nabn.simulator.product.crossbar import TileRow
+from aihwkit_nabn.simulator.product.replication import ReplicatedArray, copies_of, folded
+from aihwkit_nabn.simulator.product.vectors import CrossbarTile
 
 # Where an array keeps the matrix that stands in for its tiles' for a while.
 _FIXED = "_nabn_fixed_weight"

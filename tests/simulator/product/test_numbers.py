@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 
 from aihwkit_nabn.native import CHUNK
-from aihwkit_nabn.simulator.numbers import NumberStream, _Words
+from aihwkit_nabn.simulator.product.numbers import NumberStream, _Words
 
 
 def test_normal_numbers_are_normal() -> None:

@@ -9,7 +9,7 @@ from aihwkit.simulator.parameters import InputRangeParameter, IOParameters, PreP
 from aihwkit.simulator.parameters.enums import BoundManagementType, NoiseManagementType, WeightNoiseType
 
 from aihwkit_nabn.errors import NabnError, check_count, check_number, suggestion
-from aihwkit_nabn.simulator.config import perfect_forward
+from aihwkit_nabn.simulator.config.rpu_config import perfect_forward
 
 #: Output range that goes with a converter whose `out_bound` is not given: that of Rasch et al. 2023.
 STANDARD_OUT_BOUND = 10.0

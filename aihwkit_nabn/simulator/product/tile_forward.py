@@ -9,9 +9,9 @@ from aihwkit.simulator.tiles.torch_tile import TorchSimulatorTile
 from torch import Tensor
 
 from aihwkit_nabn.errors import NabnError
-from aihwkit_nabn.simulator.linear_map import LinearMap
-from aihwkit_nabn.simulator.replication import copies_of, repeated
-from aihwkit_nabn.simulator.tiles import output_values, tile_output_scale
+from aihwkit_nabn.simulator.product.linear_map import LinearMap
+from aihwkit_nabn.simulator.product.replication import copies_of, repeated
+from aihwkit_nabn.simulator.product.tiles import output_values, tile_output_scale
 
 
 def unfolded_convolution(x: Tensor, array: TileModuleArray, linear_map: LinearMap) -> Tensor:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from aihwkit_nabn import native
-from aihwkit_nabn.simulator.blocks import as_rows, row_blocks
-from aihwkit_nabn.simulator.converters import Converter
+from aihwkit_nabn.simulator.product.blocks import as_rows, row_blocks
+from aihwkit_nabn.simulator.product.converters import Converter
 
 
 def to_levels(x: Tensor, dac: Converter, input_range: float | None, scale: float, channel_dim: int) -> Tensor:

@@ -15,8 +15,8 @@ from aihwkit.simulator.parameters.enums import BoundManagementType
 
 from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.noise.gaussian import GaussianWeightNoise
-from aihwkit_nabn.simulator.replication import check_replicate_rows
-from aihwkit_nabn.simulator.vectors import CrossbarTile
+from aihwkit_nabn.simulator.product.replication import check_replicate_rows
+from aihwkit_nabn.simulator.product.vectors import CrossbarTile
 
 
 def perfect_forward() -> IOParameters:

@@ -11,8 +11,8 @@ from aihwkit.inference.noise.pcm import PCMLikeNoiseModel
 from aihwkit.simulator.configs import InferenceRPUConfig, TorchInferenceRPUConfig
 
 from aihwkit_nabn.errors import NabnError
-from aihwkit_nabn.simulator import parse_preset
-from aihwkit_nabn.simulator.config_json import config_from_json, config_to_json
+from aihwkit_nabn.simulator import NoiseAwareRPUConfig, parse_preset
+from aihwkit_nabn.simulator.config.json_form import config_from_json, config_to_json
 from tests.built_in import NOISE_NAMES
 
 TEXTS = [*NOISE_NAMES, "crossbar", "pcm+stuck:p_off=0.01", "gaussian:sigma=0.1,inp_bits=8,out_bits=8,out_noise=0.04"]
@@ -61,3 +61,14 @@ def test_malformed_content(change: dict[str, Any], message: str) -> None:
         config_from_json(config_to_json(parse_preset("pcm")) | change)
     with pytest.raises(NabnError, match="must be an aihwkit RPU configuration, got list"):
         config_from_json([])
+
+
+def test_files_of_version_0_1_are_read() -> None:
+    """Their classes had other modules."""
+    for config in (parse_preset("crossbar"), NoiseAwareRPUConfig()):
+        text = json.dumps(config_to_json(config))
+        for module, of_old in (("rpu_config", "config"), ("presets", "presets")):
+            text = text.replace(f"aihwkit_nabn.simulator.config.{module}.", f"aihwkit_nabn.simulator.{of_old}.")
+        assert "aihwkit_nabn.simulator.config.presets" not in text and "rpu_config." not in text
+        again = config_from_json(json.loads(text))
+        assert type(again) is type(config) and str(again) == str(config)

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 import aihwkit_nabn as nabn
 from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.simulator import NoiseAwareRPUConfig, build_preset, parse_preset
-from aihwkit_nabn.simulator.config_json import config_from_json, config_to_json
-from aihwkit_nabn.simulator.crossbar import analog_results
-from aihwkit_nabn.simulator.replication import ReplicatedArray, copies_of, number_of_copies
-from aihwkit_nabn.simulator.straight_through import straight_through_product
-from aihwkit_nabn.simulator.tile_forward import unfolded_convolution
-from aihwkit_nabn.simulator.tiles import effective_weight, tile_rows, tiles_of
+from aihwkit_nabn.simulator.config.json_form import config_from_json, config_to_json
+from aihwkit_nabn.simulator.product.crossbar import analog_results
+from aihwkit_nabn.simulator.product.replication import ReplicatedArray, copies_of, number_of_copies
+from aihwkit_nabn.simulator.product.straight_through import straight_through_product
+from aihwkit_nabn.simulator.product.tile_forward import unfolded_convolution
+from aihwkit_nabn.simulator.product.tiles import effective_weight, tile_rows, tiles_of
 
 LAYERS: list[tuple[nn.Module, tuple[int, ...]]] = [
     (nn.Conv2d(12, 12, 3, groups=12, padding=1), (2, 12, 9, 7)),

@@ -7,11 +7,11 @@ from aihwkit.simulator.parameters.io import IOParameters
 from torch import Tensor
 from torch.nn import functional as F
 
-from aihwkit_nabn.simulator.converters import input_converter, output_converter, static_input_scale
-from aihwkit_nabn.simulator.crossbar import TileRow, currents_of, missing_columns, own_inputs, within_range
-from aihwkit_nabn.simulator.linear_map import LinearMap
-from aihwkit_nabn.simulator.readout import drop_factor
-from aihwkit_nabn.simulator.replication import folded
+from aihwkit_nabn.simulator.product.converters import input_converter, output_converter, static_input_scale
+from aihwkit_nabn.simulator.product.crossbar import TileRow, currents_of, missing_columns, own_inputs, within_range
+from aihwkit_nabn.simulator.product.linear_map import LinearMap
+from aihwkit_nabn.simulator.product.readout import drop_factor
+from aihwkit_nabn.simulator.product.replication import folded
 
 
 def straight_through_product(

@@ -17,7 +17,7 @@ from aihwkit_nabn.noise.gaussian import GaussianWeightNoise
 from aihwkit_nabn.noise.pcm import PCM
 from aihwkit_nabn.noise.stuck import StuckDevices
 from aihwkit_nabn.simulator import NoiseAwareRPUConfig, build_preset, get_preset, parse_preset, preset_names, presets
-from aihwkit_nabn.simulator.forward import FORWARD_OPTIONS
+from aihwkit_nabn.simulator.config.io_options import FORWARD_OPTIONS
 
 BUILT_IN = {
     "gaussian": presets.GaussianWeightNoisePreset,

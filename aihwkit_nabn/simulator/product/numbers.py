@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from aihwkit_nabn.native import CHUNK, Numbers
-from aihwkit_nabn.simulator.blocks import scratch_like
+from aihwkit_nabn.simulator.product.blocks import scratch_like
 
 # index_select runs on one thread, four times faster than each of take's.
 _FEW_THREADS = 3
