@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from aihwkit_nabn.calibration.histogram import AbsHistogram, LogHistogram
 from aihwkit_nabn.nn.input_ranges import own_bounds
-from aihwkit_nabn.simulator.product.converters import input_converter, output_converter, resolution_step
+from aihwkit_nabn.simulator.product.physics.converters import input_converter, output_converter, resolution_step
 from aihwkit_nabn.simulator.product.replication import copies_of, folded
 from aihwkit_nabn.simulator.product.tiles import tiles_of
 

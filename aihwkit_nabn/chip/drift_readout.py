@@ -8,7 +8,7 @@ out of converters and output noise, each weight times the converted unit input, 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,14 +19,19 @@ from aihwkit.inference.compensation.drift import (
     GlobalDriftCompensationWithExactReference,
     PerColumnDriftCompensation,
 )
-from aihwkit.simulator.parameters.enums import AnalogMVType, BoundManagementType, WeightNoiseType
+from aihwkit.simulator.parameters.enums import AnalogMVType, BoundManagementType
 from aihwkit.simulator.tiles.analog_mvm import AnalogMVM
 from aihwkit.simulator.tiles.inference import InferenceTile, InferenceTileWithPeriphery
 from aihwkit.simulator.tiles.torch_tile import TorchSimulatorTile
 from torch import Tensor
 
 from aihwkit_nabn.chip.compensation import TypedReadout
-from aihwkit_nabn.simulator.product.readout import drop_factor
+from aihwkit_nabn.simulator.product.crossbar import NOISE
+from aihwkit_nabn.simulator.product.physics.converters import input_converter, output_converter
+from aihwkit_nabn.simulator.product.physics.effect import Currents, Reading, add_in_place, disturbed
+from aihwkit_nabn.simulator.product.physics.inputs import disturbed_inputs
+from aihwkit_nabn.simulator.product.physics.readout import effects_of
+from aihwkit_nabn.simulator.product.tiles import output_values
 from aihwkit_nabn.simulator.product.vectors import CrossbarTile
 
 #: Outputs computed at a time: they fit the second-level cache, and memory does not grow with the tile.
@@ -136,7 +141,7 @@ def _one_hot_means(simulator: TorchSimulatorTile, per_output: bool) -> Tensor:
     manages_bounds = io.bound_management != BoundManagementType.NONE
     step = 2.0 * io.inp_bound * (1.0 / io.inp_res if io.inp_res > 1.0 else io.inp_res)
     while True:
-        means, is_clipped = _one_hot_pass(weights, io, reduction, simulator.out_noise_values, per_output)
+        means, is_clipped = _one_hot_pass(weights, io, reduction, _outputs_of(simulator), per_output)
         exhausted = reduction > io.max_bm_factor or (step > 0.0 and reduction > io.max_bm_res / step)
         if not (manages_bounds and is_clipped) or exhausted:
             return means
@@ -147,54 +152,86 @@ def _unclipped_means(tile: Any, per_output: bool) -> Tensor:
     """As `_one_hot_means`; where an output is clipped, each input vector has a bound management of its own."""
     simulator = tile.tile
     weights = simulator.weight.detach()
-    means, is_clipped = _one_hot_pass(weights, simulator._f_io, 1.0, simulator.out_noise_values, per_output)
+    means, is_clipped = _one_hot_pass(weights, simulator._f_io, 1.0, _outputs_of(simulator), per_output)
     return _chunked_means(tile) if is_clipped else means
 
 
+def _outputs_of(simulator: TorchSimulatorTile) -> dict[str, Tensor]:
+    """Return what differs from output to output; the drift read-out has the ADC's range of the settings."""
+    return output_values(simulator, simulator._f_io, ranges=False)
+
+
 def _one_hot_pass(
-    weights: Tensor, io: Any, reduction: float, noise_values: Tensor | None, per_output: bool
+    weights: Tensor, io: Any, reduction: float, outputs: Mapping[str, Tensor], per_output: bool
 ) -> tuple[Tensor, bool]:
     """Return the means and whether any output was clipped, all inputs divided by `reduction`."""
     hot = weights.new_ones(weights.shape[1], 1)
     largest = AnalogMVM._compute_noise_management(input_=hot[:1], nm_type=io.noise_management, io_pars=io)
     scale = 1.0 / float(largest) / reduction
-    hot = AnalogMVM._prepare_input(
-        input_=hot, scale=scale, scaling=scale != 1.0, with_asymmetry=io.inp_asymmetry != 0.0, io_pars=io
-    ).T
-    bound = io.out_bound if io.out_bound > 0 else math.inf
-    step = 2.0 * io.out_bound * (1.0 / io.out_res if io.out_res > 1.0 else io.out_res)
-    # aihwkit's own torch tile refuses settings with either.
-    w_noise, ir_drop = (io.w_noise if io.w_noise_type != WeightNoiseType.NONE else 0.0), io.ir_drop
-    near = 1.0 - (1.0 - torch.arange(hot.shape[1], dtype=hot.dtype, device=hot.device) / hot.shape[1]).square()
+    dac, adc = input_converter(io), output_converter(io)
+    hot = disturbed_inputs(dac.levels_(hot.mul_(scale)).mul_(dac.unit), dac, io, 1.0).T
+    noise = outputs.get(NOISE, io.out_noise)
+    effects = effects_of(io, noise)
     rows = _rows(weights)
     scratch = torch.empty_like(weights[:rows])
+
+    def normal(like: Tensor) -> Tensor:
+        return scratch[: like.shape[0]].normal_()
+
+    def dither(levels: Tensor) -> Tensor:
+        return levels.add_(scratch[: levels.shape[0]].uniform_(-0.5, 0.5))
+
     sums, is_clipped = [], False
     for start in range(0, weights.shape[0], rows):
         part = weights[start : start + rows]
-        out, random = part * hot, scratch[: part.shape[0]]
-        if ir_drop:
-            out.sub_(out * near * drop_factor(part.abs() * (hot.abs() * (hot.shape[1] / io.ir_drop_g_ratio))) * ir_drop)
-        if io.out_asymmetry != 0.0:
-            out[out < 0] *= 1.0 - io.out_asymmetry
-        own = io.out_noise if noise_values is None else noise_values[start : start + rows].view(-1, 1)
-        if w_noise:
-            grows = part.abs() if io.w_noise_type == WeightNoiseType.PCM_READ else torch.ones_like(part)
-            out.addcmul_(random.normal_(), (grows * (hot * w_noise).square() + own * own).sqrt())
-        elif isinstance(own, Tensor):
-            out.addcmul_(random.normal_(), own)
-        elif io.out_noise > 0.0:
-            out.add_(random.normal_(), alpha=io.out_noise)
-        if io.out_res > 0:
-            out.div_(step)
-            if io.out_sto_round:
-                out.add_(random.uniform_(-0.5, 0.5))
-            out.round_().mul_(step)
+
+        def of(values: Any, start: int = start) -> Any:
+            return values[start : start + rows].view(-1, 1) if isinstance(values, Tensor) else values
+
+        currents = _LineCurrents(part, hot)
+        at = Reading(
+            unit=1.0,
+            noise=of(noise),
+            outputs={name: of(values) for name, values in outputs.items()},
+            normal=normal,
+            add=_add,
+        )
+        out = disturbed(currents.product, effects, [effect.flows(currents) for effect in effects], at)
+        if adc.step:
+            adc.round_(out.div_(adc.step), dither).mul_(adc.step)
         out.abs_()
-        if math.isfinite(bound):
-            is_clipped = is_clipped or bool(out.amax() > bound)
-            out.clamp_(max=bound)
+        if math.isfinite(adc.bound):
+            is_clipped = is_clipped or bool(out.amax() > adc.bound)
+            out.clamp_(max=adc.bound)
         sums.append(out.sum(1 if per_output else None))
     return _means(sums, weights, per_output) * (io.out_scale / scale), is_clipped
+
+
+class _LineCurrents(Currents):
+    """What flows through weights ``[out, in]`` where each input ``[1, in]`` comes alone."""
+
+    def __init__(self, weights: Tensor, hot: Tensor) -> None:
+        self.weights, self.hot, self.product = weights, hot, weights * hot
+
+    @property
+    def depth(self) -> Tensor:
+        n = self.hot.shape[1]
+        return torch.arange(n, dtype=self.hot.dtype, device=self.hot.device) / n
+
+    def squares(self, strength: float, weighted: bool) -> Tensor:
+        devices = self.weights.abs() if weighted else torch.ones_like(self.weights)
+        return devices * (self.hot * strength).square()
+
+    def total(self, g_ratio: float) -> Tensor:
+        return self.weights.abs() * (self.hot.abs() * (self.hot.shape[1] / g_ratio))
+
+    def by_row(self, factors: Tensor) -> Tensor:
+        return self.product * factors
+
+
+def _add(y: Tensor, a: Tensor, b: Tensor | float, scale: float = 1.0) -> Tensor:
+    # In two roundings where there is a factor: a chip's drift compensation hangs on the last bit.
+    return add_in_place(y, a, b) if scale == 1.0 else y.add_(a * b * scale)
 
 
 def _chunked_means(tile: Any) -> Tensor:

@@ -81,6 +81,9 @@ def program_chip(model: nn.Module, seed: int, t_inference: float | str = 0.0) ->
         for tile_name, tile in tiles.items():
             match_readout_dtype(tile)
             keep_scaled_gradient(tile)
+            if getattr(tile.rpu_config.forward, "effects", ()):
+                with private_rng(derive_seed(seed, "outputs", name, tile_name)):
+                    tile.tile.draw_outputs()
             with direct_readout(tile):
                 with _tile_rng(tile, derive_seed(seed, "program", name, tile_name)):
                     tile.program_weights()

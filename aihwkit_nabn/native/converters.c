@@ -1,8 +1,8 @@
 /* Both converters in one pass each, on the threads of torch's own pool: inputs to levels of the DAC; results to digital
    values (draw, add, round, cut off, scale).
 
-   The same arithmetic, number by number, as simulator/product/levels.py and readout.py do with torch; plain C, called
-   through ctypes. */
+   The same arithmetic, number by number, as simulator/product/physics does with torch; plain C, called through
+   ctypes. */
 
 #include <math.h>
 #include <string.h>
@@ -24,7 +24,7 @@ typedef struct {
     float *y;              /* [rows, columns], analog results in, digital values out where there is no total */
     float *total;          /* [rows, columns], or NULL */
     const float *variance; /* [rows, columns], of the read noise, or NULL */
-    const float *current;  /* [rows, columns], with `drop` and `ir_drop` as in simulator/product/readout.py, or NULL */
+    const float *current;  /* [rows, columns], with `drop` and `ir_drop` as in product/physics/ir_drop.py, or NULL */
     const float *drop;
     const float *table;    /* [65536] normal quantiles; NULL: nothing is drawn */
     int64_t rows, columns;

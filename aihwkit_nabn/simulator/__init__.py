@@ -10,5 +10,16 @@ from aihwkit_nabn.simulator.config import (
     preset_names,
     presets,
 )
+from aihwkit_nabn.simulator.config.io_options import register_readout_effect
+from aihwkit_nabn.simulator.product.physics.effect import ReadoutEffect
 
-__all__ = ["NoiseAwareRPUConfig", "build_preset", "get_preset", "parse_preset", "preset_names", "presets"]
+__all__ = [
+    "NoiseAwareRPUConfig",
+    "ReadoutEffect",
+    "build_preset",
+    "get_preset",
+    "parse_preset",
+    "preset_names",
+    "presets",
+    "register_readout_effect",
+]

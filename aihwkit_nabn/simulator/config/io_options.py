@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from functools import partial
 from typing import Any
 
 from aihwkit.simulator.parameters import InputRangeParameter, IOParameters, PrePostProcessingParameter
 from aihwkit.simulator.parameters.enums import BoundManagementType, NoiseManagementType, WeightNoiseType
 
 from aihwkit_nabn.errors import NabnError, check_count, check_number, suggestion
-from aihwkit_nabn.simulator.config.rpu_config import perfect_forward
+from aihwkit_nabn.noise import NOISE_MODELS, argument_names
+from aihwkit_nabn.registry import Registry
+from aihwkit_nabn.simulator.config.rpu_config import NoiseAwareRPUConfig, perfect_forward
+from aihwkit_nabn.simulator.product.physics.effect import EffectParameters, ReadoutEffect
 
 #: Output range that goes with a converter whose `out_bound` is not given: that of Rasch et al. 2023.
 STANDARD_OUT_BOUND = 10.0
@@ -39,9 +44,44 @@ FORWARD_OPTIONS = {
 _SCALE_FREE = ("w_noise", "w_noise_type", "input_range")
 
 
+def _check_effect(name: str, effect: type[ReadoutEffect]) -> None:
+    if not (isinstance(effect, type) and issubclass(effect, ReadoutEffect)) or effect.apply is ReadoutEffect.apply:
+        raise NabnError(f"readout effect {name!r} must derive from ReadoutEffect and define apply, got {effect!r}")
+    taken = [*FORWARD_OPTIONS, *(item.name for item in fields(NoiseAwareRPUConfig))]
+    if name in taken or any(name in argument_names(NOISE_MODELS.get(model)) for model in NOISE_MODELS):
+        raise NabnError(f"readout effect {name!r} cannot be an option of presets: they have another of this name")
+
+
+READOUT_EFFECTS: Registry[type[ReadoutEffect]] = Registry("readout effect", check=_check_effect)
+
+
+def register_readout_effect(name: str) -> Callable[[type[ReadoutEffect]], type[ReadoutEffect]]:
+    """Return a class decorator that makes a readout effect an option of all presets.
+
+    ``name=VALUE`` builds it of a value, its first field, or of a mapping of its fields.
+
+    Args:
+        name: lower_snake_case name of the option.
+
+    Raises:
+        NabnError: the name is malformed, or an option has it; or the class is no `ReadoutEffect`.
+    """
+
+    def enter(effect: type[ReadoutEffect]) -> type[ReadoutEffect]:
+        READOUT_EFFECTS.register(name)(effect).name = name
+        return effect
+
+    return enter
+
+
+def forward_options() -> list[str]:
+    """Return the names of `FORWARD_OPTIONS` and of the registered readout effects."""
+    return [*FORWARD_OPTIONS, *READOUT_EFFECTS]
+
+
 def has_forward_options(options: Mapping[str, Any]) -> bool:
-    """Whether any of `FORWARD_OPTIONS` is among the options with a value that is not the ideal."""
-    return any(options.get(name) is not None and options[name] is not False for name in FORWARD_OPTIONS)
+    """Whether any of `forward_options` is among the options with a value that is not the ideal."""
+    return any(options.get(name) is not None and options[name] is not False for name in forward_options())
 
 
 def forward_parameters(options: Mapping[str, Any]) -> IOParameters:
@@ -52,7 +92,7 @@ def forward_parameters(options: Mapping[str, Any]) -> IOParameters:
     the inputs and needs neither. Outputs beyond the range are clipped (no bound management).
 
     Args:
-        options: Any of `FORWARD_OPTIONS`; other entries are not looked at.
+        options: Any of `forward_options`; other entries are not looked at.
 
     Raises:
         NabnError: an option has a value that is not allowed, or there is a type of read noise but no read noise.
@@ -74,7 +114,8 @@ def forward_parameters(options: Mapping[str, Any]) -> IOParameters:
     else:
         management = NoiseManagementType.ABS_MAX
     full_range = 0.0 if management == NoiseManagementType.NONE else 1.0  # unscaled inputs have no bound
-    return IOParameters(
+    effects = tuple(_effect(name, options[name]) for name in READOUT_EFFECTS if options.get(name) not in (None, False))
+    return (partial(EffectParameters, effects=effects) if effects else IOParameters)(
         is_perfect=False,
         inp_bound=_number(options, "inp_bound", full_range, exclusive_minimum=0.0),
         inp_res=_resolution("inp_bits", options.get("inp_bits")),
@@ -98,7 +139,7 @@ def has_input_range(options: Mapping[str, Any]) -> bool:
 
 
 def _needs_scale(options: Mapping[str, Any]) -> bool:
-    return any(options.get(name) is not None for name in FORWARD_OPTIONS if name not in _SCALE_FREE)
+    return any(options.get(name) is not None for name in forward_options() if name not in _SCALE_FREE)
 
 
 def pre_post_parameters(options: Mapping[str, Any]) -> PrePostProcessingParameter:
@@ -127,6 +168,16 @@ def check_input_range(value: object) -> None:
         check_number("input_range", value, exclusive_minimum=0.0)
     except NabnError as error:
         raise NabnError(f"input_range must be true, false, None or a finite number > 0, got {value!r}") from error
+
+
+def _effect(name: str, value: object) -> ReadoutEffect:
+    """Build a readout effect of its first field, or of a mapping of its fields."""
+    effect: Any = READOUT_EFFECTS.get(name)
+    try:
+        made: ReadoutEffect = effect(**value) if isinstance(value, Mapping) else effect(value)
+    except TypeError as error:
+        raise NabnError(f"{name} must be a value or the fields of {effect.__name__}, got {value!r}: {error}") from error
+    return made
 
 
 def _number(options: Mapping[str, Any], name: str, default: float, **limits: float) -> float:

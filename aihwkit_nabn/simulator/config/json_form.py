@@ -20,13 +20,21 @@ from aihwkit_nabn.errors import NabnError, suggestion
 from aihwkit_nabn.noise import NOISE_MODELS
 from aihwkit_nabn.noise.base import WeightNoiseModel
 from aihwkit_nabn.simulator.config.presets import get_preset
+from aihwkit_nabn.simulator.product.physics.effect import EffectParameters, ReadoutEffect
 
 # Modules of classes in files of version 0.1, and where the classes are now.
 _MOVED = {
     "aihwkit_nabn.simulator.config": "aihwkit_nabn.simulator.config.rpu_config",
     "aihwkit_nabn.simulator.presets": "aihwkit_nabn.simulator.config.presets",
 }
-_FAMILIES = (RPUConfigBase, BaseNoiseModel, BaseDriftCompensation, BaseConductanceConverter)
+_FAMILIES = (
+    RPUConfigBase,
+    BaseNoiseModel,
+    BaseDriftCompensation,
+    BaseConductanceConverter,
+    EffectParameters,
+    ReadoutEffect,
+)
 
 
 def config_to_json(config: RPUConfigBase) -> dict[str, Any]:

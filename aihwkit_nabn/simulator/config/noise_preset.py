@@ -15,7 +15,7 @@ from aihwkit.simulator.parameters import IOParameters, MappingParameter
 from aihwkit_nabn.errors import NabnError, suggestion
 from aihwkit_nabn.noise import argument_names
 from aihwkit_nabn.simulator.config.io_options import (
-    FORWARD_OPTIONS,
+    forward_options,
     forward_parameters,
     has_forward_options,
     pre_post_parameters,
@@ -56,7 +56,7 @@ class NoisePreset(NoiseAwareRPUConfig):
     def __init__(self, **options: Any) -> None:
         known = argument_names(self.noise_class)
         self._check(options, known)
-        forward = {name: options.pop(name) for name in FORWARD_OPTIONS if name in options}
+        forward = {name: options.pop(name) for name in forward_options() if name in options}
         if "forward" in options and has_forward_options({**forward, "input_range": None}):
             given = next(name for name in forward if name != "input_range" and forward[name] is not None)
             raise NabnError(f"{given} is part of what forward says; give one of the two to {type(self).__name__}")
@@ -77,8 +77,8 @@ class NoisePreset(NoiseAwareRPUConfig):
 
     def _check(self, options: Mapping[str, Any], known: list[str]) -> None:
         for name in options:
-            if name not in known and name not in _CONFIG_FIELDS and name not in FORWARD_OPTIONS:
-                names = [*known, *_MAIN_FIELDS, *FORWARD_OPTIONS, *MAPPING_OPTIONS]
+            if name not in known and name not in _CONFIG_FIELDS and name not in forward_options():
+                names = [*known, *_MAIN_FIELDS, *forward_options(), *MAPPING_OPTIONS]
                 raise NabnError(
                     f"{type(self).__name__} has no option {name!r}{suggestion(name, names)}; "
                     f"allowed: {', '.join(names)}"
@@ -112,7 +112,7 @@ def make_preset(
     Raises:
         NabnError: an argument of the noise model has the name of something else that a preset takes.
     """
-    clash = sorted(set(argument_names(noise_class)) & {*_CONFIG_FIELDS, *FORWARD_OPTIONS})
+    clash = sorted(set(argument_names(noise_class)) & {*_CONFIG_FIELDS, *forward_options()})
     if clash:
         kind = "a field of RPU configs" if clash[0] in _CONFIG_FIELDS else "a forward option of all presets"
         raise NabnError(f"noise model {name!r} cannot have a preset: its argument {clash[0]!r} is {kind}")
@@ -132,7 +132,7 @@ def make_preset(
     taken = inspect.signature(noise_class).parameters
     parameters = [taken[argument].replace(kind=keyword) for argument in argument_names(noise_class)]
     parameters += [inspect.Parameter(option, keyword, default=...) for option in _MAIN_FIELDS]
-    for option in FORWARD_OPTIONS:
+    for option in forward_options():
         parameters.append(inspect.Parameter(option, keyword, default=preset.forward_defaults.get(option)))
     parameters += [inspect.Parameter(option, keyword, default=False) for option in MAPPING_OPTIONS]
     preset.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

@@ -7,22 +7,34 @@ and ADC act in the layer's own layout, and no window is ever laid out in memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from aihwkit.simulator.parameters.enums import BoundManagementType, WeightNoiseType
+from aihwkit.simulator.parameters.enums import BoundManagementType
 from aihwkit.simulator.parameters.io import IOParameters
 from torch import Tensor
 from torch.nn import functional as F
 
-from aihwkit_nabn.simulator.product.converters import Converter, input_converter, output_converter, static_input_scale
-from aihwkit_nabn.simulator.product.levels import to_levels
 from aihwkit_nabn.simulator.product.linear_map import LinearMap, size_product
 from aihwkit_nabn.simulator.product.numbers import NumberStream
-from aihwkit_nabn.simulator.product.readout import Currents, Readout, read_out
+from aihwkit_nabn.simulator.product.physics.converters import (
+    Converter,
+    input_converter,
+    output_converter,
+    static_input_scale,
+)
+from aihwkit_nabn.simulator.product.physics.effect import Currents, Flows
+from aihwkit_nabn.simulator.product.physics.inputs import disturbed_inputs, to_levels
+from aihwkit_nabn.simulator.product.physics.readout import Readout, effects_of, read_out
 from aihwkit_nabn.simulator.product.replication import folded
+
+NOISE = "out_noise_values"
+"""Standard deviation of each output's noise; aihwkit's tile calls it so."""
+ADC_RANGE = "adc_range"
+"""Range of each output's ADC in parts of the settings' own."""
 
 VALUES_AT_ONCE = 2**20
 """Results of the second and later tile rows that are held at a time, where there are several samples: 4 MB."""
@@ -38,22 +50,21 @@ class TileRow:
         scale: What their results are multiplied with in the end, one factor or ``[out]``.
         input_range: Largest input, and what inputs are divided by; None without one. A tensor ``[1]`` where numbers
             must not be read.
-        noise: ``[out]`` standard deviation of each output's noise where it differs; None: the settings' own.
+        outputs: What differs from output to output, ``[out]`` each: ``NOISE`` and ``ADC_RANGE``, where they are not the
+            settings', and by the effects' names what these have drawn.
         copies: How often the columns stand on their tile, driven alike and read as one sum (`replication`).
-        adc_range: ``[out]`` range of each output's ADC in parts of the settings' own; None: that.
     """
 
     columns: range
     weights: tuple[Tensor, ...]
     scale: Tensor | float
     input_range: Tensor | float | None
-    noise: Tensor | None
+    outputs: Mapping[str, Tensor] = field(default_factory=dict)
     copies: int = 1
-    adc_range: Tensor | None = None
 
     def adc_unit(self, adc: Converter) -> Tensor | float:
-        """What a level of the outputs' ADC stands for, one number or ``[out, 1]``."""
-        return adc.unit if self.adc_range is None else adc.unit * self.adc_range.view(-1, 1)
+        """What a level of the outputs' ADC stands for, one number or ``[out]``."""
+        return adc.unit * self.outputs[ADC_RANGE] if ADC_RANGE in self.outputs else adc.unit
 
     @property
     def weight(self) -> Tensor:
@@ -108,14 +119,12 @@ def product_of_rows(
     numbers = NumberStream(seed)
 
     def results_of(part: Tensor, row: TileRow, total: Tensor | None) -> Tensor:
-        result, currents = analog_results(part, row, io, linear_map)
+        readout = readout_of(row, io)
         return read_out(
-            result,
-            readout_of(row, io),
+            *analog_results(part, row, io, linear_map, readout),
             channel_dim=linear_map.channel_dim,
             numbers=numbers,
             generator=generator,
-            currents=currents,
             total=total,
             bias=bias,
         )
@@ -131,36 +140,36 @@ def product_of_rows(
     return total
 
 
-def readout_of(row: TileRow, io: IOParameters, clamp: bool = True) -> Readout:
-    """Return how the results of `analog_results` are read out."""
+def readout_of(row: TileRow, io: IOParameters, *, in_levels: bool = True, clamp: bool = True) -> Readout:
+    """Return how the results of a tile row are read out: in ADC levels, or in the tiles' units."""
     adc = output_converter(io)
-    unit = adc.unit if row.adc_range is None else adc.unit * row.adc_range
-    noise: Tensor | float = (row.noise if row.noise is not None else io.out_noise) / unit
-    if io.is_perfect:
-        noise = 0.0
-    gain = unit * (row.input_range or 1.0) * (static_input_scale(io) or 1.0)
+    unit = row.adc_unit(adc) if in_levels else 1.0
+    noise = 0.0 if io.is_perfect else row.outputs.get(NOISE, io.out_noise) / unit
+    gain = unit * (1.0 if row.input_range is None else row.input_range) * (static_input_scale(io) or 1.0)
     gain *= 1.0 if io.is_perfect else io.out_scale
-    return Readout(adc=adc, noise=noise, gain=row.scale * gain, ir_drop=io.ir_drop, clamp=clamp)
+    effects = effects_of(io, noise)
+    return Readout(
+        adc=adc, unit=unit, noise=noise, gain=row.scale * gain, effects=effects, outputs=row.outputs, clamp=clamp
+    )
 
 
-def analog_results(x: Tensor, row: TileRow, io: IOParameters, linear_map: LinearMap) -> tuple[Tensor, Currents]:
-    """Return a tile row's results for `x` in ADC levels, before anything is read, and the currents behind them.
+def analog_results(
+    x: Tensor, row: TileRow, io: IOParameters, linear_map: LinearMap, readout: Readout
+) -> tuple[Tensor, Readout, list[Flows]]:
+    """Return a tile row's results for `x` in ADC levels, their readout, and what its effects have of the currents.
 
     Where noise management depends on the vector, `x` must have been scaled already.
     """
-    dac, adc = input_converter(io), output_converter(io)
+    dac = input_converter(io)
     part = own_inputs(x, row, linear_map)
     assert not isinstance(row.input_range, Tensor)
     levels = to_levels(part, dac, row.input_range, static_input_scale(io) or 1.0, linear_map.channel_dim)
-    if not io.is_perfect and io.inp_noise > 0.0:
-        levels = levels.add(torch.randn_like(levels), alpha=io.inp_noise / dac.unit)
-    if dac.asymmetry:
-        levels = torch.where(levels < 0, levels * (1.0 - dac.asymmetry), levels)
-    unit = row.adc_unit(adc)
+    levels = disturbed_inputs(levels, dac, io, dac.unit)
+    unit = readout.unit.view(-1, 1) if isinstance(readout.unit, Tensor) else readout.unit
     kernel = _kernel(row, linear_map, dac.unit / unit)
     result = linear_map.apply(levels, kernel, None)
-    currents = Currents() if io.is_perfect else currents_of(levels, kernel, row, io, linear_map, dac.unit, unit)
-    return result, currents
+    currents = RowCurrents(levels, kernel, row, linear_map, dac.unit, unit)
+    return result, readout, [effect.flows(currents) for effect in readout.effects]
 
 
 def row_product(x: Tensor, row: TileRow, linear_map: LinearMap) -> Tensor:
@@ -168,38 +177,53 @@ def row_product(x: Tensor, row: TileRow, linear_map: LinearMap) -> Tensor:
     return linear_map.apply(own_inputs(x, row, linear_map), _kernel(row, linear_map, 1.0), None)
 
 
-def currents_of(
-    levels: Tensor,
-    kernel: Tensor,
-    row: TileRow,
-    io: IOParameters,
-    linear_map: LinearMap,
-    dac_unit: float,
-    adc_unit: Tensor | float,
-) -> Currents:
-    """Return what flows behind a product of `levels` with `kernel`, the weights times DAC over ADC unit."""
-    variance = total = drop = None
-    magnitudes = kernel.abs() if row.copies == 1 else folded(row.weight.abs(), row.copies) * (dac_unit / adc_unit)
-    if io.w_noise > 0.0 and io.w_noise_type != WeightNoiseType.NONE:
-        # aihwkit: sqrt(sum |w| x^2) for PCM, the norm of x for a constant deviation of every weight.
-        if io.w_noise_type == WeightNoiseType.PCM_READ:
-            squared = magnitudes * (io.w_noise**2 * dac_unit / adc_unit)
-        else:
-            devices = _only_own(torch.full_like(kernel, row.copies), row, linear_map)
-            squared = devices * (io.w_noise * dac_unit / adc_unit) ** 2
-        variance = linear_map.apply(levels * levels, squared, None)
-        variance.relu_()  # an algorithm with rounding errors may have summed it
-    if io.ir_drop > 0.0:
-        n = row.n_rows
-        total = linear_map.apply(levels.abs(), magnitudes * (adc_unit * n / io.ir_drop_g_ratio), None)
-        near = 1.0 - torch.arange(n, dtype=kernel.dtype, device=kernel.device) / n
-        lost = 1.0 - near * near
+@dataclass(frozen=True, eq=False)
+class RowCurrents(Currents):
+    """What flows behind a product of `levels` with `kernel`, the weights times DAC over ADC unit."""
+
+    levels: Tensor
+    kernel: Tensor
+    row: TileRow
+    linear_map: LinearMap
+    dac_unit: float
+    adc_unit: Tensor | float
+
+    @property
+    def depth(self) -> Tensor:
+        """See `Currents`."""
+        n = self.row.n_rows
+        return torch.arange(n, dtype=self.kernel.dtype, device=self.kernel.device) / n
+
+    @functools.cached_property
+    def _magnitudes(self) -> Tensor:
+        row = self.row
         if row.copies == 1:
-            far = kernel * F.pad(lost, missing_columns(row, linear_map))
+            return self.kernel.abs()
+        return folded(row.weight.abs(), row.copies) * (self.dac_unit / self.adc_unit)
+
+    def squares(self, strength: float, weighted: bool) -> Tensor:
+        """See `Currents`."""
+        if weighted:
+            devices = self._magnitudes * (strength**2 * self.dac_unit / self.adc_unit)
         else:
-            far = folded(row.weight * lost, row.copies) * (dac_unit / adc_unit)
-        drop = linear_map.apply(levels, far, None)
-    return Currents(variance=variance, total=total, drop=drop)
+            copies = _only_own(torch.full_like(self.kernel, self.row.copies), self.row, self.linear_map)
+            devices = copies * (strength * self.dac_unit / self.adc_unit) ** 2
+        # An algorithm with rounding errors may sum them.
+        return self.linear_map.apply(self.levels * self.levels, devices, None).relu_()
+
+    def total(self, g_ratio: float) -> Tensor:
+        """See `Currents`."""
+        devices = self._magnitudes * (self.adc_unit * self.row.n_rows / g_ratio)
+        return self.linear_map.apply(self.levels.abs(), devices, None)
+
+    def by_row(self, factors: Tensor) -> Tensor:
+        """See `Currents`."""
+        row = self.row
+        if row.copies == 1:
+            devices = self.kernel * F.pad(factors, missing_columns(row, self.linear_map))
+        else:
+            devices = folded(row.weight * factors, row.copies) * (self.dac_unit / self.adc_unit)
+        return self.linear_map.apply(self.levels, devices, None)
 
 
 def missing_columns(row: TileRow, linear_map: LinearMap) -> tuple[int, int]:

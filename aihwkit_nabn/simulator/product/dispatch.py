@@ -193,9 +193,8 @@ def _rows_of_groups(rows: list[TileRow], groups: int) -> list[list[TileRow]]:
 
 def _outputs_of(row: TileRow, outputs: slice) -> TileRow:
     scale = row.scale[outputs] if isinstance(row.scale, Tensor) else row.scale
-    noise = None if row.noise is None else row.noise[outputs]
-    ranges = None if row.adc_range is None else row.adc_range[outputs]
-    return dataclasses.replace(row, weights=(row.weight[outputs],), scale=scale, noise=noise, adc_range=ranges)
+    values = {name: value[outputs] for name, value in row.outputs.items()}
+    return dataclasses.replace(row, weights=(row.weight[outputs],), scale=scale, outputs=values)
 
 
 @functools.cache

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from aihwkit.simulator.parameters.io import IOParameters
 from torch import Tensor
 from torch.nn import functional as F
 
-from aihwkit_nabn.simulator.product.converters import input_converter, output_converter, static_input_scale
-from aihwkit_nabn.simulator.product.crossbar import TileRow, currents_of, missing_columns, own_inputs, within_range
+from aihwkit_nabn.simulator.product.crossbar import (
+    ADC_RANGE,
+    RowCurrents,
+    TileRow,
+    missing_columns,
+    own_inputs,
+    readout_of,
+    within_range,
+)
 from aihwkit_nabn.simulator.product.linear_map import LinearMap
-from aihwkit_nabn.simulator.product.readout import drop_factor
+from aihwkit_nabn.simulator.product.physics.converters import input_converter, static_input_scale
+from aihwkit_nabn.simulator.product.physics.effect import Reading, disturbed
+from aihwkit_nabn.simulator.product.physics.inputs import disturbed_inputs
 from aihwkit_nabn.simulator.product.replication import folded
 
 
@@ -21,43 +32,34 @@ def straight_through_product(
 
     Random numbers come from torch's global generator.
     """
-    dac, adc = input_converter(io), output_converter(io)
+    shape = [-1, *[1] * (-linear_map.channel_dim - 1)]
+
+    def along(values: Any) -> Any:
+        return values.view(shape) if isinstance(values, Tensor) and values.numel() > 1 else values
+
     total: Tensor | None = None
     for row in rows:
-        part = own_inputs(x, row, linear_map)
+        dac, readout = input_converter(io), readout_of(row, io, in_levels=False)
         matrix = F.pad(folded(row.weight, row.copies), missing_columns(row, linear_map))
-        part = within_range(part, row.input_range)
+        part = within_range(own_inputs(x, row, linear_map), row.input_range)
         scale = static_input_scale(io) or 1.0
         values = dac.straight_through(part / scale if scale != 1.0 else part)
-        if not io.is_perfect and io.inp_noise > 0.0:
-            values = values + io.inp_noise * torch.randn_like(values)
-        if dac.asymmetry:
-            values = torch.where(values < 0, values * (1.0 - dac.asymmetry), values)
-        result = linear_map.apply(values, matrix, None)
-        shape = [-1, *[1] * (-linear_map.channel_dim - 1)]
-        if not io.is_perfect:
-            with torch.no_grad():
-                currents = currents_of(values.detach(), matrix.detach(), row, io, linear_map, 1.0, 1.0)
-                noise: Tensor | float = io.out_noise if row.noise is None else row.noise.view(shape)
-                loss, read_noise = torch.zeros_like(result), torch.zeros_like(result)
-                if currents.total is not None and currents.drop is not None:
-                    loss = io.ir_drop * drop_factor(currents.total) * currents.drop
-                if currents.variance is not None:
-                    read_noise = torch.randn_like(result) * (currents.variance + noise * noise).sqrt()
-                elif isinstance(noise, Tensor) or noise > 0.0:
-                    read_noise = torch.randn_like(result) * noise
-            result = result - loss
-            if adc.asymmetry:
-                result = torch.where(result < 0, result * (1.0 - adc.asymmetry), result)
-            result = result + read_noise
-        if row.adc_range is not None:
-            ranges = row.adc_range.view(shape)
-            result = adc.straight_through(result / ranges) * ranges
+        values = disturbed_inputs(values, dac, io, 1.0)
+        outputs = {name: along(value) for name, value in readout.outputs.items()}
+        at = Reading(unit=1.0, noise=along(readout.noise), outputs=outputs, normal=torch.randn_like, add=_add)
+        with torch.no_grad():
+            currents = RowCurrents(values.detach(), matrix.detach(), row, linear_map, 1.0, 1.0)
+            flows = [effect.flows(currents) for effect in readout.effects]
+        result = disturbed(linear_map.apply(values, matrix, None), readout.effects, flows, at)
+        if ADC_RANGE in outputs:
+            result = readout.adc.straight_through(result / outputs[ADC_RANGE]) * outputs[ADC_RANGE]
         else:
-            result = adc.straight_through(result)
-        in_range = 1.0 if row.input_range is None else row.input_range
-        gain = row.scale * (in_range * scale * (1.0 if io.is_perfect else io.out_scale))
-        result = result * (gain.view(shape) if isinstance(gain, Tensor) and gain.numel() > 1 else gain)
+            result = readout.adc.straight_through(result)
+        result = result * along(readout.gain)
         total = result if total is None else total + result
     assert total is not None
-    return total if bias is None else total + bias.view([-1, *[1] * (-linear_map.channel_dim - 1)])
+    return total if bias is None else total + bias.view(shape)
+
+
+def _add(y: Tensor, a: Tensor, b: Tensor | float, scale: float = 1.0) -> Tensor:
+    return y + (a if scale == 1.0 else scale * a) * b

@@ -67,10 +67,7 @@ def _tile_rows(x: Tensor, tile: TileModule, rows: slice) -> Tensor:
     if not is_test:
         weight = TorchSimulatorTile.modify_weight(weight, tile.rpu_config.modifier, x.shape[0])
     x = tile.pre_forward(x, x.dim() - 1, is_test)
-    noise, ranges = output_values(tile)
-    values = {"out_noise_values": None if noise is None else noise[rows]}
-    if ranges is not None:
-        values["adc_range"] = ranges[rows]
+    values = {name: value[rows] for name, value in output_values(tile.tile, tile.rpu_config.forward).items()}
     out = tile.tile._analog_mvm.matmul(
         weight[..., rows, :], x, tile.rpu_config.forward, False, is_test=is_test, **values
     )

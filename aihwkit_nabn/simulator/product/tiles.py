@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import cast
+from typing import Any, cast
 
 import torch
 from aihwkit.simulator.parameters.enums import AnalogMVType, WeightModifierType
+from aihwkit.simulator.parameters.io import IOParameters
 from aihwkit.simulator.tiles.array import TileModuleArray
 from aihwkit.simulator.tiles.inference_torch import TorchInferenceTile
 from aihwkit.simulator.tiles.module import TileModule
@@ -15,7 +16,7 @@ from aihwkit.simulator.tiles.torch_tile import TorchSimulatorTile
 from torch import Tensor, nn
 
 from aihwkit_nabn import native
-from aihwkit_nabn.simulator.product.crossbar import TileRow
+from aihwkit_nabn.simulator.product.crossbar import NOISE, TileRow
 from aihwkit_nabn.simulator.product.replication import ReplicatedArray, copies_of, folded
 from aihwkit_nabn.simulator.product.vectors import CrossbarTile
 
@@ -155,34 +156,37 @@ def tile_rows(array: TileModuleArray, *, as_numbers: bool = True) -> list[TileRo
     rows, start, copies = [], 0, copies_of(array)
     for in_tiles in array.array:
         first, n = in_tiles[0], in_tiles[0].in_size // copies
-        weights, scales, noises, ranges = [], [], [], []
-        for tile in in_tiles:
-            weight, scale = tile.tile.weight, tile_output_scale(tile)
-            weights.append(weight)
-            scales.append((weight.new_ones(1) if scale is None else scale.view(-1)).expand(weight.shape[0]))
-            noise, relative = output_values(tile)
-            noises.append(noise)
-            ranges.append(relative)
+        scales = [tile_output_scale(tile) for tile in in_tiles]
+        wide = [
+            (tile.tile.weight.new_ones(1) if scale is None else scale.view(-1)).expand(tile.out_size)
+            for tile, scale in zip(in_tiles, scales, strict=True)
+        ]
+        outputs = [output_values(tile.tile, tile.rpu_config.forward) for tile in in_tiles]
         rows.append(
             TileRow(
                 columns=range(start, start + n),
-                weights=tuple(weights),
-                scale=scales[0] if len(scales) == 1 else torch.cat(scales, 0),
+                weights=tuple(tile.tile.weight for tile in in_tiles),
+                scale=_joined(wide),
                 input_range=_range_of(first, as_numbers),
-                noise=_joined(noises),
+                outputs={name: _joined([values[name] for values in outputs]) for name in outputs[0]},
                 copies=copies,
-                adc_range=_joined(ranges),
             )
         )
         start += n
     return rows
 
 
-def output_values(tile: TileModule) -> tuple[Tensor | None, Tensor | None]:
-    """Return ``[out]`` noise and relative range of the ADC of a torch tile's outputs, None where the settings' hold."""
-    if isinstance(tile.tile, CrossbarTile):
-        return tile.tile.output_values(tile.rpu_config.forward)
-    return tile.tile.out_noise_values, None
+def output_values(simulator: Any, io: IOParameters, ranges: bool = True) -> dict[str, Tensor]:
+    """Return what differs from output to output of a simulator's tile, as `TileRow` has it.
+
+    Args:
+        simulator: aihwkit's torch tile, or ours.
+        io: Its settings.
+        ranges: Whether ADCs have ranges of their own, or all that of the settings.
+    """
+    if isinstance(simulator, CrossbarTile):
+        return simulator.output_values(io, ranges)
+    return {} if simulator.out_noise_values is None else {NOISE: simulator.out_noise_values}
 
 
 def _range_of(tile: TileModule, as_number: bool) -> Tensor | float | None:
@@ -191,7 +195,5 @@ def _range_of(tile: TileModule, as_number: bool) -> Tensor | float | None:
     return abs(tile.input_range.item()) if as_number else tile.input_range.detach().abs()
 
 
-def _joined(parts: list[Tensor | None]) -> Tensor | None:
-    """Return values of outputs side by side, where the tiles have any."""
-    found = [part for part in parts if part is not None]
-    return torch.cat(found, 0) if len(found) > 1 else parts[0]
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 0)

@@ -17,8 +17,9 @@ from torch import Tensor
 from aihwkit_nabn import native
 from aihwkit_nabn.drawing import current_generator
 from aihwkit_nabn.errors import NabnError
-from aihwkit_nabn.simulator.product.converters import input_converter, output_converter, static_input_scale
 from aihwkit_nabn.simulator.product.crossbar import (
+    ADC_RANGE,
+    NOISE,
     TileRow,
     analog_results,
     depends_on_vector,
@@ -28,11 +29,13 @@ from aihwkit_nabn.simulator.product.crossbar import (
 )
 from aihwkit_nabn.simulator.product.linear_map import LinearMap
 from aihwkit_nabn.simulator.product.numbers import NumberStream
-from aihwkit_nabn.simulator.product.readout import read_out
+from aihwkit_nabn.simulator.product.physics.converters import input_converter, output_converter, static_input_scale
+from aihwkit_nabn.simulator.product.physics.readout import read_out
 from aihwkit_nabn.simulator.product.replication import repeated
 from aihwkit_nabn.simulator.product.straight_through import straight_through_product
 
 _VECTORS = LinearMap()
+_OUTPUTS = "outputs_of_"  # before the name of an effect, a buffer
 # IOParameters that aihwkit's torch tile refuses and this one does not model either.
 _NOT_MODELLED = {
     "out_nonlinearity": 0.0,
@@ -74,7 +77,7 @@ class CrossbarMVM(AnalogMVM):
             io_pars: Non-idealities.
             trans: Must be False.
             is_test: Not used.
-            **fwd_pars: ``out_noise_values`` and ``adc_range``, ``[out]`` or None.
+            **fwd_pars: What differs from output to output, as in `TileRow`; or None.
         """
         io = io_pars
         if trans:
@@ -89,8 +92,7 @@ class CrossbarMVM(AnalogMVM):
             weights=(weight,),
             scale=1.0,
             input_range=None,
-            noise=fwd_pars.get("out_noise_values"),
-            adc_range=fwd_pars.get("adc_range"),
+            outputs={name: values for name, values in fwd_pars.items() if values is not None},
         )
         x = input_.reshape(-1, weight.shape[1])
         has_gradient = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
@@ -150,18 +152,28 @@ class CrossbarTile(TorchSimulatorTile):
             self.out_noise_values = (io.out_noise * spread).abs()
         bound = torch.full((d_size,), io.out_bound, dtype=self.weight.dtype)
         self.register_buffer("output_bound", bound if getattr(rpu_config, "output_range", False) else None)
+        self.draw_outputs()
 
-    def output_values(self, io: IOParameters) -> tuple[Tensor | None, Tensor | None]:
-        """Return ``[out]`` noise of each output and range of its ADC in parts of the settings', None where as set.
+    @torch.no_grad()
+    def draw_outputs(self) -> None:
+        """Draw the values that effects have for each output, with torch's global generator."""
+        for effect in getattr(self._f_io, "effects", ()):
+            values = effect.draw_outputs(self.d_size)
+            if values is not None:
+                self.register_buffer(_OUTPUTS + effect.name, values.to(self.weight))
+
+    def output_values(self, io: IOParameters, ranges: bool = True) -> dict[str, Tensor]:
+        """Return what differs from output to output, as in `TileRow`; without `ranges` all ADCs have the settings'.
 
         A range above the settings' is had by less gain, and the noise behind it weighs as much more; below, the noise
         in front of the ADC is amplified with the signal.
         """
+        drawn = {name.removeprefix(_OUTPUTS): values for name, values in self._buffers.items() if _OUTPUTS in name}
         noise: Tensor | None = self.out_noise_values
-        if self.output_bound is None:
-            return noise, None
-        relative = self.output_bound / io.out_bound
-        return relative.clamp(min=1.0) * (io.out_noise if noise is None else noise), relative
+        if self.output_bound is not None and ranges:
+            drawn[ADC_RANGE] = self.output_bound / io.out_bound
+            noise = drawn[ADC_RANGE].clamp(min=1.0) * (io.out_noise if noise is None else noise)
+        return drawn if noise is None else {**drawn, NOISE: noise}
 
     def forward(
         self,
@@ -172,17 +184,13 @@ class CrossbarTile(TorchSimulatorTile):
         is_test: bool = False,
         non_blocking: bool = False,
     ) -> Tensor:
-        """Return the product as aihwkit's torch tile does, with the ranges of this tile's ADC."""
-        if self.output_bound is None:
-            out: Tensor = super().forward(x_input, bias, in_trans, out_trans, is_test, non_blocking)
-            return out
+        """Return the product as aihwkit's torch tile does, with all values of this tile's outputs."""
         if in_trans or out_trans:
             raise ConfigError("the transposed product of a tile is not simulated")
-        io = self._f_io
-        noise, relative = self.output_values(io)
         weight = self.weight if is_test else self.modify_weight(self.weight, self._modifier, x_input.shape[0])
+        io = self._f_io
         return self._analog_mvm.matmul(  # type: ignore[no-any-return]
-            weight, x_input, io, False, is_test=is_test, out_noise_values=noise, adc_range=relative
+            weight, x_input, io, False, is_test=is_test, **self.output_values(io)
         )
 
 
@@ -212,9 +220,10 @@ def vector_product(x: Tensor, row: TileRow, io: IOParameters) -> Tensor:
     while True:
         # Bound management: what exceeded the bound is multiplied once more, at half the input.
         divisor = scale[active] * factor
-        result, currents = analog_results(x[active] / divisor, plain, static, _VECTORS)
-        readout = readout_of(plain, static, clamp=not managed)
-        values = read_out(result, readout, channel_dim=-1, numbers=numbers, generator=generator, currents=currents)
+        results = analog_results(
+            x[active] / divisor, plain, static, _VECTORS, readout_of(plain, static, clamp=not managed)
+        )
+        values = read_out(*results, channel_dim=-1, numbers=numbers, generator=generator)
         if not managed:
             out = values * divisor
             break

@@ -15,7 +15,9 @@ import aihwkit_nabn as nabn
 from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.simulator import NoiseAwareRPUConfig, build_preset, parse_preset
 from aihwkit_nabn.simulator.config.json_form import config_from_json, config_to_json
-from aihwkit_nabn.simulator.product.crossbar import analog_results
+from aihwkit_nabn.simulator.product.crossbar import analog_results, readout_of
+from aihwkit_nabn.simulator.product.physics.ir_drop import IRDrop
+from aihwkit_nabn.simulator.product.physics.noise import Noise
 from aihwkit_nabn.simulator.product.replication import ReplicatedArray, copies_of, number_of_copies
 from aihwkit_nabn.simulator.product.straight_through import straight_through_product
 from aihwkit_nabn.simulator.product.tile_forward import unfolded_convolution
@@ -111,7 +113,8 @@ def test_currents_are_those_of_all_rows(module: nn.Module, shape: tuple[int, ...
     x = x if linear_map.spatial_dims == 0 or x.dim() == linear_map.spatial_dims + 2 else x[None]
     with torch.no_grad():
         (row,) = tile_rows(array)
-        result, currents = analog_results(x, row, io, linear_map)
+        result, readout, flows = analog_results(x, row, io, linear_map, readout_of(row, io))
+        assert [type(effect) for effect in readout.effects] == [IRDrop, Noise]
         vectors = x[:, None] if linear_map.spatial_dims == 0 else linear_map.unfold(x)[0]
         n = array.out_size // linear_map.groups
         for group in range(linear_map.groups):
@@ -129,8 +132,8 @@ def test_currents_are_those_of_all_rows(module: nn.Module, shape: tuple[int, ...
                 "total": rows.abs() @ weight.abs().T * weight.shape[1] / io.ir_drop_g_ratio,
                 "drop": rows @ (weight * (1 - near**2)).T / step,
             }
-            found = {"result": result, **{name: getattr(currents, name) for name in ("variance", "total", "drop")}}
-            for name, values in found.items():
+            (total, drop), (variance,) = flows
+            for name, values in {"result": result, "total": total, "drop": drop, "variance": variance}.items():
                 own = values if linear_map.spatial_dims == 0 else values.flatten(2).transpose(1, 2)
                 own = own[..., group * n : (group + 1) * n].reshape(expected[name].shape)
                 assert torch.allclose(own, expected[name], rtol=1e-4, atol=1e-5 * float(expected[name].abs().max())), (

@@ -1,15 +1,17 @@
-"""Inputs as levels of the digital-to-analog converter, in the layout they came in."""
+"""Inputs on their way to a tile: digital-to-analog conversion, noise, asymmetry, in the layout they came in."""
 
 from __future__ import annotations
 
 import math
 
 import torch
+from aihwkit.simulator.parameters.io import IOParameters
 from torch import Tensor
 
 from aihwkit_nabn import native
 from aihwkit_nabn.simulator.product.blocks import as_rows, row_blocks
-from aihwkit_nabn.simulator.product.converters import Converter
+from aihwkit_nabn.simulator.product.physics.asymmetry import asymmetric
+from aihwkit_nabn.simulator.product.physics.converters import Converter
 
 
 def to_levels(x: Tensor, dac: Converter, input_range: float | None, scale: float, channel_dim: int) -> Tensor:
@@ -51,6 +53,13 @@ def to_levels(x: Tensor, dac: Converter, input_range: float | None, scale: float
     for rows in row_blocks((source.shape[0], source.shape[1])):
         convert(source[rows], target[rows])
     return out
+
+
+def disturbed_inputs(x: Tensor, dac: Converter, io: IOParameters, unit: float) -> Tensor:
+    """Return converted inputs, in so many times their unit, with the noise and the asymmetry of the settings."""
+    if not io.is_perfect and io.inp_noise > 0.0:
+        x = x.add(torch.randn_like(x), alpha=io.inp_noise / unit)
+    return asymmetric(x, dac.asymmetry) if dac.asymmetry else x
 
 
 def _dense_format(x: Tensor, channel_dim: int) -> torch.memory_format:

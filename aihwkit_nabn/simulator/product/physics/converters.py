@@ -7,6 +7,7 @@ values on the edge between two steps fall to the same side.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -51,13 +52,19 @@ class Converter:
     def levels_(self, x: Tensor) -> Tensor:
         """Round and clamp `x`, in place, from values to levels: multiples of `unit`."""
         if self.step:
-            x.div_(self.step)
-            if self.stochastic:
-                x.add_(torch.rand_like(x)).sub_(0.5)
-            x.round_()
-        return self._clamp_(x)
+            self.round_(x.div_(self.step), lambda levels: levels.add_(torch.rand_like(levels)).sub_(0.5))
+        return self.clamp_(x)
 
-    def _clamp_(self, x: Tensor) -> Tensor:
+    def round_(self, x: Tensor, dither: Callable[[Tensor], object]) -> Tensor:
+        """Round `x` to levels, in place, if there are any; `dither` adds what makes the rounding stochastic."""
+        if self.step:
+            if self.stochastic:
+                dither(x)
+            x.round_()
+        return x
+
+    def clamp_(self, x: Tensor) -> Tensor:
+        """Cut off levels beyond the largest, in place."""
         if math.isfinite(self.bound):
             limit = self.bound / self.unit
             x.clamp_(-limit, limit)
@@ -99,8 +106,3 @@ def static_input_scale(io: IOParameters) -> float | None:
     if io.noise_management == NoiseManagementType.CONSTANT:
         return io.nm_thres if io.nm_thres > 0.0 else 1.0
     return None
-
-
-def weighted_noise_variance(io: IOParameters) -> bool:
-    """Whether the read noise grows with what flows through the devices."""
-    return not io.is_perfect and io.w_noise > 0.0
