@@ -14,11 +14,11 @@ from torch import Tensor
 from aihwkit_nabn.calibration.regression import Correction, HalvedMoments, InputMoments, Solved, solve, solve_checked
 from aihwkit_nabn.calibration.sampling import Positions
 from aihwkit_nabn.calibration.session import CalibrationSession
+from aihwkit_nabn.chip.moment import ChipMoment
 from aihwkit_nabn.errors import CalibrationError
 from aihwkit_nabn.nn.alignment import LayerInput
 from aihwkit_nabn.nn.calls import watched
 from aihwkit_nabn.nn.layers import NoiseAwareLayer, named_analog_layers
-from aihwkit_nabn.nn.moment import ChipMoment
 from aihwkit_nabn.nn.own_forward import NoiseAwareOwnForward, watched_products
 
 # Positions per layer that the regressions see in all, at least, and per input channel.

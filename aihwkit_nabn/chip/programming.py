@@ -11,19 +11,19 @@ import torch
 from aihwkit.simulator.tiles.inference import InferenceTileWithPeriphery
 from torch import Tensor, nn
 
-from aihwkit_nabn.chip.calibration_state import clear_calibration
-from aihwkit_nabn.chip.input_ranges import warn_of_initial_ranges
+from aihwkit_nabn.chip.compensation import match_readout_dtype
+from aihwkit_nabn.chip.drift_readout import direct_readout
 from aihwkit_nabn.chip.read_noise import layers_of, restart_read_noise
 from aihwkit_nabn.chip.shared import share_programming
 from aihwkit_nabn.chip.times import parse_time
+from aihwkit_nabn.chip.variation import begin_variation, rewind_variation
 from aihwkit_nabn.chip.written import WrittenWeights
 from aihwkit_nabn.errors import NabnError, NotProgrammedError
+from aihwkit_nabn.nn.calibration_state import clear_calibration
 from aihwkit_nabn.nn.inference_mode import outside_inference_mode
+from aihwkit_nabn.nn.input_ranges import warn_of_initial_ranges
 from aihwkit_nabn.seeding import check_seed, derive_seed, private_rng
-from aihwkit_nabn.simulator.compensation import match_readout_dtype
-from aihwkit_nabn.simulator.drift_readout import direct_readout
-from aihwkit_nabn.simulator.scaled_gradient import keep_scaled_gradient
-from aihwkit_nabn.simulator.variation import begin_variation, rewind_variation
+from aihwkit_nabn.simulator.product.scaled_gradient import keep_scaled_gradient
 
 # Packages whose noise models draw through torch, never through numpy or Python.
 _DRAW_THROUGH_TORCH = ("aihwkit", "aihwkit_nabn")
@@ -81,6 +81,9 @@ def program_chip(model: nn.Module, seed: int, t_inference: float | str = 0.0) ->
         for tile_name, tile in tiles.items():
             match_readout_dtype(tile)
             keep_scaled_gradient(tile)
+            if getattr(tile.rpu_config.forward, "effects", ()):
+                with private_rng(derive_seed(seed, "outputs", name, tile_name)):
+                    tile.tile.draw_outputs()
             with direct_readout(tile):
                 with _tile_rng(tile, derive_seed(seed, "program", name, tile_name)):
                     tile.program_weights()

@@ -17,12 +17,12 @@ from aihwkit_nabn.calibration import calibrate
 from aihwkit_nabn.calibration.input_ranges import calibrate_input_ranges
 from aihwkit_nabn.calibration.report import CalibrationReport, LayerShift
 from aihwkit_nabn.chip import set_read_noise_seed
-from aihwkit_nabn.chip.input_ranges import ranged_layers
 from aihwkit_nabn.errors import VerificationError
 from aihwkit_nabn.evaluation.first_call import FirstCall
 from aihwkit_nabn.evaluation.plan import EvalFn, PlannedMethod, check_metrics
 from aihwkit_nabn.evaluation.scenario import Scenario
 from aihwkit_nabn.nn.evaluation_mode import evaluation_mode
+from aihwkit_nabn.nn.input_ranges import ranged_layers
 from aihwkit_nabn.nn.keeping import kept
 from aihwkit_nabn.nn.report import UNVERIFIED
 from aihwkit_nabn.nn.verification import verify

@@ -11,7 +11,7 @@ from aihwkit_nabn.calibration.method import build_method
 from aihwkit_nabn.errors import NabnError, UnknownNameError
 from aihwkit_nabn.evaluation.scenario import check_label
 from aihwkit_nabn.results import DIGITAL, UNCALIBRATED
-from aihwkit_nabn.simulator.preset_text import parse_value
+from aihwkit_nabn.simulator.config.text import parse_value
 
 AUGMENTED = "augmented"
 """Name of the calibration set, among several, for methods that replace statistics: with the training augmentation."""

@@ -12,7 +12,7 @@ from aihwkit.simulator.parameters.base import RPUConfigBase
 
 from aihwkit_nabn.chip import format_time, parse_time
 from aihwkit_nabn.errors import NabnError, check_number
-from aihwkit_nabn.simulator.checks import check_rpu_config
+from aihwkit_nabn.simulator.config.checks import check_rpu_config
 
 
 @dataclass(frozen=True)

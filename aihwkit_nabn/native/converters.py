@@ -1,7 +1,7 @@
 """The converters: one pass over a tile row's inputs, and one over its results.
 
-They do number by number what `aihwkit_nabn.simulator.levels` and `readout` do with torch, which takes over on other
-devices and number types, with stochastic rounding or asymmetric converters, and where nothing is compiled.
+They do number by number what `aihwkit_nabn.simulator.product.physics` does with torch, which takes over on other
+devices and number types, with stochastic rounding, with effects that have no form here, and where nothing is compiled.
 """
 
 from __future__ import annotations
@@ -86,30 +86,30 @@ class Readout:
         y: ``[rows, columns]``, analog results in ADC levels; overwritten: with the digital values if there is no
             total.
         total: ``[rows, columns]`` to add the digital values to, or None.
-        variance: ``[rows, columns]`` of the read noise, or None.
-        current: ``[rows, columns]``, what IR drop counts, or None.
-        drop: ``[rows, columns]``, of which it takes away.
-        ir_drop: Its factor.
         noise: Standard deviation of the output noise: one number, ``[rows]``, or ``[columns]`` with `by_column`.
         gain: What levels are multiplied with, likewise.
         bias: What is added where there is no total, likewise.
         by_column: Which way tensors of noise, gain and bias lie.
         rounds: Whether results are rounded to levels.
         bound: Largest level; infinity for none.
+        variance: ``[rows, columns]`` of the read noise, or None.
+        current: ``[rows, columns]``, what IR drop counts, or None.
+        drop: ``[rows, columns]``, of which it takes away.
+        ir_drop: Its factor.
     """
 
     y: Tensor
     total: Tensor | None
-    variance: Tensor | None
-    current: Tensor | None
-    drop: Tensor | None
-    ir_drop: float
     noise: Tensor | float
     gain: Tensor | float
     bias: Tensor | float
     by_column: bool
     rounds: bool
     bound: float
+    variance: Tensor | None = None
+    current: Tensor | None = None
+    drop: Tensor | None = None
+    ir_drop: float = 0.0
 
 
 def read_out(job: Readout, numbers: Numbers | None) -> None:

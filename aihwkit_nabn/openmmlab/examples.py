@@ -16,10 +16,10 @@ from torch import nn
 from aihwkit_nabn.calibration import calibrate
 from aihwkit_nabn.calibration.input_ranges import calibrate_input_ranges
 from aihwkit_nabn.chip import program_chip, set_read_noise_seed
-from aihwkit_nabn.chip.input_ranges import ranged_layers
 from aihwkit_nabn.evaluation.methods import PLAIN, label_methods
 from aihwkit_nabn.files import write_text
 from aihwkit_nabn.nn import convert_to_noise_aware
+from aihwkit_nabn.nn.input_ranges import ranged_layers
 from aihwkit_nabn.openmmlab.batches import calibration_forward, reference_forward
 from aihwkit_nabn.results import Cell
 from aihwkit_nabn.seeding import derive_seed, isolated_rng

@@ -13,15 +13,15 @@ from torch import nn
 from aihwkit_nabn.calibration import calibrate
 from aihwkit_nabn.calibration.input_ranges import calibrate_input_ranges
 from aihwkit_nabn.chip import drift_chip, program_chip, set_read_noise_seed
-from aihwkit_nabn.chip.input_ranges import ranged_layers
+from aihwkit_nabn.chip.variation import set_samples_processed
 from aihwkit_nabn.data.classification import ImageSet, topk_hits
 from aihwkit_nabn.evaluation.methods import PLAIN
 from aihwkit_nabn.nn import convert_to_noise_aware
 from aihwkit_nabn.nn.evaluation_mode import evaluation_mode
+from aihwkit_nabn.nn.input_ranges import ranged_layers
 from aihwkit_nabn.results import UNCALIBRATED, Record
 from aihwkit_nabn.seeding import derive_seed, isolated_rng
 from aihwkit_nabn.simulator import parse_preset
-from aihwkit_nabn.simulator.variation import set_samples_processed
 from aihwkit_nabn.sweeps.classifier import Classifier, Emit
 from aihwkit_nabn.sweeps.jobs import Job, Task, digital_record
 from aihwkit_nabn.sweeps.methods import TrackingEntry

@@ -18,9 +18,9 @@ from aihwkit_nabn.calibration.method import (
     takes_option,
 )
 from aihwkit_nabn.calibration.session import CalibrationSession
-from aihwkit_nabn.chip.calibration_state import clear_calibration
+from aihwkit_nabn.chip.moment import ChipMoment
 from aihwkit_nabn.errors import CalibrationError, NabnError, NotApplicableError, UnknownNameError, check_number
-from aihwkit_nabn.nn.moment import ChipMoment
+from aihwkit_nabn.nn.calibration_state import clear_calibration
 
 NONE = "none"
 _BATCH = 16

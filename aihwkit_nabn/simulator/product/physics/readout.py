@@ -1,0 +1,200 @@
+"""Reading results out: what disturbs them, analog-to-digital conversion, digital scale; in C where it knows all."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from aihwkit.simulator.parameters.enums import WeightNoiseType
+from aihwkit.simulator.parameters.io import IOParameters
+from torch import Tensor
+
+from aihwkit_nabn import native
+from aihwkit_nabn.simulator.product.blocks import as_rows, row_blocks, scratch_like
+from aihwkit_nabn.simulator.product.numbers import NumberStream
+from aihwkit_nabn.simulator.product.physics.asymmetry import Asymmetry
+from aihwkit_nabn.simulator.product.physics.converters import Converter
+from aihwkit_nabn.simulator.product.physics.effect import Flows, Reading, ReadoutEffect, add_in_place, disturbed
+from aihwkit_nabn.simulator.product.physics.ir_drop import IRDrop
+from aihwkit_nabn.simulator.product.physics.noise import Noise
+
+
+def effects_of(io: IOParameters, noise: Tensor | float) -> tuple[ReadoutEffect, ...]:
+    """Return what disturbs the results of tiles with these settings, in order; `noise` is that of their outputs."""
+    if io.is_perfect:
+        return ()
+    found: list[ReadoutEffect] = []
+    if io.ir_drop > 0.0:
+        found.append(IRDrop(io.ir_drop, io.ir_drop_g_ratio))
+    if io.out_asymmetry:
+        found.append(Asymmetry(io.out_asymmetry))
+    w_noise = 0.0 if io.w_noise_type == WeightNoiseType.NONE else io.w_noise
+    if w_noise > 0.0 or isinstance(noise, Tensor) or noise > 0.0:
+        found.append(Noise(w_noise, io.w_noise_type == WeightNoiseType.PCM_READ))
+    return (*found, *getattr(io, "effects", ()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Readout:
+    """How a tile row's analog results become numbers; whatever is per output is one number for all or ``[out]``.
+
+    Args:
+        adc: The converter. Results come in units of its levels.
+        unit: What a level stands for, per output.
+        noise: Standard deviation of the output noise in ADC levels, per output.
+        gain: What a level is worth in the end, per output.
+        effects: What disturbs results.
+        outputs: The effects' own values, ``[out]`` each.
+        clamp: Whether values beyond the ADC's bound are cut off.
+    """
+
+    adc: Converter
+    noise: Tensor | float
+    gain: Tensor | float
+    unit: Tensor | float = 1.0
+    effects: tuple[ReadoutEffect, ...] = ()
+    outputs: Mapping[str, Tensor] = field(default_factory=dict)
+    clamp: bool = True
+
+
+def read_out(
+    result: Tensor,
+    readout: Readout,
+    flows: Sequence[Flows],
+    *,
+    channel_dim: int,
+    numbers: NumberStream,
+    generator: torch.Generator | None = None,
+    total: Tensor | None = None,
+    bias: Tensor | None = None,
+) -> Tensor:
+    """Return the digital values of analog results, added to the `total` of the tile rows before.
+
+    Args:
+        result: ``[..., out, *spatial]`` in ADC levels; overwritten.
+        readout: What to do.
+        flows: What each effect has of the currents.
+        channel_dim: Negative index of the outputs.
+        numbers: Where random numbers are drawn from on the CPU.
+        generator: Where they are drawn from on another device.
+        total: Overwritten, and returned, if given; must have come from here.
+        bias: ``[out]`` to start the total with.
+    """
+    rows = _Rows(*as_rows(result, channel_dim), n_outputs=result.shape[channel_dim], channel_dim=channel_dim)
+    sums = None if total is None else rows.laid(total)
+    flows = [tuple(rows.laid(values) for values in own) for own in flows]
+    if not _read_natively(rows, readout, flows, sums, bias, numbers):
+        _read_in_blocks(rows, readout, flows, sums, bias, numbers, generator)
+    out = rows.y if sums is None else sums
+    if rows.in_columns and channel_dim != -1:
+        moved = result.movedim(channel_dim, -1).shape
+        return out.view(moved).movedim(-1, channel_dim)
+    return out.view(result.shape)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Results in two dimensions; values per output lie along the rows, or along the columns."""
+
+    y: Tensor
+    in_columns: bool
+    n_outputs: int
+    channel_dim: int
+
+    def laid(self, other: Tensor) -> Tensor:
+        """Return what has the shape of the results in that of `y`."""
+        if self.in_columns and self.channel_dim != -1:
+            other = other.movedim(self.channel_dim, -1)
+        return other.reshape(self.y.shape)
+
+    def along(self, values: Tensor | float) -> Tensor | float:
+        """Return ``[out]`` as one value for each row, or for each column."""
+        if not isinstance(values, Tensor) or self.in_columns or self.y.shape[0] == self.n_outputs:
+            return values
+        return values.expand(self.y.shape[0] // max(self.n_outputs, 1), -1).reshape(-1)
+
+
+def _read_natively(
+    rows: _Rows,
+    readout: Readout,
+    flows: Sequence[Flows],
+    total: Tensor | None,
+    bias: Tensor | None,
+    numbers: NumberStream,
+) -> bool:
+    """Let the C code read out; whether it could."""
+    adc, fields = readout.adc, dict[str, Any]()
+    for effect, own in zip(readout.effects, flows, strict=True):
+        found = effect.compiled(own)
+        if found is None:
+            return False
+        fields |= found
+    draws = fields.pop("draws", False)
+    job = native.Readout(
+        y=rows.y,
+        total=total,
+        noise=rows.along(readout.noise),
+        gain=rows.along(readout.gain),
+        bias=0.0 if bias is None else rows.along(bias),
+        by_column=rows.in_columns,
+        rounds=adc.step > 0.0,
+        bound=adc.bound / adc.unit if readout.clamp else math.inf,
+        **fields,
+    )
+    if adc.stochastic or not native.fits(*vars(job).values()):
+        return False
+    native.read_out(job, numbers.normal_source(rows.y.numel()) if draws else None)
+    return True
+
+
+def _read_in_blocks(
+    rows: _Rows,
+    readout: Readout,
+    flows: Sequence[Flows],
+    total: Tensor | None,
+    bias: Tensor | None,
+    numbers: NumberStream,
+    generator: torch.Generator | None,
+) -> None:
+    adc, on_cpu = readout.adc, rows.y.device.type == "cpu"
+    along = {name: rows.along(values) for name, values in readout.outputs.items()}
+    unit, noise, gain = (rows.along(values) for values in (readout.unit, readout.noise, readout.gain))
+    start = 0.0 if bias is None else rows.along(bias)
+    scratch: Tensor | None = None
+
+    def random(like: Tensor, uniform: bool = False) -> Tensor:
+        nonlocal scratch
+        if not on_cpu:
+            target = torch.empty_like(like)
+            normal = target.uniform_(-0.5, 0.5, generator=generator) if uniform else target.normal_(generator=generator)
+            return normal
+        scratch = scratch_like(like) if scratch is None else scratch
+        target = scratch[: like.shape[0]]
+        return numbers.uniform_(target) if uniform else numbers.normal_(target)
+
+    if on_cpu:
+        numbers.begin()
+    for block in row_blocks((rows.y.shape[0], rows.y.shape[1])) if on_cpu else [slice(0, rows.y.shape[0])]:
+
+        def of(values: Any, block: slice = block) -> Any:
+            return values if rows.in_columns or not isinstance(values, Tensor) else values[block].unsqueeze(1)
+
+        y, factor = rows.y[block], of(gain)
+        outputs = {name: of(values) for name, values in along.items()}
+        at = Reading(unit=of(unit), noise=of(noise), outputs=outputs, normal=random, add=add_in_place)
+        new = disturbed(y, readout.effects, [tuple(values[block] for values in own) for own in flows], at)
+        adc.round_(new, lambda values: values.add_(random(values, True)))
+        if readout.clamp:
+            adc.clamp_(new)
+        if total is not None:
+            add_in_place(total[block], new, factor)
+            continue
+        if isinstance(factor, Tensor) or factor != 1.0:
+            new.mul_(factor)
+        if bias is not None:
+            new.add_(of(start))
+        if new is not y:
+            y.copy_(new)
