@@ -149,7 +149,9 @@ class LayerErrors:
         entry = self._found.setdefault(name, _Layer(InputMoments(groups)))
         positions = digital.numel() // max(layer.analog_module.out_size, 1)
         entry.n_outputs += positions
-        entry.multiplications += positions * layer.analog_module.out_size * layer.analog_module.in_size
+        entry.multiplications += given.linear_map.multiplications(
+            given.inputs, positions, layer.analog_module.out_size * layer.analog_module.in_size
+        )
         if digital.numel() == 0 or (groups == 1 and _inputs(layer) > _MOST_INPUTS):
             return
         first_row = self._rows.get((name, call), 0)
@@ -190,7 +192,7 @@ class LayerErrors:
         )
         left_out = len(self._found) - len(solved)
         if left_out:
-            notes.append(f"{left_out} layers have too many inputs, or none, to be corrected")
+            notes.append(f"{left_out} layer{'s' * (left_out > 1)} with too many inputs, or none that vary, not corrected")
         corrections = {}
         for name, rank in ranks.items():
             own = solved[name].cut(rank)

@@ -111,6 +111,16 @@ class LinearMap:
         """Whether there are fewer outputs than inputs, as behind a stride."""
         return any(step > 1 for step in self.stride)
 
+    def multiplications(self, x: Tensor, n_positions: int, matrix_size: int) -> int:
+        """Return what an exact product takes.
+
+        Args:
+            x: Its inputs.
+            n_positions: Positions of its outputs, in all samples.
+            matrix_size: Numbers in the matrix.
+        """
+        return n_positions * matrix_size
+
     def input_mean_work(self, n_outputs: int, n_inputs: int) -> float:
         """Return the additions of `input_mean` in parts of the multiplications by a matrix ``[n_outputs, n_inputs]``.
 
@@ -205,6 +215,11 @@ class TransposedMap(LinearMap):
     def skips_positions(self) -> bool:
         """Never: there are more outputs than inputs."""
         return False
+
+    def multiplications(self, x: Tensor, n_positions: int, matrix_size: int) -> int:
+        """As for a convolution; every input is spread once, and the zeros between are no work."""
+        channels = x.shape[self.channel_dim]
+        return x.numel() // channels * matrix_size if channels else 0
 
     def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Return the exact product of `x` with the matrix `weight` plus `bias`."""
