@@ -84,23 +84,15 @@ def _output_means(tile: Any, per_output: bool) -> Callable[[], Tensor] | None:
     if tile.in_trans or tile.out_trans or tile.analog_bias or tile.in_size * tile.out_size == 0:
         return None
     simulator = tile.tile
-    if type(simulator) is TorchSimulatorTile and simulator._analog_mvm is AnalogMVM:
-        io = simulator._f_io
+    ours = type(simulator) is CrossbarTile
+    if ours or (type(simulator) is TorchSimulatorTile and simulator._analog_mvm is AnalogMVM):
+        io, per_vector = simulator._f_io, ours and simulator._f_io.bound_management != BoundManagementType.NONE
         if io.is_perfect or io.mv_type == AnalogMVType.IDEAL:
             return lambda: _weight_means(simulator.weight, per_output)
-        if io.inp_noise <= 0.0:
-            return lambda: _one_hot_means(simulator, per_output)
-        # Noise on all inputs reaches all outputs: a product it must be.
-        return None if io.bound_management != BoundManagementType.NONE else lambda: _chunked_means(tile)
-    if type(simulator) is CrossbarTile:
-        io = simulator._f_io
-        if io.is_perfect or io.mv_type == AnalogMVType.IDEAL:
-            return lambda: _weight_means(simulator.weight, per_output)
-        if io.inp_noise > 0.0:
-            return lambda: _chunked_means(tile)
-        if io.bound_management != BoundManagementType.NONE:
-            return lambda: _unclipped_means(tile, per_output)
-        return lambda: _one_hot_means(simulator, per_output)
+        if io.inp_noise > 0.0:  # on all inputs, and reaches all outputs: a product it must be
+            of_batch = not ours and io.bound_management != BoundManagementType.NONE
+            return None if of_batch else lambda: _chunked_means(tile)
+        return lambda: _unclipped_means(tile, per_output) if per_vector else _one_hot_means(simulator, per_output)
     if type(tile) is InferenceTile:
         if tile.rpu_config.forward.is_perfect and not tile.rpu_config.modifier.enable_during_test:
             return lambda: _weight_means(simulator.get_weights().to(tile.device), per_output)

@@ -24,6 +24,7 @@ from aihwkit_nabn.nn.inference_mode import outside_inference_mode
 from aihwkit_nabn.nn.input_ranges import warn_of_initial_ranges
 from aihwkit_nabn.seeding import check_seed, derive_seed, private_rng
 from aihwkit_nabn.simulator.product.scaled_gradient import keep_scaled_gradient
+from aihwkit_nabn.simulator.product.vectors import CrossbarTile
 
 # Packages whose noise models draw through torch, never through numpy or Python.
 _DRAW_THROUGH_TORCH = ("aihwkit", "aihwkit_nabn")
@@ -68,7 +69,7 @@ def program_chip(model: nn.Module, seed: int, t_inference: float | str = 0.0) ->
     seconds = parse_time(t_inference)
     layers = layers_of(model)
     tiles_of = _tiles_of(layers)
-    _check_time(tiles_of, seconds)
+    _check_settings(tiles_of, seconds)
     _check_weights(tiles_of)
     warn_of_initial_ranges(model, stacklevel=4)  # the caller, behind the decorator
     clear_calibration(model)
@@ -108,7 +109,7 @@ def drift_chip(model: nn.Module, t_inference: float | str) -> nn.Module:
     seconds = parse_time(t_inference)
     state = chip_state(model)
     layers = _tiles_of(layers_of(model))
-    _check_time(layers, seconds)
+    _check_settings(layers, seconds)
     n_samples = rewind_variation(model)
     for name, tiles in layers.items():
         if any(_was_trained(tile) for tile in tiles.values()):
@@ -161,10 +162,14 @@ def _tiles_of(layers: dict[str, Any]) -> dict[str, _Tiles]:
     }
 
 
-def _check_time(layers: dict[str, _Tiles], seconds: float) -> None:
-    """Ask each noise model with a fitted range of times before anything is written."""
+def _check_settings(layers: dict[str, _Tiles], seconds: float) -> None:
+    """Ask each noise model with a fitted range of times, and whether tiles know their effects; nothing is written."""
     for name, tiles in layers.items():
         for tile in tiles.values():
+            if getattr(tile.rpu_config.forward, "effects", ()) and not isinstance(tile.tile, CrossbarTile):
+                raise NabnError(
+                    f"layer {name!r}: {type(tile.tile).__name__} knows no readout effects, CrossbarTile does"
+                )
             check = getattr(tile.rpu_config.noise_model, "check_time", None)
             if check is not None:
                 try:

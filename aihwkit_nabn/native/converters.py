@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -116,25 +117,11 @@ def read_out(job: Readout, numbers: Numbers | None) -> None:
     """Do what `job` says; without numbers nothing is drawn."""
     rows, columns = job.y.shape
     n_chunks = -(-rows * columns // CHUNK)
-    arguments = _Readout(
-        y=job.y.data_ptr(),
-        total=_place(job.total),
-        variance=_place(job.variance),
-        current=_place(job.current),
-        drop=_place(job.drop),
-        ir_drop=job.ir_drop,
-        table=None if numbers is None else numbers.table.data_ptr(),
-        rows=rows,
-        columns=columns,
-        noise=_factor(job.noise, job.by_column),
-        gain=_factor(job.gain, job.by_column),
-        bias=_factor(job.bias, job.by_column),
-        key=(0, 0) if numbers is None else numbers.key,
-        first=0 if numbers is None else numbers.first,
-        bound=job.bound,
-        rounds=job.rounds,
-        next=0,
-    )
+    kinds: dict[str, Any] = {name: kind for name, kind, *_ in _Readout._fields_}
+    fields = {name: _field(value, kinds[name], job.by_column) for name, value in vars(job).items() if name in kinds}
+    if numbers is not None:
+        fields |= {"table": numbers.table.data_ptr(), "key": numbers.key, "first": numbers.first}
+    arguments = _Readout(rows=rows, columns=columns, **fields)
     run("nabn_read_out", arguments, n_chunks)
 
 
@@ -169,11 +156,9 @@ def to_levels(
     run("nabn_to_levels", arguments, -(-rows * columns // CHUNK))
 
 
-def _place(values: Tensor | None) -> int | None:
-    return None if values is None else values.data_ptr()
-
-
-def _factor(values: Tensor | float, by_column: bool) -> _Factor:
-    if isinstance(values, Tensor):
-        return _Factor(values.data_ptr(), 0.0, by_column)
-    return _Factor(None, values, 0)
+def _field(value: Any, kind: type, by_column: bool) -> Any:
+    """Return what stands for a value in a structure: where a tensor lies, in a `_Factor` with one number otherwise."""
+    place = value.data_ptr() if isinstance(value, Tensor) else None
+    if kind is not _Factor:
+        return value if place is None else place
+    return _Factor(place, 0.0 if place is not None else value, by_column)

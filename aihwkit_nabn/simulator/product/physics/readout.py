@@ -83,118 +83,108 @@ def read_out(
         total: Overwritten, and returned, if given; must have come from here.
         bias: ``[out]`` to start the total with.
     """
-    rows = _Rows(*as_rows(result, channel_dim), n_outputs=result.shape[channel_dim], channel_dim=channel_dim)
-    sums = None if total is None else rows.laid(total)
-    flows = [tuple(rows.laid(values) for values in own) for own in flows]
-    if not _read_natively(rows, readout, flows, sums, bias, numbers):
-        _read_in_blocks(rows, readout, flows, sums, bias, numbers, generator)
-    out = rows.y if sums is None else sums
-    if rows.in_columns and channel_dim != -1:
-        moved = result.movedim(channel_dim, -1).shape
-        return out.view(moved).movedim(-1, channel_dim)
+    y, in_columns = as_rows(result, channel_dim)
+    moves = in_columns and channel_dim != -1
+
+    def laid(other: Tensor) -> Tensor:
+        return (other.movedim(channel_dim, -1) if moves else other).reshape(y.shape)
+
+    rows = _Rows(
+        y=y,
+        in_columns=in_columns,
+        n_outputs=result.shape[channel_dim],
+        readout=readout,
+        flows=[tuple(map(laid, own)) for own in flows],
+        total=None if total is None else laid(total),
+        bias=bias,
+    )
+    if not rows.read_natively(numbers):
+        rows.read_in_blocks(numbers, generator)
+    out = y if rows.total is None else rows.total
+    if moves:
+        return out.view(result.movedim(channel_dim, -1).shape).movedim(-1, channel_dim)
     return out.view(result.shape)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Rows:
-    """Results in two dimensions; values per output lie along the rows, or along the columns."""
+    """A readout in two dimensions; values per output lie along the rows, or along the columns."""
 
     y: Tensor
     in_columns: bool
     n_outputs: int
-    channel_dim: int
+    readout: Readout
+    flows: list[Flows]
+    total: Tensor | None
+    bias: Tensor | None
 
-    def laid(self, other: Tensor) -> Tensor:
-        """Return what has the shape of the results in that of `y`."""
-        if self.in_columns and self.channel_dim != -1:
-            other = other.movedim(self.channel_dim, -1)
-        return other.reshape(self.y.shape)
-
-    def along(self, values: Tensor | float) -> Tensor | float:
-        """Return ``[out]`` as one value for each row, or for each column."""
+    def along(self, values: Any) -> Any:
+        """Return ``[out]`` as one value for each row, or for each column; other values as they are."""
         if not isinstance(values, Tensor) or self.in_columns or self.y.shape[0] == self.n_outputs:
             return values
         return values.expand(self.y.shape[0] // max(self.n_outputs, 1), -1).reshape(-1)
 
-
-def _read_natively(
-    rows: _Rows,
-    readout: Readout,
-    flows: Sequence[Flows],
-    total: Tensor | None,
-    bias: Tensor | None,
-    numbers: NumberStream,
-) -> bool:
-    """Let the C code read out; whether it could."""
-    adc, fields = readout.adc, dict[str, Any]()
-    for effect, own in zip(readout.effects, flows, strict=True):
-        found = effect.compiled(own)
-        if found is None:
+    def read_natively(self, numbers: NumberStream) -> bool:
+        """Let the C code read out; whether it could."""
+        readout, adc = self.readout, self.readout.adc
+        forms = [effect.compiled(own) for effect, own in zip(readout.effects, self.flows, strict=True)]
+        if adc.stochastic or None in forms:
             return False
-        fields |= found
-    draws = fields.pop("draws", False)
-    job = native.Readout(
-        y=rows.y,
-        total=total,
-        noise=rows.along(readout.noise),
-        gain=rows.along(readout.gain),
-        bias=0.0 if bias is None else rows.along(bias),
-        by_column=rows.in_columns,
-        rounds=adc.step > 0.0,
-        bound=adc.bound / adc.unit if readout.clamp else math.inf,
-        **fields,
-    )
-    if adc.stochastic or not native.fits(*vars(job).values()):
-        return False
-    native.read_out(job, numbers.normal_source(rows.y.numel()) if draws else None)
-    return True
+        fields = {name: value for form in forms if form for name, value in form.items()}
+        draws = fields.pop("draws", False)
+        job = native.Readout(
+            y=self.y,
+            total=self.total,
+            noise=self.along(readout.noise),
+            gain=self.along(readout.gain),
+            bias=0.0 if self.bias is None else self.along(self.bias),
+            by_column=self.in_columns,
+            rounds=adc.step > 0.0,
+            bound=adc.bound / adc.unit if readout.clamp else math.inf,
+            **fields,
+        )
+        if not native.fits(*vars(job).values()):
+            return False
+        native.read_out(job, numbers.normal_source(self.y.numel()) if draws else None)
+        return True
 
+    def read_in_blocks(self, numbers: NumberStream, generator: torch.Generator | None) -> None:
+        """Do the same with torch."""
+        y, readout, adc, on_cpu = self.y, self.readout, self.readout.adc, self.y.device.type == "cpu"
+        unit, noise, gain, bias = map(self.along, (readout.unit, readout.noise, readout.gain, self.bias))
+        values = {name: self.along(value) for name, value in readout.outputs.items()}
+        scratch: Tensor | None = None
 
-def _read_in_blocks(
-    rows: _Rows,
-    readout: Readout,
-    flows: Sequence[Flows],
-    total: Tensor | None,
-    bias: Tensor | None,
-    numbers: NumberStream,
-    generator: torch.Generator | None,
-) -> None:
-    adc, on_cpu = readout.adc, rows.y.device.type == "cpu"
-    along = {name: rows.along(values) for name, values in readout.outputs.items()}
-    unit, noise, gain = (rows.along(values) for values in (readout.unit, readout.noise, readout.gain))
-    start = 0.0 if bias is None else rows.along(bias)
-    scratch: Tensor | None = None
+        def random(like: Tensor, uniform: bool = False) -> Tensor:
+            nonlocal scratch
+            if not on_cpu:
+                fresh = torch.empty_like(like)
+                return fresh.uniform_(-0.5, 0.5, generator=generator) if uniform else fresh.normal_(generator=generator)
+            scratch = scratch_like(like) if scratch is None else scratch
+            target = scratch[: like.shape[0]]
+            return numbers.uniform_(target) if uniform else numbers.normal_(target)
 
-    def random(like: Tensor, uniform: bool = False) -> Tensor:
-        nonlocal scratch
-        if not on_cpu:
-            target = torch.empty_like(like)
-            normal = target.uniform_(-0.5, 0.5, generator=generator) if uniform else target.normal_(generator=generator)
-            return normal
-        scratch = scratch_like(like) if scratch is None else scratch
-        target = scratch[: like.shape[0]]
-        return numbers.uniform_(target) if uniform else numbers.normal_(target)
+        if on_cpu:
+            numbers.begin()
+        for block in row_blocks((y.shape[0], y.shape[1])) if on_cpu else [slice(0, y.shape[0])]:
 
-    if on_cpu:
-        numbers.begin()
-    for block in row_blocks((rows.y.shape[0], rows.y.shape[1])) if on_cpu else [slice(0, rows.y.shape[0])]:
+            def of(value: Any, block: slice = block) -> Any:
+                return value if self.in_columns or not isinstance(value, Tensor) else value[block].unsqueeze(1)
 
-        def of(values: Any, block: slice = block) -> Any:
-            return values if rows.in_columns or not isinstance(values, Tensor) else values[block].unsqueeze(1)
-
-        y, factor = rows.y[block], of(gain)
-        outputs = {name: of(values) for name, values in along.items()}
-        at = Reading(unit=of(unit), noise=of(noise), outputs=outputs, normal=random, add=add_in_place)
-        new = disturbed(y, readout.effects, [tuple(values[block] for values in own) for own in flows], at)
-        adc.round_(new, lambda values: values.add_(random(values, True)))
-        if readout.clamp:
-            adc.clamp_(new)
-        if total is not None:
-            add_in_place(total[block], new, factor)
-            continue
-        if isinstance(factor, Tensor) or factor != 1.0:
-            new.mul_(factor)
-        if bias is not None:
-            new.add_(of(start))
-        if new is not y:
-            y.copy_(new)
+            outputs = {name: of(value) for name, value in values.items()}
+            at = Reading(unit=of(unit), noise=of(noise), outputs=outputs, normal=random, add=add_in_place)
+            flows = [tuple(flow[block] for flow in own) for own in self.flows]
+            levels, factor = y[block], of(gain)
+            new = disturbed(levels, readout.effects, flows, at)
+            adc.round_(new, lambda values: values.add_(random(values, True)))
+            if readout.clamp:
+                adc.clamp_(new)
+            if self.total is not None:
+                add_in_place(self.total[block], new, factor)
+                continue
+            if isinstance(factor, Tensor) or factor != 1.0:
+                new.mul_(factor)
+            if bias is not None:
+                new.add_(of(bias))
+            if new is not levels:
+                levels.copy_(new)
