@@ -30,20 +30,6 @@ def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is no finite number")
 
 
-def read_lines(path: Path) -> list[str]:
-    """Return the lines of a text file.
-
-    Raises:
-        NabnError: it cannot be read, or is no text.
-    """
-    try:
-        return path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise NabnError(f"cannot read {path}: {error.strerror or error}") from error
-    except ValueError as error:
-        raise NabnError(f"{path} is damaged: {error}") from error
-
-
 def write_text(path: Path, text: str) -> None:
     """Write a text file in one step.
 
@@ -72,19 +58,6 @@ def write_between(path: Path, begin: str, end: str, text: str, *, title: str) ->
     if not (found and closed):
         raise NabnError(f"{path} has no lines {begin} and {end} for the table to stand between")
     write_text(path, f"{before}{begin}\n\n{text}\n\n{end}{after}")
-
-
-def append_line(path: Path, line: str) -> None:
-    """Add a line to a text file that is there.
-
-    Raises:
-        NabnError: it cannot be written; earlier lines are whole.
-    """
-    try:
-        with path.open("a") as file:
-            file.write(f"{line}\n")
-    except OSError as error:
-        raise NabnError(f"cannot write {path}: {error.strerror or error}; what it holds already stays") from error
 
 
 def write_bytes(path: Path, content: bytes) -> None:

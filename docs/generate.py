@@ -13,7 +13,7 @@ import aihwkit_nabn as nabn
 from aihwkit_nabn.calibration import CALIBRATION_METHODS
 from aihwkit_nabn.cli import app
 from aihwkit_nabn.noise import NOISE_MODELS
-from aihwkit_nabn.simulator.presets import get_preset, preset_names
+from aihwkit_nabn.simulator.config.presets import get_preset, preset_names
 
 # Public names by what they are for; `API` has each of them once.
 GROUPS = {
@@ -63,7 +63,7 @@ def noise_models() -> str:
     parts += [
         _title("In every preset: what happens in the product", "-"),
         "Converters, read noise, output noise and IR drop are options of every preset, whatever its noise model:\n",
-        _directive("autoclass", "aihwkit_nabn.simulator.noise_preset.NoisePreset"),
+        _directive("autoclass", "aihwkit_nabn.simulator.config.noise_preset.NoisePreset"),
     ]
     return "\n".join(parts)
 

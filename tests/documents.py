@@ -17,4 +17,4 @@ def blocks(page: Path, language: str) -> list[str]:
 
 def run(code: str, names: dict[str, object], page: Path) -> None:
     """Run a block of Python in a namespace."""
-    exec(compile(code, str(page), "exec"), names)
+    exec(compile(code, str(page), "exec", dont_inherit=True), names)  # not our annotations

@@ -16,21 +16,14 @@ from rich.console import Console
 from torch import Tensor
 
 from aihwkit_nabn.commands._compare import Bench, Comparison
-from aihwkit_nabn.commands._evaluation import (
-    AUGMENTED,
-    PLAIN,
-    check_out,
-    method_specs,
-    numbers,
-    show_result,
-    split_names,
-)
+from aihwkit_nabn.commands._evaluation import check_out, numbers, show_result, split_names
 from aihwkit_nabn.commands._run import run
 from aihwkit_nabn.commands.compare import noise_settings
 from aihwkit_nabn.data.cifar import crop_and_flip, load_cifar_subset, normalise
 from aihwkit_nabn.data.classification import ImageSet, accuracy_on, image_batches
 from aihwkit_nabn.data.resnet_cifar import load_resnet20
 from aihwkit_nabn.errors import NabnError
+from aihwkit_nabn.evaluation.methods import AUGMENTED, PLAIN, method_specs
 from aihwkit_nabn.reporting import print_price
 from aihwkit_nabn.seeding import derive_seed
 from aihwkit_nabn.training import TrainedModel, TrainingNoise, train_hardware_aware

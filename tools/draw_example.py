@@ -25,7 +25,7 @@ from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.openmmlab.batches import CalibrationImages, calibration_forward
 from aihwkit_nabn.openmmlab.config import build_digital, load_config, parse_cfg_options, scope_of
 from aihwkit_nabn.openmmlab.settings import build_methods
-from aihwkit_nabn.simulator.presets import parse_preset
+from aihwkit_nabn.simulator.config.presets import parse_preset
 
 
 def predictions(model: nn.Module, analog: nn.Module, sample: Any, calibrated: Any) -> list[tuple[str, Any]]:

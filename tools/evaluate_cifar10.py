@@ -27,15 +27,15 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from aihwkit_nabn.calibration import CALIBRATION_METHODS
-from aihwkit_nabn.commands._evaluation import AUGMENTED, PLAIN, check_out, method_specs, show_result, split_names
+from aihwkit_nabn.commands._evaluation import check_out, show_result, split_names
 from aihwkit_nabn.commands._run import run
 from aihwkit_nabn.data.cifar import crop_and_flip, load_cifar_subset, normalise
 from aihwkit_nabn.data.classification import ImageSet, accuracy_on, image_batches
 from aihwkit_nabn.data.resnet_cifar import load_resnet20
 from aihwkit_nabn.errors import NabnError, UnknownNameError
-from aihwkit_nabn.evaluation import EvaluationResult, MethodSpec, Record, Scenario, evaluate
-from aihwkit_nabn.evaluation.record_file import RecordFile
-from aihwkit_nabn.evaluation.scenario import UNCALIBRATED
+from aihwkit_nabn.evaluation import EvaluationResult, MethodSpec, Scenario, evaluate
+from aihwkit_nabn.evaluation.methods import AUGMENTED, PLAIN, method_specs
+from aihwkit_nabn.results import DIGITAL, UNCALIBRATED, Record, RecordLog
 from aihwkit_nabn.seeding import derive_seed
 from aihwkit_nabn.simulator import build_preset, parse_preset
 
@@ -123,25 +123,23 @@ def choose_methods(names: list[str]) -> list[MethodSpec]:
 
 
 def merge(
-    file: RecordFile, scenarios: Iterable[Scenario], methods: Iterable[MethodSpec], chips: list[int]
+    file: RecordLog, scenarios: Iterable[Scenario], methods: Iterable[MethodSpec], chips: list[int]
 ) -> EvaluationResult:
     """Return what was asked for as one result, in the order asked for."""
-    by_key = {(record.scenario, record.chip_seed, record.method): record for record in file.records}
+    by_key = {(record.scenario, record.chip_seed, record.method): record for record in file.records.values()}
     order = [(s.name, chip, str(m.label)) for s in scenarios for chip in chips for m in methods]
-    described = {entry["name"]: entry for settings in file.settings for entry in settings["scenarios"]}
-    converted = {name: text for settings in file.settings for name, text in settings["conversion"].items()}
-    shifts: dict[str, dict[str, object]] = {}
-    for settings in file.settings:
-        for name, found in settings.get("layer_shifts", {}).items():
-            shifts[name] = found | shifts.get(name, {})  # the first chip's
-    settings = file.settings[-1] | {
+    each = [file.notes[f"settings {s.name}"] for s in scenarios]
+    described = {entry["name"]: entry for settings in each for entry in settings["scenarios"]}
+    converted = {name: text for settings in each for name, text in settings["conversion"].items()}
+    shifts = {s.name: {m.label: file.notes.get(f"shifts {s.name} | {m.label}") for m in methods} for s in scenarios}
+    settings = each[-1] | {
         "seed": chips[0],
         "chips": len(chips),
         "scenarios": [described[s.name] for s in scenarios],
         "conversion": {s.name: converted[s.name] for s in scenarios},
-        "layer_shifts": {s.name: shifts[s.name] for s in scenarios if s.name in shifts},
+        "layer_shifts": {name: {k: v for k, v in found.items() if v is not None} for name, found in shifts.items()},
     }
-    return EvaluationResult(records=[by_key[key] for key in order], digital=file.digital, settings=settings)
+    return EvaluationResult(records=[by_key[key] for key in order], digital=file.notes[DIGITAL], settings=settings)
 
 
 def remembering(
@@ -185,7 +183,11 @@ class Bench:
         return model, batches, remembering(accuracy_on(test, batch_size=self.test_batch), model)
 
     def measure(
-        self, scenario: Scenario, chip: int, specs: list[MethodSpec], on_record: Callable[[Record], None] | None = None
+        self,
+        scenario: Scenario,
+        chip: int,
+        specs: list[MethodSpec],
+        on_record: Callable[[Record], object] | None = None,
     ) -> EvaluationResult:
         """Measure methods on one chip."""
         model, batches, eval_fn = self.parts
@@ -226,14 +228,22 @@ def _measure_in_worker(scenario: Scenario, chip: int, specs: list[MethodSpec]) -
     return _bench.measure(scenario, chip, specs)
 
 
-def measure_all(
-    bench: Bench, jobs: list[Job], file: RecordFile, workers: int
-) -> Iterator[tuple[Job, EvaluationResult]]:
+def keep(file: RecordLog, result: EvaluationResult) -> None:
+    """Keep what a result of one scenario says beside its records; of layers' shifts the first chip's."""
+    file.note(DIGITAL, result.digital)
+    for scenario, methods in result.settings["layer_shifts"].items():
+        for label, shifts in methods.items():
+            file.note(f"shifts {scenario} | {label}", shifts)
+    for scenario in result.scenarios:
+        file.note(f"settings {scenario}", result.settings)
+
+
+def measure_all(bench: Bench, jobs: list[Job], file: RecordLog, workers: int) -> Iterator[tuple[Job, EvaluationResult]]:
     """Do the jobs, keeping every record, and give each job's result when it is there."""
     if workers == 1:
         for scenario, chip, specs in jobs:
-            result = bench.measure(scenario, chip, specs, file.adder(file.done(scenario.name, chip)))
-            file.add(settings=result.settings, digital=result.digital)
+            result = bench.measure(scenario, chip, specs, file.add)
+            keep(file, result)
             yield (scenario, chip, specs), result
         return
     threads = max(1, (os.cpu_count() or 1) // workers)
@@ -243,17 +253,15 @@ def measure_all(
         waiting = {pool.submit(_measure_in_worker, *job): job for job in jobs}
         try:
             for future in as_completed(waiting):
-                scenario, chip, _ = waiting[future]
                 try:
                     result = future.result()
                 except BrokenProcessPool as error:
                     raise NabnError(
                         "a worker process was killed (memory?); what was measured is kept: --resume"
                     ) from error
-                add = file.adder(file.done(scenario.name, chip))
                 for record in result.records:
-                    add(record)
-                file.add(settings=result.settings, digital=result.digital)
+                    file.add(record)
+                keep(file, result)
                 yield waiting[future], result
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -291,7 +299,7 @@ def main(
     )
     _ = bench.parts  # missing data is found before anything is written
     setup = {name: value for name, value in vars(bench).items() if isinstance(value, int)}
-    file = RecordFile(check_out(out) / "records.jsonl", setup | {"torch": str(torch.__version__)}, resume=resume)
+    file = RecordLog(check_out(out) / "records.jsonl", setup | {"torch": str(torch.__version__)}, resume=resume)
     console = Console()
     chip_seeds = [seed + index for index in range(chips)]
     jobs: list[Job] = []
@@ -299,7 +307,7 @@ def main(
         for chip in chip_seeds:
             done = file.done(scenario.name, chip)
             missing = [spec for spec in specs if spec.label not in done]
-            if missing or not file.describes(scenario.name):
+            if missing or f"settings {scenario.name}" not in file.notes:
                 jobs.append((scenario, chip, [specs[0], *(spec for spec in missing if spec is not specs[0])]))
     begin = time.monotonic()
     for number, ((scenario, chip, _specs), result) in enumerate(measure_all(bench, jobs, file, workers), start=1):

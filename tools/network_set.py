@@ -21,13 +21,14 @@ from rich.console import Console
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from aihwkit_nabn.calibration import CALIBRATION_METHODS
-from aihwkit_nabn.commands._evaluation import check_out, method_specs, split_names
+from aihwkit_nabn.commands._evaluation import check_out, split_names
 from aihwkit_nabn.commands._run import run
 from aihwkit_nabn.errors import NabnError
-from aihwkit_nabn.evaluation import EvaluationResult, MethodSpec, Record, Scenario, evaluate
-from aihwkit_nabn.evaluation.record_file import RecordFile, setup_of
-from aihwkit_nabn.evaluation.scenario import UNCALIBRATED
+from aihwkit_nabn.evaluation import EvaluationResult, MethodSpec, Scenario, evaluate
+from aihwkit_nabn.evaluation.methods import method_specs
+from aihwkit_nabn.evaluation.settings import setup_of
 from aihwkit_nabn.files import write_text
+from aihwkit_nabn.results import UNCALIBRATED, Record, RecordLog
 
 METHODS = "none,population,paired,common_mode,low_rank,auto"
 
@@ -72,7 +73,7 @@ def measure(
     *,
     chips: int,
     seed: int,
-    file: RecordFile,
+    file: RecordLog,
     console: Console,
 ) -> EvaluationResult:
     """Measure all methods at one setting, printing and keeping each measurement that is new."""
@@ -144,7 +145,7 @@ def main(
     for name, kind in kinds.items():
         network = kind.load(options)
         setup = setup_of(network.model, seed=seed, split=split, test_images=test_images, **network.setup)
-        file = RecordFile(out / "records" / f"{name}.jsonl", setup, resume=resume)
+        file = RecordLog(out / "records" / f"{name}.jsonl", setup, resume=resume)
         console.print(name, markup=False, highlight=False)
         able, unable = choose_methods(name, network, specs)
         lacking += unable

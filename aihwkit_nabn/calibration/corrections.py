@@ -14,11 +14,11 @@ from torch import Tensor
 from aihwkit_nabn.calibration.regression import Correction, HalvedMoments, InputMoments, Solved, solve, solve_checked
 from aihwkit_nabn.calibration.sampling import Positions
 from aihwkit_nabn.calibration.session import CalibrationSession
+from aihwkit_nabn.chip.moment import ChipMoment
 from aihwkit_nabn.errors import CalibrationError
 from aihwkit_nabn.nn.alignment import LayerInput
 from aihwkit_nabn.nn.calls import watched
 from aihwkit_nabn.nn.layers import NoiseAwareLayer, named_analog_layers
-from aihwkit_nabn.nn.moment import ChipMoment
 from aihwkit_nabn.nn.own_forward import NoiseAwareOwnForward, watched_products
 
 # Positions per layer that the regressions see in all, at least, and per input channel.
@@ -149,7 +149,9 @@ class LayerErrors:
         entry = self._found.setdefault(name, _Layer(InputMoments(groups)))
         positions = digital.numel() // max(layer.analog_module.out_size, 1)
         entry.n_outputs += positions
-        entry.multiplications += positions * layer.analog_module.out_size * layer.analog_module.in_size
+        entry.multiplications += given.linear_map.multiplications(
+            given.inputs, positions, layer.analog_module.out_size * layer.analog_module.in_size
+        )
         if digital.numel() == 0 or (groups == 1 and _inputs(layer) > _MOST_INPUTS):
             return
         first_row = self._rows.get((name, call), 0)
@@ -190,7 +192,7 @@ class LayerErrors:
         )
         left_out = len(self._found) - len(solved)
         if left_out:
-            notes.append(f"{left_out} layers have too many inputs, or none, to be corrected")
+            notes.append(f"{left_out} layer{'s' * (left_out > 1)} with too many inputs, or none that vary, not corrected")
         corrections = {}
         for name, rank in ranks.items():
             own = solved[name].cut(rank)

@@ -14,15 +14,15 @@ from aihwkit_nabn.calibration.batches import ForwardFn, check_batches, default_f
 from aihwkit_nabn.calibration.histogram import AbsHistogram, LogHistogram
 from aihwkit_nabn.calibration.range_rule import least_error_bounds, least_error_range, reads_of
 from aihwkit_nabn.calibration.ranks import union_of_ranks
-from aihwkit_nabn.chip.input_ranges import own_bounds, ranged_layers, set_input_range, set_output_bounds
 from aihwkit_nabn.errors import CalibrationError, NabnError, check_count, check_number
 from aihwkit_nabn.nn.calls import first_argument, watched
 from aihwkit_nabn.nn.evaluation_mode import evaluation_mode
+from aihwkit_nabn.nn.input_ranges import own_bounds, ranged_layers, set_input_range, set_output_bounds
 from aihwkit_nabn.nn.layers import NoiseAwareLayer, named_analog_layers
 from aihwkit_nabn.nn.own_forward import NoiseAwareOwnForward, watched_products
-from aihwkit_nabn.simulator.crossbar import row_product
-from aihwkit_nabn.simulator.mvm import LinearMap, tile_rows, tiles_of
-from aihwkit_nabn.simulator.tiles import is_plain_torch
+from aihwkit_nabn.simulator.product.crossbar import row_product
+from aihwkit_nabn.simulator.product.linear_map import LinearMap
+from aihwkit_nabn.simulator.product.tiles import is_plain_torch, tile_rows, tiles_of
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.overrides import _get_current_function_mode_stack
 
 from aihwkit_nabn.calibration.batches import tensors_in
-from aihwkit_nabn.nn.moment import ChipMoment
+from aihwkit_nabn.chip.moment import ChipMoment
 
 #: A gate, and which of a batch's calls of it.
 Stop = tuple[str, int]

@@ -27,17 +27,26 @@ Signals = dict[str, list[Tensor]]
 class BlockObjective:
     """Mean over points of ``mean((y - y_ref)^2) / var(y_ref)``, plus the weighted divergence of the predictions.
 
+    Outputs of the reference that do not vary, such as those of a dead block, are left out.
+
     Args:
         session: Chip, reference and how they are run.
         store: The samples.
         prediction_weight: Weight of the Kullback-Leibler divergence; 0 leaves it out.
         batch_size: Samples per reference pass while filling the cache; None where it is called with the same few
             groups again and again, whose signals are kept as they come.
+        cap: Most that one point may count; 1 is what a constant output would have. None: no limit.
     """
 
     def __init__(
-        self, session: CalibrationSession, store: SampleStore, prediction_weight: float, batch_size: int | None
+        self,
+        session: CalibrationSession,
+        store: SampleStore,
+        prediction_weight: float,
+        batch_size: int | None,
+        cap: float | None = None,
     ) -> None:
+        self.cap = cap
         self.session = session
         self.store = store
         self.prediction_weight = prediction_weight
@@ -57,14 +66,18 @@ class BlockObjective:
         targets, expected = self._targets(group, batch)
         signals, got = _run(self.session, self.chip_points, batch, self._number(group), on_chip=True)
         errors = [
-            ((y - target) / _spread(target)).square().mean() if y.shape == target.shape else _MISSING
+            error
             for name, ys in signals.items()
             for y, target in zip(ys, targets.get(name, []), strict=False)
-            if target.numel() > 1
+            if (error := _error(y, target)) is not None
         ]
         if not errors:
-            raise CalibrationError("no block of the chip has an output that can be compared with the reference's")
-        loss = torch.stack([error.to(errors[0]) for error in errors]).mean()
+            raise CalibrationError(
+                "no block of the chip has an output that varies and can be compared with the reference's; name a "
+                "method that does not need one: method='low_rank', 'paired' or 'population'"
+            )
+        losses = torch.stack([error.to(errors[0]) for error in errors])
+        loss = losses.mean() if self.cap is None else losses.clamp(max=self.cap).mean()
         if self.prediction_weight:
             loss = loss + self.prediction_weight * _divergence(got, expected)
         if torch.is_grad_enabled() and not loss.requires_grad:
@@ -136,11 +149,13 @@ def _run(
     return signals, result
 
 
-def _spread(target: Tensor) -> Tensor:
-    """Return a target's standard deviation, its squares in double precision; not less than its rounding makes of it."""
-    wide = target.double()
-    least = _ROUNDING * wide.square().mean().sqrt() + torch.finfo(target.dtype).tiny
-    return wide.std(correction=0).clamp(min=least).to(target)
+def _error(y: Tensor, target: Tensor) -> Tensor | None:
+    """Return the mean squared difference in parts of the target's variance, None if there is none beyond rounding."""
+    wide = target.double()  # squares of small numbers leave the range of single precision
+    least = _ROUNDING * wide.square().mean().sqrt() if target.numel() > 1 else None
+    if least is None or not bool((spread := wide.std(correction=0)) > least):
+        return None
+    return ((y - target) / spread.to(target)).square().mean() if y.shape == target.shape else _MISSING
 
 
 def check_predictions(session: CalibrationSession) -> None:

@@ -11,10 +11,10 @@ from aihwkit.simulator.parameters.io import IOParameters
 from torch import Tensor, nn
 
 from aihwkit_nabn.calibration.histogram import AbsHistogram, LogHistogram
-from aihwkit_nabn.chip.input_ranges import own_bounds
-from aihwkit_nabn.simulator.converters import input_converter, output_converter, resolution_step
-from aihwkit_nabn.simulator.mvm import tiles_of
-from aihwkit_nabn.simulator.replication import copies_of, folded
+from aihwkit_nabn.nn.input_ranges import own_bounds
+from aihwkit_nabn.simulator.product.physics.converters import input_converter, output_converter, resolution_step
+from aihwkit_nabn.simulator.product.replication import copies_of, folded
+from aihwkit_nabn.simulator.product.tiles import tiles_of
 
 
 def least_error_range(seen: AbsHistogram, layer: nn.Module, products: Sequence[LogHistogram] = ()) -> float:

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from aihwkit_nabn.calibration.input_ranges import exact_products
 from aihwkit_nabn.calibration.lockstep import Lockstep, Stop
+from aihwkit_nabn.chip.moment import ChipMoment
 from aihwkit_nabn.nn.alignment import OutputAlignment
 from aihwkit_nabn.nn.batchnorm import NoiseAwareBatchNorm
 from aihwkit_nabn.nn.comparing import difference, leaves
 from aihwkit_nabn.nn.keeping import kept
-from aihwkit_nabn.nn.moment import ChipMoment
 from aihwkit_nabn.seeding import isolated_rng
 
 _TOLERANCE = 1e-6

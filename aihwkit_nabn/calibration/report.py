@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from aihwkit_nabn.calibration.moments import Moments
-from aihwkit_nabn.chip.calibration_state import CalibrationSnapshot, freeze_calibration, unfold_all
+from aihwkit_nabn.nn.calibration_state import CalibrationSnapshot, freeze_calibration, unfold_all
 
 # A channel's variance, in parts of the layer's, below which it is not told from none.
 _LEAST_VARIANCE = 0.01

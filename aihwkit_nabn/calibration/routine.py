@@ -15,10 +15,10 @@ from aihwkit_nabn.calibration.method import DEFAULT_METHOD, CalibrationMethod, b
 from aihwkit_nabn.calibration.ranks import union_of_ranks
 from aihwkit_nabn.calibration.report import CalibrationReport
 from aihwkit_nabn.calibration.session import CalibrationSession, match_reference
-from aihwkit_nabn.chip.calibration_state import CalibrationSnapshot, alignments, check_not_folded, clear_calibration
 from aihwkit_nabn.chip.programming import check_programmed
 from aihwkit_nabn.errors import CalibrationError, check_count
 from aihwkit_nabn.nn.attention import split_attention
+from aihwkit_nabn.nn.calibration_state import CalibrationSnapshot, alignments, check_not_folded, clear_calibration
 from aihwkit_nabn.nn.evaluation_mode import evaluation_mode
 from aihwkit_nabn.nn.inference_mode import outside_inference_mode
 from aihwkit_nabn.nn.layers import named_analog_layers

@@ -47,20 +47,21 @@ class Positions:
         n = max(1, math.ceil(wanted / max(rows_per_sample, 1.0)))
         every = max(1, int(rows_per_sample // wanted))
         self.is_all = not sizes or (every == 1 and n >= length)
-        self._number = torch.arange(first_row, first_row + rows).repeat_interleave(length)
+        per_sample = max(int(rows_per_sample), 1)  # rows of one sample: its windows or regions
+        self._sample = (torch.arange(first_row, first_row + rows) // per_sample).repeat_interleave(length)
         if self.is_all:
             return
         row = torch.arange(-first_row % every, rows, every)
         n = min(n, length)
         part = torch.arange(n)
         shift = torch.frac((first_row + row).double().mul(n).unsqueeze(1).add(part).mul(_STEP))
-        self._number = ((first_row + row) // every).repeat_interleave(n)
+        self._sample = ((first_row + row) // per_sample).repeat_interleave(n)
         self._row = row.unsqueeze(1)
         self._flat = (shift + part).mul(length / max(n, 1)).long().clamp_(max=max(length - 1, 0))
 
     def is_second_half(self, device: torch.device) -> Tensor:
-        """Return which of the positions ``[positions]`` belong to every other of the rows that gave any."""
-        return (self._number % 2 == 1).to(device)
+        """Return which of the positions ``[positions]`` belong to every other of the samples."""
+        return (self._sample % 2 == 1).to(device)
 
     def take(self, output: Tensor) -> Tensor:
         """Return ``[channels, positions]`` of an output, or of something else of the same size but for its channels."""

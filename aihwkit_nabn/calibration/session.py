@@ -25,10 +25,11 @@ from aihwkit_nabn.calibration.batchnorms import StatisticsRule, measure_batchnor
 from aihwkit_nabn.calibration.moments import Moments
 from aihwkit_nabn.calibration.rehearsal import Rehearsal, rehearse
 from aihwkit_nabn.calibration.report import LayerShift
-from aihwkit_nabn.chip.calibration_state import alignments, batchnorms
+from aihwkit_nabn.chip.moment import ChipMoment
 from aihwkit_nabn.errors import CalibrationError, NabnError, VerificationError, suggestion
 from aihwkit_nabn.nn.alignment import OutputAlignment
 from aihwkit_nabn.nn.batchnorm import NoiseAwareBatchNorm
+from aihwkit_nabn.nn.calibration_state import alignments, batchnorms
 from aihwkit_nabn.nn.calls import watched
 from aihwkit_nabn.nn.keeping import copied
 from aihwkit_nabn.nn.layers import NoiseAwareLayer, named_analog_layers
@@ -180,7 +181,11 @@ class CalibrationSession:
         def run(model: nn.Module) -> Any:
             return self._run(self._forward_fn, model, roles.get(id(model), "reference"), batch, 0)
 
-        verify(reference, self.model, run, f"{size} calibration samples", strict=strict)
+        moment = ChipMoment.take(self.model)
+        try:
+            verify(reference, self.model, run, f"{size} calibration samples", strict=strict)
+        finally:
+            moment.restore()
 
     def all_batches(self) -> list[Any]:
         """Return the calibration batches, all at once, as often as wanted.

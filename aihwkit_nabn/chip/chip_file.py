@@ -12,18 +12,18 @@ import torch
 from torch import Tensor, nn
 
 from aihwkit_nabn._version import __version__
-from aihwkit_nabn.chip.calibration_tensors import calibration_tensors, load_calibration_tensors
 from aihwkit_nabn.chip.container import read_container, read_header, write_container
 from aihwkit_nabn.chip.programming import ChipState, chip_state, note_written
 from aihwkit_nabn.chip.tile_state import check_tile, restore_tile, tile_tensors, tile_values
+from aihwkit_nabn.chip.variation import begin_variation, rewind_variation, samples_processed
 from aihwkit_nabn.errors import ChipFileError, ConversionError, NabnError, NotProgrammedError
 from aihwkit_nabn.nn import convert_to_noise_aware
 from aihwkit_nabn.nn.alignment import OutputAlignment
 from aihwkit_nabn.nn.batchnorm import NoiseAwareBatchNorm
+from aihwkit_nabn.nn.calibration_tensors import calibration_tensors, load_calibration_tensors
 from aihwkit_nabn.nn.inference_mode import outside_inference_mode
 from aihwkit_nabn.nn.layers import NoiseAwareLayer, named_analog_layers
-from aihwkit_nabn.simulator.config_json import config_from_json, config_to_json
-from aihwkit_nabn.simulator.variation import begin_variation, rewind_variation, samples_processed
+from aihwkit_nabn.simulator.config.json_form import config_from_json, config_to_json
 
 
 def save_chip(model: nn.Module, path: str | Path) -> Path:

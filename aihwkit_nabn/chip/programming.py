@@ -11,19 +11,20 @@ import torch
 from aihwkit.simulator.tiles.inference import InferenceTileWithPeriphery
 from torch import Tensor, nn
 
-from aihwkit_nabn.chip.calibration_state import clear_calibration
-from aihwkit_nabn.chip.input_ranges import warn_of_initial_ranges
+from aihwkit_nabn.chip.compensation import match_readout_dtype
+from aihwkit_nabn.chip.drift_readout import direct_readout
 from aihwkit_nabn.chip.read_noise import layers_of, restart_read_noise
 from aihwkit_nabn.chip.shared import share_programming
 from aihwkit_nabn.chip.times import parse_time
+from aihwkit_nabn.chip.variation import begin_variation, rewind_variation
 from aihwkit_nabn.chip.written import WrittenWeights
 from aihwkit_nabn.errors import NabnError, NotProgrammedError
+from aihwkit_nabn.nn.calibration_state import clear_calibration
 from aihwkit_nabn.nn.inference_mode import outside_inference_mode
+from aihwkit_nabn.nn.input_ranges import warn_of_initial_ranges
 from aihwkit_nabn.seeding import check_seed, derive_seed, private_rng
-from aihwkit_nabn.simulator.compensation import match_readout_dtype
-from aihwkit_nabn.simulator.drift_readout import direct_readout
-from aihwkit_nabn.simulator.scaled_gradient import keep_scaled_gradient
-from aihwkit_nabn.simulator.variation import begin_variation, rewind_variation
+from aihwkit_nabn.simulator.product.scaled_gradient import keep_scaled_gradient
+from aihwkit_nabn.simulator.product.vectors import CrossbarTile
 
 # Packages whose noise models draw through torch, never through numpy or Python.
 _DRAW_THROUGH_TORCH = ("aihwkit", "aihwkit_nabn")
@@ -68,7 +69,7 @@ def program_chip(model: nn.Module, seed: int, t_inference: float | str = 0.0) ->
     seconds = parse_time(t_inference)
     layers = layers_of(model)
     tiles_of = _tiles_of(layers)
-    _check_time(tiles_of, seconds)
+    _check_settings(tiles_of, seconds)
     _check_weights(tiles_of)
     warn_of_initial_ranges(model, stacklevel=4)  # the caller, behind the decorator
     clear_calibration(model)
@@ -81,6 +82,9 @@ def program_chip(model: nn.Module, seed: int, t_inference: float | str = 0.0) ->
         for tile_name, tile in tiles.items():
             match_readout_dtype(tile)
             keep_scaled_gradient(tile)
+            if getattr(tile.rpu_config.forward, "effects", ()):
+                with private_rng(derive_seed(seed, "outputs", name, tile_name)):
+                    tile.tile.draw_outputs()
             with direct_readout(tile):
                 with _tile_rng(tile, derive_seed(seed, "program", name, tile_name)):
                     tile.program_weights()
@@ -105,7 +109,7 @@ def drift_chip(model: nn.Module, t_inference: float | str) -> nn.Module:
     seconds = parse_time(t_inference)
     state = chip_state(model)
     layers = _tiles_of(layers_of(model))
-    _check_time(layers, seconds)
+    _check_settings(layers, seconds)
     n_samples = rewind_variation(model)
     for name, tiles in layers.items():
         if any(_was_trained(tile) for tile in tiles.values()):
@@ -158,10 +162,14 @@ def _tiles_of(layers: dict[str, Any]) -> dict[str, _Tiles]:
     }
 
 
-def _check_time(layers: dict[str, _Tiles], seconds: float) -> None:
-    """Ask each noise model with a fitted range of times before anything is written."""
+def _check_settings(layers: dict[str, _Tiles], seconds: float) -> None:
+    """Ask each noise model with a fitted range of times, and whether tiles know their effects; nothing is written."""
     for name, tiles in layers.items():
         for tile in tiles.values():
+            if getattr(tile.rpu_config.forward, "effects", ()) and not isinstance(tile.tile, CrossbarTile):
+                raise NabnError(
+                    f"layer {name!r}: {type(tile.tile).__name__} knows no readout effects, CrossbarTile does"
+                )
             check = getattr(tile.rpu_config.noise_model, "check_time", None)
             if check is not None:
                 try:

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch._compile import _disable_dynamo
 
 from aihwkit_nabn import native
+from aihwkit_nabn.chip.variation import restart_variation
 from aihwkit_nabn.drawing import lending
 from aihwkit_nabn.errors import ConversionError
 from aihwkit_nabn.nn.layers import NoiseAwareLayer, named_analog_layers
 from aihwkit_nabn.seeding import RandomStream, check_seed, derive_seed
-from aihwkit_nabn.simulator.variation import restart_variation
 
 
 def set_read_noise_seed(model: nn.Module, seed: int) -> None:

@@ -13,7 +13,6 @@ from aihwkit_nabn.errors import ChipFileError, NabnError
 # Where aihwkit keeps a tile's tensors: (attribute, whether it is a parameter that must stay the same object).
 _PLAIN = ("reference_combined_weights", "programmed_weights", "drift_baseline", "drift_readout_tensor")
 _MODULE = ("alpha", "mapping_scales", "out_scaling_alpha", "input_range", "input_range_update_idx", "bias")
-_SIMULATOR = ("out_noise_values", "output_bound")
 _DRIFT = "drift_noise_parameters"
 
 
@@ -24,10 +23,7 @@ def tile_tensors(tile: Any) -> dict[str, Tensor]:
         value = getattr(tile, name, None)
         if isinstance(value, Tensor):
             found[name] = value
-    for name in _SIMULATOR:
-        value = getattr(tile.tile, name, None)
-        if isinstance(value, Tensor):
-            found[name] = value
+    found |= _buffers(tile)
     layer_max = getattr(tile.rpu_config.noise_model, "layer_max", None)
     if layer_max is not None:
         found["layer_max"] = torch.as_tensor(layer_max)
@@ -82,7 +78,7 @@ def restore_tile(tile: Any, tensors: dict[str, Tensor], values: dict[str, Any]) 
             current.data = new.to(device).clone()
         else:
             setattr(tile, name, None if new is None else new.to(device).clone())
-    for name in _SIMULATOR:
+    for name in _buffers(tile):
         if name in tensors:
             setattr(tile.tile, name, tensors[name].to(device))
     noise_model = tile.rpu_config.noise_model
@@ -96,6 +92,11 @@ def restore_tile(tile: Any, tensors: dict[str, Tensor], values: dict[str, Any]) 
     else:
         tile.tile.set_weights(tensors["weight"])
     share_programming(tile)
+
+
+def _buffers(tile: Any) -> dict[str, Tensor]:
+    """Return what differs from output to output: noise, ranges, what readout effects have drawn."""
+    return dict(tile.tile.named_buffers()) if isinstance(tile.tile, nn.Module) else {}
 
 
 def _weights(tile: Any) -> Tensor:

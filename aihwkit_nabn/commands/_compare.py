@@ -11,9 +11,9 @@ from typing import Any
 from rich.console import Console
 from torch import nn
 
-from aihwkit_nabn.evaluation import EvaluationResult, Record
-from aihwkit_nabn.evaluation.record_file import RecordFile
+from aihwkit_nabn.evaluation import EvaluationResult
 from aihwkit_nabn.progress import Meter
+from aihwkit_nabn.results import DIGITAL, Record, RecordLog
 from aihwkit_nabn.training import TrainedModel, TrainingNoise
 from aihwkit_nabn.training.comparison import (
     Contender,
@@ -76,7 +76,7 @@ class Comparison:
         resume: bool,
     ) -> None:
         self.bench, self.settings, self.listed = bench, settings, listed
-        self.file = RecordFile(out / "records.jsonl", {**setup, "recipe": bench.recipe}, resume=resume)
+        self.log = RecordLog(out / "records.jsonl", {**setup, "recipe": bench.recipe}, resume=resume)
         self.store = TrainedStore(out / "trained", bench.model, resume=resume)
         self.noises: dict[str, TrainingNoise] = {}
         self._digital: dict[int, dict[str, float]] = {}
@@ -84,7 +84,7 @@ class Comparison:
     def run(self, console: Console, chip_seeds: list[int]) -> EvaluationResult:
         """Measure what is missing and return everything."""
         jobs = [job for job in list_jobs(self.settings, chip_seeds, self.listed) if not self._done(job)]
-        with Meter(len(jobs), transient=True) as meter:
+        with self.log, Meter(len(jobs), transient=True) as meter:
             for job in jobs:
                 setting, scenario, chip, contender = job
                 label = contender.label or "as it came"
@@ -114,15 +114,13 @@ class Comparison:
 
     def _done(self, job: Job) -> bool:
         _, scenario, chip, contender = job
-        known = self.file.done(scenario.name, chip)
-        described = bool(contender.key) or self.file.describes(scenario.name)
-        return set(rows_of(job)) <= known and described
+        described = bool(contender.key) or _settings(scenario.name) in self.log.notes
+        return set(rows_of(job)) <= self.log.done(scenario.name, chip) and described
 
     def _measure(self, job: Job, say: Callable[[str], None]) -> None:
         setting, scenario, chip, contender = job
         trained = contender.factor is not None
         network = self.trained(setting, contender, say).model if trained else self.bench.model
-        known = self.file.done(scenario.name, chip)
         result = measure(
             job,
             network,
@@ -130,11 +128,12 @@ class Comparison:
             calibration_batches=self.bench.calibration_batches,
             forward_fn=self.bench.forward_fn,
             reference_forward_fn=self.bench.reference_forward_fn,
-            skip=known,
-            on_record=self.file.adder(known),
+            skip=self.log.done(scenario.name, chip),
+            on_record=self.log.add,
         )
         if not trained:  # the result's digital metrics are those of the network as it came
-            self.file.add(settings=result.settings, digital=result.digital)
+            self.log.note(_settings(scenario.name), result.settings)
+            self.log.note(DIGITAL, result.digital)
 
     def _evaluated(self, candidate: nn.Module, network: nn.Module) -> dict[str, float]:
         """Measure, the digital network itself only once."""
@@ -151,15 +150,16 @@ class Comparison:
         places: dict[str, dict[str, Any]] = {s.name: {"group": s.group, "strength": s.strength} for s in scenarios}
         by_key = {
             (record.method, record.scenario, record.chip_seed): replace(record, **places[record.scenario])
-            for record in self.file.records
+            for record in self.log.records.values()
             if record.scenario in places
         }
         keys = [(label, scenario.name, chip) for label in labels for scenario in scenarios for chip in chip_seeds]
         records = [by_key[key] for key in keys if key in by_key]
-        described = {entry["name"]: entry for settings in self.file.settings for entry in settings["scenarios"]}
-        converted = {name: text for settings in self.file.settings for name, text in settings["conversion"].items()}
+        each = {scenario.name: self.log.notes[_settings(scenario.name)] for scenario in scenarios}
+        described = {entry["name"]: entry for settings in each.values() for entry in settings["scenarios"]}
+        converted = {name: text for settings in each.values() for name, text in settings["conversion"].items()}
         training = self._training()
-        settings = self.file.settings[-1] | {
+        settings = each[scenarios[-1].name] | {
             "seed": chip_seeds[0],
             "chips": len(chip_seeds),
             "scenarios": [described[scenario.name] | places[scenario.name] for scenario in scenarios],
@@ -169,7 +169,7 @@ class Comparison:
             "training": training,
             "price": [self._price(label, records, training) for label in labels],
         }
-        return EvaluationResult(records=records, digital=self.file.digital, settings=settings)
+        return EvaluationResult(records=records, digital=self.log.notes[DIGITAL], settings=settings)
 
     def _training(self) -> dict[str, Any]:
         found = {}
@@ -198,6 +198,10 @@ class Comparison:
             "seconds_training": fmean([entry["seconds"] for entry in reports]) if reports else 0.0,
             "seconds_calibration": fmean(record.seconds_calibration for record in mine),
         }
+
+
+def _settings(scenario: str) -> str:
+    return f"settings {scenario}"
 
 
 def _method_entry(label: str, records: list[Record]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aihwkit_nabn.commands._compare import Bench
-from aihwkit_nabn.commands._evaluation import AUGMENTED, PLAIN
+from aihwkit_nabn.evaluation.methods import AUGMENTED, PLAIN
 from aihwkit_nabn.seeding import derive_seed
 from aihwkit_nabn.training import TrainedModel, TrainingNoise, train_hardware_aware
 

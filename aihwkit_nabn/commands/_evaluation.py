@@ -6,15 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aihwkit_nabn.errors import NabnError, UnknownNameError
+from aihwkit_nabn.errors import NabnError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from aihwkit_nabn.evaluation import EvaluationResult, MethodSpec, Scenario
-
-ALL = "all"
-PLAIN, AUGMENTED = "plain", "augmented"
 
 
 def split_names(text: str) -> list[str]:
@@ -39,70 +36,6 @@ def folder_name(target: str) -> str:
     if target.endswith(".py"):
         return Path(target.rpartition("::")[2]).stem
     return target.replace(":", "_").replace("/", "_")
-
-
-def method_specs(names: Sequence[str]) -> list[MethodSpec]:
-    """Return the methods, each with the calibration set that suits it.
-
-    Trained statistics contain the training augmentation, so methods that replace them calibrate on images that went
-    through it (``"augmented"``). Methods that compare with the digital model on the same images take them as they are
-    at test time (``"plain"``).
-
-    Args:
-        names: Registered names, options behind a colon: ``"distill:steps=20"``; an entry such as ``"lr=0.01"`` is one
-            more option of the method before it, as a list separated by commas has it. ``"none"`` is the chip as
-            programmed, ``"all"`` every registered method.
-
-    Raises:
-        NabnError: there are no names, or an option is malformed, unknown or has a value that is not allowed.
-        UnknownNameError: a name is not registered.
-    """
-    from aihwkit_nabn.calibration import CALIBRATION_METHODS
-    from aihwkit_nabn.calibration.method import build_method
-    from aihwkit_nabn.evaluation import MethodSpec
-    from aihwkit_nabn.evaluation.scenario import UNCALIBRATED
-    from aihwkit_nabn.simulator.preset_text import parse_value
-
-    if not names:
-        raise NabnError(f"methods must name at least one of {UNCALIBRATED}, {', '.join(CALIBRATION_METHODS.names())}")
-    # Those that work on statistics first, then those that compare with the digital model.
-    everything = sorted(CALIBRATION_METHODS.names(), key=lambda name: CALIBRATION_METHODS.get(name).needs_reference)
-    specs = [MethodSpec(UNCALIBRATED)]
-    for given, texts in _with_options(names):
-        if given in (ALL, UNCALIBRATED) and texts:
-            raise NabnError(f"method {given!r} takes no options, got {next(iter(texts))!r}")
-        for name in everything if given == ALL else [given]:
-            if name != UNCALIBRATED and name not in CALIBRATION_METHODS:
-                raise UnknownNameError("calibration method", name, [UNCALIBRATED, ALL, *CALIBRATION_METHODS.names()])
-            label = f"{name} ({', '.join('='.join(item) for item in texts.items())})" if texts else None
-            if name == UNCALIBRATED or any((spec.method, spec.label) == (name, label) for spec in specs):
-                continue
-            options = {option: parse_value(option, text) for option, text in texts.items()}
-            method = build_method(name, **options)  # refuses unknown options and values
-            batches = (AUGMENTED if method.replaces_statistics else PLAIN) if method.needs_batches else None
-            specs.append(MethodSpec(name, batches=batches, label=label, options=options))
-    return specs
-
-
-def _with_options(names: Sequence[str]) -> list[tuple[str, dict[str, str]]]:
-    """Return each method's name with its options, still as text."""
-    methods: list[tuple[str, dict[str, str]]] = []
-    may_go_on = False
-    for item in names:
-        name, colon, option = (part.strip() for part in item.partition(":"))
-        if may_go_on and not colon and "=" in item:
-            option = item
-        else:
-            methods.append((name, {}))
-            may_go_on = bool(colon)
-        if may_go_on:
-            key, equals, value = (part.strip() for part in option.partition("="))
-            if not (key and equals and value):
-                raise NabnError(f"malformed option {option!r} of method {methods[-1][0]!r}: expected NAME:OPTION=VALUE")
-            if key in methods[-1][1]:
-                raise NabnError(f"option {key!r} of method {methods[-1][0]!r} is given twice")
-            methods[-1][1][key] = value
-    return methods
 
 
 def loop_methods(specs: Sequence[MethodSpec]) -> list[str | dict[str, Any]]:

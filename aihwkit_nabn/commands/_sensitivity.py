@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aihwkit_nabn.errors import NabnError
-from aihwkit_nabn.files import append_line, parse_json, read_lines, write_text
+from aihwkit_nabn.files import write_text
 
 if TYPE_CHECKING:
     from mmengine.config import Config
     from rich.console import Console
 
     from aihwkit_nabn.evaluation import MethodSpec, Scenario
-    from aihwkit_nabn.evaluation.layer_loss import LayerLoss, SensitivityResult
+    from aihwkit_nabn.results import Record, Results
     from aihwkit_nabn.targets import TargetOptions
 
 
@@ -35,9 +33,9 @@ class Study:
 
 def digits_arguments(study: Study, *, limit: int | None) -> dict[str, Any]:
     """Return model, measurement and calibration images of the embedded digits."""
-    from aihwkit_nabn.commands._evaluation import AUGMENTED, PLAIN
     from aihwkit_nabn.data.classification import accuracy_on, image_batches
     from aihwkit_nabn.data.digits import load_demo_model, load_digits, shift_images
+    from aihwkit_nabn.evaluation.methods import AUGMENTED, PLAIN
     from aihwkit_nabn.seeding import derive_seed
 
     test = load_digits("test")
@@ -104,27 +102,24 @@ def openmmlab_arguments(
 
 
 def run_study(
-    study: Study, arguments: Mapping[str, Any], log: Path, setup: dict[str, Any], *, resume: bool
-) -> SensitivityResult:
-    """Measure, keeping every loss in `log` as it comes, with its progress on the error stream.
+    study: Study, arguments: Mapping[str, Any], path: Path, setup: dict[str, Any], *, resume: bool
+) -> Results:
+    """Measure, keeping every record in a log as it comes, with its progress on the error stream.
 
     Raises:
         NabnError: the log is of another set-up, or damaged.
     """
     from aihwkit_nabn.evaluation.sensitivity import measure_sensitivity
     from aihwkit_nabn.progress import Meter
+    from aihwkit_nabn.results import RecordLog
 
-    known = _read_log(log, setup) if resume and log.is_file() else []
-    lines = [json.dumps({"setup": setup}), *(json.dumps(asdict(loss)) for loss in known)]
-    write_text(log, "".join(f"{line}\n" for line in lines))
-    measured = {loss.key for loss in known}
-    with Meter() as meter:
+    with RecordLog(path, setup, resume=resume) as log, Meter() as meter:
+        known = list(log.records.values())
         meter.show("digital")
 
-        def on_loss(loss: LayerLoss, number: int, total: int) -> None:
-            if loss.key not in measured:
-                append_line(log, json.dumps(asdict(loss)))
-            meter.show(f"{loss.layer}, chip {loss.chip_seed}")
+        def on_record(record: Record, number: int, total: int) -> None:
+            log.add(record)
+            meter.show(f"{record.axis('layer')}, chip {record.chip_seed}")
             meter.update(number, total, before=len(known))
 
         return measure_sensitivity(
@@ -136,36 +131,12 @@ def run_study(
             exclude=study.exclude,
             reverse=study.reverse,
             known=known,
-            on_loss=on_loss,
+            on_record=on_record,
             **arguments,
         )
 
 
-def _read_log(path: Path, setup: dict[str, Any]) -> list[LayerLoss]:
-    from aihwkit_nabn.evaluation.layer_loss import read_loss
-
-    lines = read_lines(path)
-    found: list[LayerLoss] = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            entry = parse_json(line)
-            if number == 1:
-                if entry["setup"] != setup:
-                    raise NabnError(
-                        f"{path} was made with {entry['setup']}, not {setup}; run with the same, or without --resume"
-                    )
-            else:
-                found.append(read_loss(entry))
-        except NabnError:
-            raise
-        except (ValueError, TypeError, KeyError) as error:
-            if number == len(lines) and number > 1:
-                break  # cut off in the middle of a write
-            raise NabnError(f"{path} is damaged in line {number}; run without --resume") from error
-    return found
-
-
-def show_sensitivity(console: Console, result: SensitivityResult, folder: Path) -> None:
+def show_sensitivity(console: Console, result: Results, folder: Path) -> None:
     """Print the tables, write ``sensitivity.json``, ``sensitivity.md`` and a plot, and say where they are."""
     from aihwkit_nabn.reporting.sensitivity import plot_sensitivity, print_sensitivity, sensitivity_markdown
 

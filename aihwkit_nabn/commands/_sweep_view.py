@@ -12,8 +12,9 @@ from rich.table import Table
 
 from aihwkit_nabn.chip import format_time
 from aihwkit_nabn.progress import Meter
+from aihwkit_nabn.results import Record
 from aihwkit_nabn.sweeps import Progress as SweepProgress
-from aihwkit_nabn.sweeps import SweepRecord, SweepSpec, all_jobs
+from aihwkit_nabn.sweeps import SweepSpec, all_jobs
 
 _MOST_ROWS = 16
 
@@ -63,7 +64,7 @@ class SweepView:
         self._bar.update(self._task, completed=progress.done, total=progress.total)
         self._meter.update(progress.done, progress.total, before=progress.before)
         if progress.latest is not None:
-            self._meter.show(str(progress.latest.key))
+            self._meter.show(progress.latest.key)
         if self.console.is_terminal:
             self._live.update(self._render())
 
@@ -80,8 +81,8 @@ class SweepView:
         if self.console.is_terminal:
             self._live.stop()
 
-    def _take(self, record: SweepRecord) -> None:
-        self._latest = _row(record.model, str(record.noise), record.t_inference or 0.0)
+    def _take(self, record: Record) -> None:
+        self._latest = _row(str(record.axis("model")), record.scenario, record.t_inference)
         values = self._rows.setdefault(self._latest, {}).setdefault(record.method, [])
         values.append(next(iter(record.metrics.values())))
 

@@ -22,7 +22,7 @@ def command(
     from rich.text import Text
 
     from aihwkit_nabn.chip import chip_info, format_time
-    from aihwkit_nabn.simulator.config_json import config_from_json
+    from aihwkit_nabn.simulator.config.json_form import config_from_json
 
     content = chip_info(file)
     try:

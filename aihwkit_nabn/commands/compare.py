@@ -171,7 +171,6 @@ def command(
         check_out,
         folder_name,
         loop_methods,
-        method_specs,
         numbers,
         show_result,
         split_names,
@@ -179,6 +178,7 @@ def command(
     from aihwkit_nabn.commands._openmmlab import is_config, read_config, refuse_options
     from aihwkit_nabn.commands._torchvision import classifier_options
     from aihwkit_nabn.commands.demo import one_thread
+    from aihwkit_nabn.evaluation.methods import method_specs
     from aihwkit_nabn.extension import import_extension
     from aihwkit_nabn.reporting import print_price
     from aihwkit_nabn.training.comparison import contenders

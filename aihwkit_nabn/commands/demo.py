@@ -79,10 +79,11 @@ def command(
     """Show what noise costs and calibration brings back: on digits and, with OpenMMLab, detection and segmentation."""
     from rich.console import Console
 
-    from aihwkit_nabn.commands._evaluation import ALL, AUGMENTED, PLAIN, check_out, method_specs, show_result
+    from aihwkit_nabn.commands._evaluation import check_out, show_result
     from aihwkit_nabn.data.classification import accuracy_on, image_batches
     from aihwkit_nabn.data.digits import load_demo_model, load_digits, shift_images
     from aihwkit_nabn.evaluation import evaluate
+    from aihwkit_nabn.evaluation.methods import ALL, AUGMENTED, PLAIN, method_specs
     from aihwkit_nabn.seeding import derive_seed
 
     console = Console()

@@ -52,7 +52,7 @@ def command(
     """Measure what each layer costs alone on the chip, the others digital: which ones to keep digital, or to mend."""
     from rich.console import Console
 
-    from aihwkit_nabn.commands._evaluation import check_out, folder_name, method_specs, parse_scenarios, split_names
+    from aihwkit_nabn.commands._evaluation import check_out, folder_name, parse_scenarios, split_names
     from aihwkit_nabn.commands._openmmlab import is_config, read_config, refuse_options
     from aihwkit_nabn.commands._sensitivity import (
         Study,
@@ -63,6 +63,7 @@ def command(
         torchvision_arguments,
     )
     from aihwkit_nabn.commands._torchvision import classifier_options
+    from aihwkit_nabn.evaluation.methods import method_specs
     from aihwkit_nabn.extension import import_extension
 
     for source in extension or ():

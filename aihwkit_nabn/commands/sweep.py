@@ -12,7 +12,8 @@ from aihwkit_nabn.errors import NabnError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from aihwkit_nabn.sweeps import RecordStore, SweepSpec
+    from aihwkit_nabn.results import RecordLog
+    from aihwkit_nabn.sweeps import SweepSpec
 
 LAUNCHERS = ("none", "pytorch", "slurm", "mpi")
 
@@ -64,7 +65,7 @@ def command(
     _write_results(console, spec, store, folder)
 
 
-def _run_launched(console: Console, content: Any, folder: Path, launcher: str) -> RecordStore | None:
+def _run_launched(console: Console, content: Any, folder: Path, launcher: str) -> RecordLog | None:
     from aihwkit_nabn.sweeps.launched import run_launched
 
     def tell(record: Any) -> None:
@@ -82,7 +83,7 @@ def _run(
     executor: str,
     file: Path,
     out: Path | None,
-) -> RecordStore:
+) -> RecordLog:
     import os
 
     from aihwkit_nabn.commands._sweep_view import SweepView
@@ -119,9 +120,9 @@ def _plan_line(spec: SweepSpec) -> str:
 
 
 def _show_plan(console: Console, spec: SweepSpec, folder: Path) -> None:
+    from aihwkit_nabn.results.log import finished_keys
     from aihwkit_nabn.sweeps import tasks_of
     from aihwkit_nabn.sweeps.run import RECORDS, check_models
-    from aihwkit_nabn.sweeps.store import finished_keys
 
     check_models(spec)
     console.print(_plan_line(spec), markup=False, highlight=False, soft_wrap=True)
@@ -135,7 +136,7 @@ def _show_plan(console: Console, spec: SweepSpec, folder: Path) -> None:
     )
 
 
-def _write_results(console: Console, spec: SweepSpec, store: RecordStore, folder: Path) -> None:
+def _write_results(console: Console, spec: SweepSpec, store: RecordLog, folder: Path) -> None:
     from aihwkit_nabn.reporting import print_table
     from aihwkit_nabn.sweeps import results_of
     from aihwkit_nabn.sweeps.plots import write_axis_plots

@@ -79,7 +79,6 @@ def command(
         check_out,
         folder_name,
         loop_methods,
-        method_specs,
         parse_scenarios,
         show_result,
         split_names,
@@ -91,6 +90,7 @@ def command(
         refuse_options,
         test_config,
     )
+    from aihwkit_nabn.evaluation.methods import method_specs
 
     console = Console()
     items = cfg_option_items(cfg_options, overrides)
@@ -133,7 +133,8 @@ def command(
         raise NabnError("--per-class and --examples are for configs of mmdetection and mmsegmentation")
     from aihwkit_nabn.commands._torchvision import classifier_options
     from aihwkit_nabn.evaluation import evaluate
-    from aihwkit_nabn.evaluation.record_file import RecordFile, setup_of
+    from aihwkit_nabn.evaluation.settings import setup_of
+    from aihwkit_nabn.results import RecordLog
     from aihwkit_nabn.targets import load_target
 
     options = classifier_options(
@@ -164,18 +165,19 @@ def command(
         seed=seed,
         exclude=exclude or [],
     )
-    result = evaluate(
-        task.model,
-        scenarios=scenarios,
-        methods=specs,
-        chips=chips,
-        seed=seed,
-        calibration_batches=task.calibration_batches,
-        eval_fn=task.eval_fn,
-        forward_fn=task.forward_fn,
-        exclude=tuple(exclude or ()),
-        record_file=RecordFile(folder / RECORDS, setup, resume=resume),
-    )
+    with RecordLog(folder / RECORDS, setup, resume=resume) as log:
+        result = evaluate(
+            task.model,
+            scenarios=scenarios,
+            methods=specs,
+            chips=chips,
+            seed=seed,
+            calibration_batches=task.calibration_batches,
+            eval_fn=task.eval_fn,
+            forward_fn=task.forward_fn,
+            exclude=tuple(exclude or ()),
+            record_file=log,
+        )
     conversion = next(iter(result.settings["conversion"].values()))
     console.print(f"On tiles: {conversion}", highlight=False, soft_wrap=True, markup=False)
     show_result(console, result, folder)

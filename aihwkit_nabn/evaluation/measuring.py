@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -14,16 +15,18 @@ from torch import nn
 
 from aihwkit_nabn.calibration import calibrate
 from aihwkit_nabn.calibration.input_ranges import calibrate_input_ranges
-from aihwkit_nabn.calibration.report import CalibrationReport
+from aihwkit_nabn.calibration.report import CalibrationReport, LayerShift
 from aihwkit_nabn.chip import set_read_noise_seed
-from aihwkit_nabn.chip.input_ranges import ranged_layers
 from aihwkit_nabn.errors import VerificationError
 from aihwkit_nabn.evaluation.first_call import FirstCall
 from aihwkit_nabn.evaluation.plan import EvalFn, PlannedMethod, check_metrics
+from aihwkit_nabn.evaluation.scenario import Scenario
 from aihwkit_nabn.nn.evaluation_mode import evaluation_mode
+from aihwkit_nabn.nn.input_ranges import ranged_layers
 from aihwkit_nabn.nn.keeping import kept
 from aihwkit_nabn.nn.report import UNVERIFIED
 from aihwkit_nabn.nn.verification import verify
+from aihwkit_nabn.results import Record
 from aihwkit_nabn.seeding import derive_seed, isolated_rng, private_rng
 
 
@@ -103,6 +106,42 @@ class Measuring:
         digital = kept(model) if model is self.model else nullcontext()
         with isolated_rng(derive_seed(seed, "evaluate")), torch.no_grad(), digital:
             return check_metrics(self.eval_fn(model), place=place, expected=expected)
+
+    def record(
+        self, analog: nn.Module, scenario: Scenario, chip_seed: int, method: PlannedMethod, *, place: str, expected: Any
+    ) -> tuple[Record, list[LayerShift] | None]:
+        """Try a method on a programmed chip, and undo it.
+
+        Returns:
+            The measurement, and what calibrating changed, layer by layer; None where nothing was calibrated.
+        """
+        started = time.perf_counter()
+        report: CalibrationReport | None = None
+        with evaluation_mode(analog):
+            if method.calibrates:
+                report = self.calibrate(analog, chip_seed, method)
+            calibrated = time.perf_counter()
+            try:
+                metrics = self.measure(analog, chip_seed, place=place, expected=expected)
+            finally:
+                evaluated = time.perf_counter()
+                if report is not None:
+                    report.undo()
+        record = Record(
+            scenario=scenario.name,
+            group=scenario.group,
+            strength=scenario.strength,
+            t_inference=float(scenario.t_inference),
+            method=method.label,
+            method_name=method.spec.method,
+            chip_seed=chip_seed,
+            metrics=metrics,
+            seconds_calibration=0.0 if report is None else calibrated - started,
+            seconds_evaluation=evaluated - calibrated,
+            n_calibration_samples=0 if report is None else int(report.n_samples),
+            note="" if report is None else "; ".join(report.notes),
+        )
+        return record, None if report is None else report.layers
 
     @contextmanager
     def _same_images(self, batches: object) -> Iterator[None]:

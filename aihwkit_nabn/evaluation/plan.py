@@ -12,17 +12,13 @@ from torch import nn
 from aihwkit_nabn.calibration import CALIBRATION_METHODS, CalibrationMethod
 from aihwkit_nabn.calibration.method import build_method
 from aihwkit_nabn.errors import NabnError, UnknownNameError, check_count, is_finite_number, suggestion
-from aihwkit_nabn.evaluation.scenario import UNCALIBRATED, MethodSpec, Scenario, label_methods
+from aihwkit_nabn.evaluation.methods import PLAIN, MethodSpec, label_methods, suiting_set
+from aihwkit_nabn.evaluation.scenario import Scenario
+from aihwkit_nabn.results import UNCALIBRATED
 from aihwkit_nabn.seeding import check_seed, private_rng
 
 EvalFn = Callable[[nn.Module], Mapping[str, float]]
 CalibrationBatches = Iterable[Any] | Mapping[str, Iterable[Any]]
-
-AUGMENTED = "augmented"
-"""Name of the calibration set, among several, for methods that replace statistics: with the training augmentation."""
-
-PLAIN = "plain"
-"""Name of the calibration set, among several, for the other methods: images as at test time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,7 +185,7 @@ def _find_batches(
             )
         return None, _check_batches("calibration_batches", calibration_batches)
     names = [str(name) for name in calibration_batches]
-    suiting = AUGMENTED if method.replaces_statistics else PLAIN
+    suiting = suiting_set(method)
     if spec.batches is not None:
         name = spec.batches
     elif len(names) == 1:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,14 +13,15 @@ from torch import nn
 from aihwkit_nabn.chip import program_chip
 from aihwkit_nabn.evaluation.first_call import FirstCall
 from aihwkit_nabn.evaluation.measuring import Measuring
+from aihwkit_nabn.evaluation.methods import MethodSpec
 from aihwkit_nabn.evaluation.plan import CalibrationBatches, EvalFn, Plan, PlannedMethod, make_plan
-from aihwkit_nabn.evaluation.record_file import RecordFile
-from aihwkit_nabn.evaluation.result import EvaluationResult, Record
-from aihwkit_nabn.evaluation.scenario import MethodSpec, Scenario, config_key
+from aihwkit_nabn.evaluation.result import EvaluationResult
+from aihwkit_nabn.evaluation.scenario import Scenario, config_key
 from aihwkit_nabn.evaluation.settings import describe, describe_shifts
 from aihwkit_nabn.nn import convert_to_noise_aware
 from aihwkit_nabn.nn.evaluation_mode import evaluation_mode
 from aihwkit_nabn.progress import Meter
+from aihwkit_nabn.results import DIGITAL, Record, RecordLog
 from aihwkit_nabn.seeding import derive_seed, isolated_rng
 
 
@@ -39,8 +39,8 @@ def evaluate(
     max_samples: int | None = None,
     exclude: Iterable[str] = (),
     progress: bool = True,
-    on_record: Callable[[Record], None] | None = None,
-    record_file: RecordFile | None = None,
+    on_record: Callable[[Record], object] | None = None,
+    record_file: RecordLog | None = None,
 ) -> EvaluationResult:
     """Measure what a chip does to a model and what each calibration method brings back.
 
@@ -109,22 +109,22 @@ def evaluate(
 class _Run:
     """One evaluation under way."""
 
-    def __init__(self, plan: Plan, measuring: Measuring, meter: Meter, file: RecordFile | None) -> None:
+    def __init__(self, plan: Plan, measuring: Measuring, meter: Meter, file: RecordLog | None) -> None:
         self.plan, self.measuring, self.meter, self.file = plan, measuring, meter, file
         self.done: list[Record] = []
         self.conversions: dict[str, str] = {}
         self.shifts: dict[str, dict[str, Any]] = {}
         self.first_call: FirstCall | None = None
         self.digital: dict[str, float] = {}
-        self.known: dict[tuple[str, int, str], Record] = {}
+        self.known: dict[tuple[str, int | None, str], Record] = {}
         if file is not None:
-            self.digital = dict(file.digital)
+            self.digital = dict(file.notes.get(DIGITAL, {}))
             places: dict[str, dict[str, Any]] = {
                 scenario.name: {"group": scenario.group, "strength": scenario.strength} for scenario in plan.scenarios
             }
             self.known = {
                 (record.scenario, record.chip_seed, record.method): replace(record, **places[record.scenario])
-                for record in file.records
+                for record in file.records.values()
                 if record.scenario in places  # which group it is in depends on what else is asked for
             }
             wanted = [key for scenario in plan.scenarios for key in self._keys(scenario)]
@@ -150,8 +150,7 @@ class _Run:
                     self.measuring.verify(models[key], self._inputs())
                 yield from self._on_chips(models[key], scenario)
                 self.conversions[scenario.name] = str(getattr(models[key], "conversion_report", ""))
-                if self.file is not None and scenario.name not in self.file.conversions:
-                    self._keep(scenario=scenario.name, conversion=self.conversions[scenario.name])
+                self._note(_conversion(scenario), self.conversions[scenario.name])
             if key not in keys[index + 1 :]:
                 models.pop(key, None)  # a large model per noise setting would fill the memory
 
@@ -160,17 +159,18 @@ class _Run:
         keys = self._keys(scenario)
         if self.file is None or not self.digital or any(key not in self.known for key in keys):
             return False
-        if scenario.name not in self.file.conversions:  # it ended right there
+        if _conversion(scenario) not in self.file.notes:  # it ended right there
             return False
         self.done += [self.known[key] for key in keys]
-        self.conversions[scenario.name] = self.file.conversions[scenario.name]
+        self.conversions[scenario.name] = self.file.notes[_conversion(scenario)]
         self._take_shifts(scenario)
         return True
 
     def _take_shifts(self, scenario: Scenario) -> None:
         """Say what calibrating changed as an earlier run found it, in the order of the methods."""
-        kept = self.file.shifts.get(scenario.name, {}) if self.file is not None else {}
-        found = {method.label: kept[method.label] for method in self.plan.methods if method.label in kept}
+        notes = self.file.notes if self.file is not None else {}
+        kept = {method.label: notes.get(_shifts(scenario, method)) for method in self.plan.methods}
+        found = {label: shifts for label, shifts in kept.items() if shifts is not None}
         if found:
             self.shifts[scenario.name] = found
 
@@ -179,7 +179,7 @@ class _Run:
         model, seed = self.measuring.model, self.measuring.seed
         with FirstCall(model) as self.first_call:
             self.digital = self.measuring.measure(model, seed, place="for the digital model")
-        self._keep(digital=self.digital)
+        self._note(DIGITAL, self.digital)
         self.meter.advance()
 
     def _inputs(self) -> FirstCall:
@@ -202,54 +202,33 @@ class _Run:
                     program_chip(analog, chip_seed, float(scenario.t_inference))
                     programmed = True
                 self.meter.show(f"{scenario.name}, chip {chip_seed}, {method.label}")
-                record, shifts = self._try_method(analog, scenario, chip_seed, method)
-                self._keep(record=asdict(record), **({} if shifts is None else {"shifts": shifts}))
-                if shifts is not None:
+                place = f"in scenario {scenario.name!r}, chip {chip_seed}, method {method.label!r}"
+                record, layers = self.measuring.record(
+                    analog, scenario, chip_seed, method, place=place, expected=self.digital
+                )
+                if layers is not None and chip_seed == self.plan.chip_seeds[0]:
+                    shifts = describe_shifts(layers)
                     self.shifts.setdefault(scenario.name, {})[method.label] = shifts
+                    self._note(_shifts(scenario, method), shifts)
+                if self.file is not None:
+                    self.file.add(record)
                 self.done.append(record)
                 self.meter.advance()
                 yield record
         if self.file is not None:
             self._take_shifts(scenario)
 
-    def _keep(self, **entry: Any) -> None:
+    def _note(self, name: str, value: Any) -> None:
         if self.file is not None:
-            self.file.add(**entry)
+            self.file.note(name, value)
 
-    def _try_method(
-        self, analog: nn.Module, scenario: Scenario, chip_seed: int, method: PlannedMethod
-    ) -> tuple[Record, list[dict[str, Any]] | None]:
-        place = f"in scenario {scenario.name!r}, chip {chip_seed}, method {method.label!r}"
-        started = time.perf_counter()
-        report: Any = None
-        shifts = None
-        with evaluation_mode(analog):
-            if method.calibrates:
-                report = self.measuring.calibrate(analog, chip_seed, method)
-                if chip_seed == self.plan.chip_seeds[0]:
-                    shifts = describe_shifts(report.layers)
-            calibrated = time.perf_counter()
-            try:
-                metrics = self.measuring.measure(analog, chip_seed, place=place, expected=self.digital)
-            finally:
-                evaluated = time.perf_counter()
-                if report is not None:
-                    report.undo()
-        record = Record(
-            scenario=scenario.name,
-            group=scenario.group,
-            strength=scenario.strength,
-            t_inference=float(scenario.t_inference),
-            method=method.label,
-            method_name=method.spec.method,
-            chip_seed=chip_seed,
-            metrics=metrics,
-            seconds_calibration=calibrated - started if method.calibrates else 0.0,
-            seconds_evaluation=evaluated - calibrated,
-            n_calibration_samples=0 if report is None else int(report.n_samples),
-            note="" if report is None else "; ".join(report.notes),
-        )
-        return record, shifts
+
+def _conversion(scenario: Scenario) -> str:
+    return f"conversion {scenario.name}"
+
+
+def _shifts(scenario: Scenario, method: PlannedMethod) -> str:
+    return f"shifts {scenario.name} | {method.label}"
 
 
 @contextmanager

@@ -1,24 +1,18 @@
-"""What is evaluated: a noise setting at a time after programming, and a calibration method with its images."""
+"""Where a model is evaluated: a noise setting at a time after programming."""
 
 from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 from aihwkit.simulator.parameters.base import RPUConfigBase
 
 from aihwkit_nabn.chip import format_time, parse_time
 from aihwkit_nabn.errors import NabnError, check_number
-from aihwkit_nabn.simulator.checks import check_rpu_config
-
-UNCALIBRATED = "none"
-"""The method that does nothing; every evaluation contains it."""
-
-DIGITAL = "digital"
-"""Label of the digital model's row."""
+from aihwkit_nabn.simulator.config.checks import check_rpu_config
 
 
 @dataclass(frozen=True)
@@ -59,44 +53,6 @@ class Scenario:
         if self.strength is not None:
             object.__setattr__(self, "strength", check_number("strength", self.strength))
         object.__setattr__(self, "rpu_config", copy.deepcopy(self.rpu_config))
-
-
-@dataclass(frozen=True)
-class MethodSpec:
-    """A calibration method, the calibration set it takes, and how tables call it.
-
-    Args:
-        method: Registered name, or ``"none"`` for the chip as programmed.
-        batches: Name of the calibration set, where several are given to `evaluate`.
-        label: How tables and records call it. Default: the method's name, followed by the calibration set's where the
-            same method is compared on several; "uncalibrated" for ``"none"``.
-        options: Keyword arguments of the method.
-
-    Raises:
-        NabnError: a field has a value that it cannot have.
-
-    Example:
-        >>> MethodSpec("population", batches="augmented")
-        MethodSpec(method='population', batches='augmented', label=None, options={})
-    """
-
-    method: str
-    batches: str | None = field(default=None, kw_only=True)
-    label: str | None = field(default=None, kw_only=True)
-    options: Mapping[str, Any] = field(default_factory=dict, kw_only=True, hash=False)
-
-    def __post_init__(self) -> None:
-        check_label("method", self.method)
-        for name in ("batches", "label"):
-            if getattr(self, name) is not None:
-                check_label(name, getattr(self, name))
-        if self.label == DIGITAL:
-            raise NabnError(f"label must not be {DIGITAL!r}: the digital model's own row has that name")
-        if not isinstance(self.options, Mapping) or not all(isinstance(key, str) for key in self.options):
-            raise NabnError(f"options must be a mapping of argument names to values, got {self.options!r}")
-        if self.method == UNCALIBRATED and (self.options or self.batches is not None):
-            raise NabnError(f"method {UNCALIBRATED!r} does nothing and takes neither batches nor options")
-        object.__setattr__(self, "options", dict(self.options))
 
 
 def check_label(field_name: str, value: object) -> str:
@@ -150,38 +106,6 @@ def _over_times(noise: str, config: Any, noises: Sequence[tuple[str, Any]], seco
         )
         for time in times
     ]
-
-
-def label_methods(methods: Iterable[MethodSpec | str]) -> list[MethodSpec]:
-    """Return the methods as specs that all have a label of their own, the uncalibrated one added and put first.
-
-    Raises:
-        NabnError: an entry is neither a spec nor text, or two have the same label.
-    """
-    if isinstance(methods, (str, MethodSpec)):
-        methods = [methods]
-    specs = []
-    for entry in methods:
-        if not isinstance(entry, (str, MethodSpec)):
-            raise NabnError(f"methods must hold method names or MethodSpec objects, got {entry!r}")
-        specs.append(MethodSpec(entry) if isinstance(entry, str) else entry)
-    if not any(spec.method == UNCALIBRATED for spec in specs):
-        specs.append(MethodSpec(UNCALIBRATED))
-    if sum(spec.method == UNCALIBRATED for spec in specs) > 1:
-        raise NabnError(f"methods holds {UNCALIBRATED!r} more than once")
-    specs.sort(key=lambda spec: spec.method != UNCALIBRATED)
-    sets_of = {spec.method: {other.batches for other in specs if other.method == spec.method} for spec in specs}
-    labelled = []
-    for spec in specs:
-        default = "uncalibrated" if spec.method == UNCALIBRATED else spec.method
-        if spec.batches is not None and len(sets_of[spec.method]) > 1:
-            default += f", {spec.batches}"
-        labelled.append(spec if spec.label is not None else replace(spec, label=default))
-    labels = [spec.label for spec in labelled]
-    for label in labels:
-        if labels.count(label) > 1:
-            raise NabnError(f"{labels.count(label)} methods have the label {label!r}; give each a label of its own")
-    return labelled
 
 
 def config_key(rpu_config: RPUConfigBase) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -11,10 +12,10 @@ from torch import nn
 from aihwkit_nabn.calibration.session import match_reference
 from aihwkit_nabn.chip import program_chip
 from aihwkit_nabn.evaluation.first_call import FirstCall
-from aihwkit_nabn.evaluation.layer_loss import BUT, ONLY, WHOLE, LayerLoss, SensitivityResult
 from aihwkit_nabn.evaluation.measuring import Measuring
+from aihwkit_nabn.evaluation.methods import MethodSpec
 from aihwkit_nabn.evaluation.plan import CalibrationBatches, EvalFn, Plan, PlannedMethod, make_plan
-from aihwkit_nabn.evaluation.scenario import UNCALIBRATED, MethodSpec, Scenario
+from aihwkit_nabn.evaluation.scenario import Scenario
 from aihwkit_nabn.evaluation.settings import describe
 from aihwkit_nabn.nn import convert_to_noise_aware
 from aihwkit_nabn.nn.attention import split_attention
@@ -22,7 +23,12 @@ from aihwkit_nabn.nn.evaluation_mode import evaluation_mode
 from aihwkit_nabn.nn.layers import named_analog_layers
 from aihwkit_nabn.nn.reparametrization import copy_model
 from aihwkit_nabn.nn.rewiring import replace_held
+from aihwkit_nabn.results import UNCALIBRATED, Record, Results
+from aihwkit_nabn.results.layers import BUT, ONLY, SHARES, WHOLE
+from aihwkit_nabn.results.version_0_1 import value_in
 from aihwkit_nabn.seeding import derive_seed, isolated_rng
+
+_PLACE = "when measuring sensitivity"
 
 
 def measure_sensitivity(
@@ -38,9 +44,9 @@ def measure_sensitivity(
     max_samples: int | None = None,
     exclude: Iterable[str] = (),
     reverse: bool = False,
-    known: Iterable[LayerLoss] = (),
-    on_loss: Callable[[LayerLoss, int, int], None] | None = None,
-) -> SensitivityResult:
+    known: Iterable[Record] = (),
+    on_record: Callable[[Record, int, int], None] | None = None,
+) -> Results:
     """Measure what each layer costs on its own: only that layer on the chip, all others digital.
 
     The model is converted once and each chip programmed once; then the digital layers are put back in place of all but
@@ -59,8 +65,12 @@ def measure_sensitivity(
         max_samples: Calibrate with at most this many samples; default: all.
         exclude: Names of modules that stay digital throughout.
         reverse: Measure also the other way round: all layers but one on the chip.
-        known: Losses measured before, with the same arguments: they are taken over instead of being measured again.
-        on_loss: Called with every loss as soon as it is there, its number and how many there are in all.
+        known: Records measured before, with the same arguments: they are taken over instead of being measured again.
+        on_record: Called with every record as soon as it is there, its number and how many there are in all.
+
+    Returns:
+        One record per scenario, layer, method and chip, see `aihwkit_nabn.results.layers`; each layer's share of the
+        weights is among the settings.
 
     Raises:
         NabnError: an argument that cannot work, found before anything is run.
@@ -72,32 +82,31 @@ def measure_sensitivity(
         chips=chips,
         seed=seed,
         calibration_batches=calibration_batches,
-        functions={"eval_fn": eval_fn, "forward_fn": forward_fn, "on_loss": on_loss},
+        functions={"eval_fn": eval_fn, "forward_fn": forward_fn, "on_record": on_record},
         max_samples=max_samples,
     )
     exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
     settings = describe(model, plan, max_samples=max_samples, exclude=exclude)
     measuring = Measuring(model, seed, eval_fn, forward_fn, max_samples=max_samples)
-    study = _Study(plan, measuring, {entry.key: entry for entry in known})
+    study = _Study(plan, measuring, {_place(record): record for record in known})
     with isolated_rng(derive_seed(seed, "run")), evaluation_mode(model):
-        for loss in study.losses(exclude, reverse=reverse):
-            if on_loss is not None:
-                on_loss(loss, len(study.done), study.total)
-    return SensitivityResult(
-        metric=study.metric,
-        digital=study.digital[study.metric],
-        losses=study.done,
-        shares=study.shares,
-        settings=settings,
-    )
+        for record in study.records(exclude, reverse=reverse):
+            if on_record is not None:
+                on_record(record, len(study.done), study.total)
+    digital = {study.metric: study.digital[study.metric]}
+    return Results(records=study.done, digital=digital, settings={**settings, SHARES: study.shares})
+
+
+def _place(record: Record) -> tuple[Any, ...]:
+    return record.scenario, record.axis("layer"), record.axis("on_chip"), record.method, record.chip_seed
 
 
 class _Study:
     """One measurement under way."""
 
-    def __init__(self, plan: Plan, measuring: Measuring, known: Mapping[tuple[Any, ...], LayerLoss]) -> None:
+    def __init__(self, plan: Plan, measuring: Measuring, known: Mapping[tuple[Any, ...], Record]) -> None:
         self.plan, self.measuring, self.known = plan, measuring, known
-        self.done: list[LayerLoss] = []
+        self.done: list[Record] = []
         self.shares: dict[str, float] = {}
         self.digital: dict[str, float] = {}
         self.total = 0
@@ -106,13 +115,13 @@ class _Study:
     def metric(self) -> str:
         return next(iter(self.digital))
 
-    def losses(self, exclude: tuple[str, ...], *, reverse: bool) -> Iterator[LayerLoss]:
+    def records(self, exclude: tuple[str, ...], *, reverse: bool) -> Iterator[Record]:
         model = self.measuring.model
         for scenario in self.plan.scenarios:
             analog = convert_to_noise_aware(model, scenario.rpu_config, exclude=exclude)
             if not self.digital:  # after the first conversion: what cannot be converted should not cost a measurement
                 with FirstCall(model) as first_call:
-                    self.digital = self._measure(model, self.measuring.seed)
+                    self.digital = self.measuring.measure(model, self.measuring.seed, place=_PLACE)
             self.measuring.verify(analog, first_call)
             self.measuring.set_input_ranges(analog, self.plan.range_batches)
             layers = named_analog_layers(analog)
@@ -129,33 +138,18 @@ class _Study:
                     away = [] if name == WHOLE else [n for n in layers if (n == name) == (kind == BUT)]
                     with _swapped(analog, [(layers[n], twins[n]) for n in away]):
                         for method in self.plan.methods:
-                            self.done.append(self._loss(analog, scenario, name, kind, method, chip_seed))
+                            self.done.append(self._record(analog, scenario, name, kind, method, chip_seed))
                             yield self.done[-1]
 
-    def _loss(
+    def _record(
         self, analog: nn.Module, scenario: Scenario, name: str, kind: str, method: PlannedMethod, chip_seed: int
-    ) -> LayerLoss:
+    ) -> Record:
         found = self.known.get((scenario.name, name, kind, method.label, chip_seed))
-        if found is not None:
-            return found
-        with evaluation_mode(analog):
-            report = self.measuring.calibrate(analog, chip_seed, method) if method.calibrates else None
-            try:
-                value = self._measure(analog, chip_seed)[self.metric]
-            finally:
-                if report is not None:
-                    report.undo()
-        return LayerLoss(
-            scenario=scenario.name,
-            layer=name,
-            on_chip=kind,
-            method=method.label,
-            chip_seed=chip_seed,
-            loss=self.digital[self.metric] - value,
-        )
-
-    def _measure(self, model: nn.Module, seed: int) -> dict[str, float]:
-        return self.measuring.measure(model, seed, place="when measuring sensitivity", expected=self.digital or None)
+        if found is None:
+            found, _ = self.measuring.record(analog, scenario, chip_seed, method, place=_PLACE, expected=self.digital)
+        digital = self.digital[self.metric]
+        axes = {"layer": name, "on_chip": kind}
+        return replace(found, metrics={self.metric: value_in(found, self.metric, digital)}, axes=axes)
 
 
 def _weight_shares(analog: nn.Module, layers: Iterable[str]) -> dict[str, float]:

@@ -2,39 +2,26 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import json
 import math
-import platform
-import re
-import shlex
-import sys
 from collections.abc import Iterable, Sequence
-from datetime import datetime, timezone
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from aihwkit_nabn._version import __version__
 from aihwkit_nabn.calibration.report import LayerShift
+from aihwkit_nabn.chip.container import checksum
 from aihwkit_nabn.evaluation.plan import Plan
+from aihwkit_nabn.results.provenance import plain, provenance
 
 
 def describe(model: nn.Module, plan: Plan, *, max_samples: int | None, exclude: Sequence[str]) -> dict[str, Any]:
     """Return versions, seeds, scenarios with their RPU configs as text, and methods; also the command and date."""
+    made = provenance()
+    made["versions"]["torch"] = str(torch.__version__)  # says for which CUDA, too
     tensor = next(iter([*model.parameters(), *model.buffers()]), None)
     return {
-        "command": command_line(),
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "versions": {
-            "aihwkit_nabn": __version__,
-            "aihwkit": _version("aihwkit"),
-            "torch": torch.__version__,
-            "numpy": _version("numpy"),
-            "python": platform.python_version(),
-        },
+        **made,
         "model": type(model).__name__,
         "device": "cpu" if tensor is None else str(tensor.device),
         "seed": plan.chip_seeds[0],
@@ -56,21 +43,11 @@ def describe(model: nn.Module, plan: Plan, *, max_samples: int | None, exclude: 
                 "label": method.label,
                 "method": method.spec.method,
                 "batches": method.spec.batches,
-                "options": {key: _plain(value) for key, value in method.spec.options.items()},
+                "options": {key: plain(value) for key, value in method.spec.options.items()},
             }
             for method in plan.methods
         ],
     }
-
-
-def command_line() -> str:
-    """Return the process's command line as text to read and to repeat, without this machine's folders.
-
-    Of absolute paths only the last part stays.
-    """
-    program, *arguments = sys.argv or [""]
-    shown = [re.sub(r"(?:^|(?<==))/(?:[^/]+/)*(?=[^/]+/?$)", "", text) for text in arguments]
-    return shlex.join([Path(program).name or "python", *shown])
 
 
 def describe_shifts(layers: Iterable[LayerShift]) -> list[dict[str, Any]]:
@@ -86,16 +63,12 @@ def describe_shifts(layers: Iterable[LayerShift]) -> list[dict[str, Any]]:
     return described
 
 
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"
+def setup_of(model: nn.Module, **options: Any) -> dict[str, Any]:
+    """Return what decides whether measurements belong together: the network, weights included, and what was set.
 
-
-def _plain(value: object) -> Any:
-    """Return the value as JSON would give it back, or its text where JSON has no such thing."""
-    try:
-        return json.loads(json.dumps(value, allow_nan=False))
-    except (TypeError, ValueError):
-        return repr(value)
+    Args:
+        model: The digital network.
+        options: By name, what else must be the same.
+    """
+    tensors = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    return {"model": f"{type(model).__name__} {checksum('', tensors)[:16]}", **options}

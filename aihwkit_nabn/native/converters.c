@@ -1,7 +1,7 @@
 /* Both converters in one pass each, on the threads of torch's own pool: inputs to levels of the DAC; results to digital
    values (draw, add, round, cut off, scale).
 
-   The same arithmetic, number by number, as simulator/levels.py and readout.py do with torch; plain C, called through
+   The same arithmetic, number by number, as simulator/product/physics does with torch; plain C, called through
    ctypes. */
 
 #include <math.h>
@@ -9,7 +9,7 @@
 
 #include "native.h"
 
-/* Numbers of one generator, a multiple of 4; simulator/numbers.py has the same. */
+/* Numbers of one generator, a multiple of 4; simulator/product/numbers.py has the same. */
 #define CHUNK 65536
 #define BUFFER 1024
 
@@ -24,7 +24,7 @@ typedef struct {
     float *y;              /* [rows, columns], analog results in, digital values out where there is no total */
     float *total;          /* [rows, columns], or NULL */
     const float *variance; /* [rows, columns], of the read noise, or NULL */
-    const float *current;  /* [rows, columns], with `drop` and `ir_drop` as in simulator/readout.py, or NULL */
+    const float *current;  /* [rows, columns], with `drop` and `ir_drop` as in product/physics/ir_drop.py, or NULL */
     const float *drop;
     const float *table;    /* [65536] normal quantiles; NULL: nothing is drawn */
     int64_t rows, columns;

@@ -1,13 +1,14 @@
 """The converters: one pass over a tile row's inputs, and one over its results.
 
-They do number by number what `aihwkit_nabn.simulator.levels` and `readout` do with torch, which takes over on other
-devices and number types, with stochastic rounding or asymmetric converters, and where nothing is compiled.
+They do number by number what `aihwkit_nabn.simulator.product.physics` does with torch, which takes over on other
+devices and number types, with stochastic rounding, with effects that have no form here, and where nothing is compiled.
 """
 
 from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -86,55 +87,41 @@ class Readout:
         y: ``[rows, columns]``, analog results in ADC levels; overwritten: with the digital values if there is no
             total.
         total: ``[rows, columns]`` to add the digital values to, or None.
-        variance: ``[rows, columns]`` of the read noise, or None.
-        current: ``[rows, columns]``, what IR drop counts, or None.
-        drop: ``[rows, columns]``, of which it takes away.
-        ir_drop: Its factor.
         noise: Standard deviation of the output noise: one number, ``[rows]``, or ``[columns]`` with `by_column`.
         gain: What levels are multiplied with, likewise.
         bias: What is added where there is no total, likewise.
         by_column: Which way tensors of noise, gain and bias lie.
         rounds: Whether results are rounded to levels.
         bound: Largest level; infinity for none.
+        variance: ``[rows, columns]`` of the read noise, or None.
+        current: ``[rows, columns]``, what IR drop counts, or None.
+        drop: ``[rows, columns]``, of which it takes away.
+        ir_drop: Its factor.
     """
 
     y: Tensor
     total: Tensor | None
-    variance: Tensor | None
-    current: Tensor | None
-    drop: Tensor | None
-    ir_drop: float
     noise: Tensor | float
     gain: Tensor | float
     bias: Tensor | float
     by_column: bool
     rounds: bool
     bound: float
+    variance: Tensor | None = None
+    current: Tensor | None = None
+    drop: Tensor | None = None
+    ir_drop: float = 0.0
 
 
 def read_out(job: Readout, numbers: Numbers | None) -> None:
     """Do what `job` says; without numbers nothing is drawn."""
     rows, columns = job.y.shape
     n_chunks = -(-rows * columns // CHUNK)
-    arguments = _Readout(
-        y=job.y.data_ptr(),
-        total=_place(job.total),
-        variance=_place(job.variance),
-        current=_place(job.current),
-        drop=_place(job.drop),
-        ir_drop=job.ir_drop,
-        table=None if numbers is None else numbers.table.data_ptr(),
-        rows=rows,
-        columns=columns,
-        noise=_factor(job.noise, job.by_column),
-        gain=_factor(job.gain, job.by_column),
-        bias=_factor(job.bias, job.by_column),
-        key=(0, 0) if numbers is None else numbers.key,
-        first=0 if numbers is None else numbers.first,
-        bound=job.bound,
-        rounds=job.rounds,
-        next=0,
-    )
+    kinds: dict[str, Any] = {name: kind for name, kind, *_ in _Readout._fields_}
+    fields = {name: _field(value, kinds[name], job.by_column) for name, value in vars(job).items() if name in kinds}
+    if numbers is not None:
+        fields |= {"table": numbers.table.data_ptr(), "key": numbers.key, "first": numbers.first}
+    arguments = _Readout(rows=rows, columns=columns, **fields)
     run("nabn_read_out", arguments, n_chunks)
 
 
@@ -169,11 +156,9 @@ def to_levels(
     run("nabn_to_levels", arguments, -(-rows * columns // CHUNK))
 
 
-def _place(values: Tensor | None) -> int | None:
-    return None if values is None else values.data_ptr()
-
-
-def _factor(values: Tensor | float, by_column: bool) -> _Factor:
-    if isinstance(values, Tensor):
-        return _Factor(values.data_ptr(), 0.0, by_column)
-    return _Factor(None, values, 0)
+def _field(value: Any, kind: type, by_column: bool) -> Any:
+    """Return what stands for a value in a structure: where a tensor lies, in a `_Factor` with one number otherwise."""
+    place = value.data_ptr() if isinstance(value, Tensor) else None
+    if kind is not _Factor:
+        return value if place is None else place
+    return _Factor(place, 0.0 if place is not None else value, by_column)

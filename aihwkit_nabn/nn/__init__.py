@@ -1,4 +1,4 @@
-"""Noise-aware layers and the conversion of models to them."""
+"""Noise-aware layers, the conversion of models to them, and the calibration they carry."""
 
 from aihwkit_nabn.nn.alignment import OutputAlignment
 from aihwkit_nabn.nn.attention import NoiseAwareMultiheadAttention, split_attention
@@ -8,6 +8,15 @@ from aihwkit_nabn.nn.batchnorm import (
     NoiseAwareBatchNorm2d,
     NoiseAwareBatchNorm3d,
 )
+from aihwkit_nabn.nn.calibration_state import (
+    CalibrationSnapshot,
+    FoldHandle,
+    calibration_disabled,
+    clear_calibration,
+    fold_calibration,
+    freeze_calibration,
+)
+from aihwkit_nabn.nn.calibration_tensors import calibration_tensors, load_calibration_tensors
 from aihwkit_nabn.nn.conversion import convert_to_noise_aware, register_analog_form
 from aihwkit_nabn.nn.layers import (
     NoiseAwareConv1d,
@@ -28,7 +37,9 @@ from aihwkit_nabn.nn.transposed import (
 )
 
 __all__ = [
+    "CalibrationSnapshot",
     "ConversionReport",
+    "FoldHandle",
     "LayerEntry",
     "NoiseAwareBatchNorm",
     "NoiseAwareBatchNorm1d",
@@ -46,7 +57,13 @@ __all__ = [
     "NoiseAwareNormalization",
     "NoiseAwareOwnForward",
     "OutputAlignment",
+    "calibration_disabled",
+    "calibration_tensors",
+    "clear_calibration",
     "convert_to_noise_aware",
+    "fold_calibration",
+    "freeze_calibration",
+    "load_calibration_tensors",
     "named_analog_layers",
     "register",
     "register_analog_form",

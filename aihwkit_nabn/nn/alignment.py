@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from aihwkit_nabn import native
 from aihwkit_nabn.errors import NabnError
-from aihwkit_nabn.simulator.linear_map import LinearMap
+from aihwkit_nabn.simulator.product.linear_map import LinearMap
 
 #: What an alignment is made of.
 PARTS = ("scale", "offset", "input_gain", "directions", "mixing")

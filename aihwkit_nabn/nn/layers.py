@@ -19,9 +19,11 @@ from aihwkit_nabn.nn.alignment import LayerInput, OutputAlignment, adopt_optiona
 from aihwkit_nabn.nn.carry_over import carry_over
 from aihwkit_nabn.nn.reparametrization import is_trainable
 from aihwkit_nabn.seeding import RandomStream
-from aihwkit_nabn.simulator.mvm import LinearMap, analog_product, effective_weight, is_perfect, tiles_of
-from aihwkit_nabn.simulator.replication import array_for
-from aihwkit_nabn.simulator.scaled_gradient import keep_scaled_gradient
+from aihwkit_nabn.simulator.product.dispatch import analog_product
+from aihwkit_nabn.simulator.product.linear_map import LinearMap
+from aihwkit_nabn.simulator.product.replication import array_for
+from aihwkit_nabn.simulator.product.scaled_gradient import keep_scaled_gradient
+from aihwkit_nabn.simulator.product.tiles import effective_weight, is_perfect, tiles_of
 
 # Largest digital work for the inputs' mean, in parts of the layer's own multiplications.
 _MEAN_WORK = 0.25

@@ -19,7 +19,7 @@ from aihwkit_nabn.nn.layers import NoiseAwareLayer
 from aihwkit_nabn.nn.own_forward import watched_outputs
 from aihwkit_nabn.nn.report import LayerEntry
 from aihwkit_nabn.nn.weight_watch import WeightWatch
-from aihwkit_nabn.simulator.tiles import fixed_weight, target_weight
+from aihwkit_nabn.simulator.product.tiles import fixed_weight, target_weight
 
 TOLERANCE = 1e-5
 """Largest difference of an output, in parts of its largest value."""

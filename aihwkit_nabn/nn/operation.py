@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils._pytree import tree_leaves
 
 from aihwkit_nabn.errors import NabnError
-from aihwkit_nabn.simulator.linear_map import LinearMap, TransposedMap
+from aihwkit_nabn.simulator.product.linear_map import LinearMap, TransposedMap
 
 _CONV = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 _TRANSPOSED = ("input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation")

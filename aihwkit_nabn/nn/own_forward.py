@@ -18,7 +18,8 @@ from aihwkit_nabn.nn.layers import NoiseAwareLayer
 from aihwkit_nabn.nn.operation import OperationCall, OwnForward
 from aihwkit_nabn.nn.reparametrization import is_trainable, plain_copy
 from aihwkit_nabn.nn.weight_use import WeightUse, no_values, use_of_weight
-from aihwkit_nabn.simulator.mvm import analog_product, tiles_of
+from aihwkit_nabn.simulator.product.dispatch import analog_product
+from aihwkit_nabn.simulator.product.tiles import tiles_of
 
 _OPERATIONS: dict[type[nn.Module], Callable[..., Tensor]] = {
     nn.Linear: F.linear,

@@ -16,7 +16,7 @@ from aihwkit_nabn.nn.batchnorm import NoiseAwareBatchNorm
 from aihwkit_nabn.nn.conversion import ANALOG_FORMS, NORMALIZATION_FORMS
 from aihwkit_nabn.nn.own_forward import NoiseAwareOwnForward
 from aihwkit_nabn.nn.own_normalization import NoiseAwareNormalization
-from aihwkit_nabn.simulator.vectors import CrossbarTile
+from aihwkit_nabn.simulator.product.vectors import CrossbarTile
 
 _replaced: dict[type[nn.Module], type | None] = {}
 

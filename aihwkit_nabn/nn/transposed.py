@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.nn.layers import NoiseAwareLayer
-from aihwkit_nabn.simulator.linear_map import TransposedMap
-from aihwkit_nabn.simulator.mvm import analog_product
+from aihwkit_nabn.simulator.product.dispatch import analog_product
+from aihwkit_nabn.simulator.product.linear_map import TransposedMap
 
 
 class _NoiseAwareConvTranspose(NoiseAwareLayer):

@@ -14,7 +14,7 @@ from torch import Tensor
 from aihwkit_nabn.errors import ConversionError, NabnError
 from aihwkit_nabn.nn.operation import OperationCall, OwnForward
 from aihwkit_nabn.nn.probe import first_difference
-from aihwkit_nabn.simulator.linear_map import LinearMap
+from aihwkit_nabn.simulator.product.linear_map import LinearMap
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -74,7 +74,7 @@ class VariationalNoise(MovingNoise):
     ``D(n) = cos(pi f / 2) K_j + sin(pi f / 2) K_{j+1}``, ``j + f = n / turnover_samples``, which keeps it standard
     normal at every n.
 
-    n counts what goes through the chip: see `aihwkit_nabn.simulator.variation`. All samples of a batch meet the same
+    n counts what goes through the chip: see `aihwkit_nabn.chip.variation`. All samples of a batch meet the same
     weights. Where nothing counts (aihwkit's own functions), the chip stays at n = 0. Times: any.
 
     Args:

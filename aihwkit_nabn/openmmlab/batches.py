@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Subset
 
 from aihwkit_nabn.errors import CalibrationError
-from aihwkit_nabn.evaluation.plan import PLAIN
+from aihwkit_nabn.evaluation.methods import PLAIN
 from aihwkit_nabn.openmmlab.passes import TESTED, calibration_pass, run_pass
 from aihwkit_nabn.seeding import derive_seed, private_rng
 

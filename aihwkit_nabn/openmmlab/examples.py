@@ -16,13 +16,12 @@ from torch import nn
 from aihwkit_nabn.calibration import calibrate
 from aihwkit_nabn.calibration.input_ranges import calibrate_input_ranges
 from aihwkit_nabn.chip import program_chip, set_read_noise_seed
-from aihwkit_nabn.chip.input_ranges import ranged_layers
-from aihwkit_nabn.evaluation import Cell
-from aihwkit_nabn.evaluation.plan import PLAIN
-from aihwkit_nabn.evaluation.scenario import label_methods
+from aihwkit_nabn.evaluation.methods import PLAIN, label_methods
 from aihwkit_nabn.files import write_text
 from aihwkit_nabn.nn import convert_to_noise_aware
+from aihwkit_nabn.nn.input_ranges import ranged_layers
 from aihwkit_nabn.openmmlab.batches import calibration_forward, reference_forward
+from aihwkit_nabn.results import Cell
 from aihwkit_nabn.seeding import derive_seed, isolated_rng
 
 _WIDTH = 480  # pixels of a drawn picture at most
@@ -90,7 +89,7 @@ def _on_chip(
     if ranged_layers(analog):
         with isolated_rng(derive_seed(loop.seed, "calibration")):
             calibrate_input_ranges(analog, sets[PLAIN], forward_fn=calibration_forward)
-    seed = worst.record.chip_seed
+    seed = loop.seed  # of the first chip, whose record a cell holds
     program_chip(analog, seed, float(scenario.t_inference))
     set_read_noise_seed(analog, derive_seed(seed, "evaluate"))
     seen = [("on the chip", _predict(analog, samples))]

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from aihwkit_nabn.calibration import calibrate
 from aihwkit_nabn.calibration.input_ranges import calibrate_input_ranges
 from aihwkit_nabn.chip import parse_time, program_chip, set_read_noise_seed
-from aihwkit_nabn.chip.input_ranges import ranged_layers
 from aihwkit_nabn.errors import NabnError
-from aihwkit_nabn.evaluation.plan import PLAIN
+from aihwkit_nabn.evaluation.methods import PLAIN
 from aihwkit_nabn.nn import convert_to_noise_aware
 from aihwkit_nabn.nn.evaluation_mode import evaluation_mode
+from aihwkit_nabn.nn.input_ranges import ranged_layers
 from aihwkit_nabn.nn.verification import Verification, note_verification, verify
 from aihwkit_nabn.openmmlab.batches import (
     CalibrationImages,

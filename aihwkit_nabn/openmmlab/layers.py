@@ -25,7 +25,9 @@ from torch.nn import functional as F
 
 from aihwkit_nabn.errors import ConversionError
 from aihwkit_nabn.nn import NoiseAwareConv2d, NoiseAwareLayer, register_analog_form
-from aihwkit_nabn.simulator.mvm import LinearMap, effective_weight, is_perfect, unfolded_product
+from aihwkit_nabn.simulator.product.linear_map import LinearMap
+from aihwkit_nabn.simulator.product.tile_forward import unfolded_product
+from aihwkit_nabn.simulator.product.tiles import effective_weight, is_perfect
 
 
 def deformed_vectors(

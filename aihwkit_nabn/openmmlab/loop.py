@@ -19,9 +19,9 @@ from torch import nn
 from aihwkit_nabn.calibration.method import DEFAULT_METHOD
 from aihwkit_nabn.errors import NabnError, check_count, check_flag
 from aihwkit_nabn.evaluation import EvaluationResult, evaluate
-from aihwkit_nabn.evaluation.metrics import main_metrics
-from aihwkit_nabn.evaluation.plan import PLAIN, has_input_ranges
-from aihwkit_nabn.evaluation.record_file import RecordFile, setup_of
+from aihwkit_nabn.evaluation.methods import PLAIN
+from aihwkit_nabn.evaluation.plan import has_input_ranges
+from aihwkit_nabn.evaluation.settings import setup_of
 from aihwkit_nabn.openmmlab.batches import calibration_forward, calibration_set_of, reference_forward
 from aihwkit_nabn.openmmlab.checkpoints import FitCheckpoint
 from aihwkit_nabn.openmmlab.examples import write_examples
@@ -31,6 +31,8 @@ from aihwkit_nabn.openmmlab.iterations import unwrapped
 from aihwkit_nabn.openmmlab.measure import evaluator_of
 from aihwkit_nabn.openmmlab.settings import build_methods, build_scenarios, check_pipeline, check_samples
 from aihwkit_nabn.reporting import print_table
+from aihwkit_nabn.results import RecordLog
+from aihwkit_nabn.results.metrics import main_metrics
 from aihwkit_nabn.seeding import check_seed
 
 
@@ -113,12 +115,8 @@ class AnalogTestLoop(TestLoop):
         """Evaluate, print, write; return the means as ``SCENARIO/METHOD/METRIC``."""
         model = self.start()
         folder = Path(self.runner.log_dir) / "analog"
-        self.result = evaluate(
-            model,
-            progress=is_main_process(),
-            record_file=self._record_file(model, folder),
-            **self.arguments(),
-        )
+        with self._record_log(model, folder) as log:
+            self.result = evaluate(model, progress=is_main_process(), record_file=log, **self.arguments())
         self.example_folder = None
         metrics = flat_metrics(self.result)
         if is_main_process():
@@ -133,7 +131,7 @@ class AnalogTestLoop(TestLoop):
         self.runner.call_hook("after_test")
         return metrics
 
-    def _record_file(self, model: nn.Module, folder: Path) -> RecordFile:
+    def _record_log(self, model: nn.Module, folder: Path) -> RecordLog:
         """Return where measurements are kept: a file of the main process, which the others know the content of."""
         setup = setup_of(
             model,
@@ -147,11 +145,11 @@ class AnalogTestLoop(TestLoop):
             **{name: _digest(self.runner.cfg.get(name)) for name in ("test_dataloader", "test_evaluator")},
         )
         path = Path(self.records) if self.records is not None else folder / "records.jsonl"
-        file = RecordFile(path if is_main_process() else None, setup, resume=self.resume)
-        known = [{name: getattr(file, name) for name in ("digital", "records", "conversions", "shifts")}]
+        log = RecordLog(path if is_main_process() else None, setup, resume=self.resume)
+        known = [(log.records, log.notes)]
         broadcast_object_list(known)
-        vars(file).update(known[0])
-        return file
+        log.records, log.notes = known[0]
+        return log
 
     def start(self) -> nn.Module:
         """Return the digital model in eval mode, with the run's hooks told that a test begins."""

@@ -13,9 +13,9 @@ from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
 from aihwkit_nabn.calibration.input_ranges import exact_products
-from aihwkit_nabn.chip.calibration_state import batchnorms
 from aihwkit_nabn.nn.alignment import OutputAlignment
 from aihwkit_nabn.nn.batchnorm import NoiseAwareBatchNorm
+from aihwkit_nabn.nn.calibration_state import batchnorms
 from aihwkit_nabn.nn.calls import unwatched, watched
 from aihwkit_nabn.nn.layers import named_analog_layers
 from aihwkit_nabn.seeding import isolated_rng

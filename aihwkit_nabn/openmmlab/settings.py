@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from aihwkit.simulator.parameters.base import RPUConfigBase
 
-from aihwkit_nabn.calibration.method import DEFAULT_METHOD, CalibrationMethod, build_method
+from aihwkit_nabn.calibration.method import CALIBRATION_METHODS, DEFAULT_METHOD, CalibrationMethod, build_method
 from aihwkit_nabn.chip import parse_time
 from aihwkit_nabn.errors import NabnError, check_count
 from aihwkit_nabn.evaluation import MethodSpec, Scenario
-from aihwkit_nabn.evaluation.plan import AUGMENTED, PLAIN
-from aihwkit_nabn.evaluation.scenario import UNCALIBRATED, scenarios_over_times
+from aihwkit_nabn.evaluation.methods import AUGMENTED, PLAIN, method_spec, suiting_set
+from aihwkit_nabn.evaluation.scenario import scenarios_over_times
 from aihwkit_nabn.openmmlab.batches import set_name
+from aihwkit_nabn.results import UNCALIBRATED
 from aihwkit_nabn.simulator import build_preset, get_preset, parse_preset
 
 PIPELINES = {"test": PLAIN, "train": AUGMENTED}
@@ -90,13 +92,13 @@ def build_methods(methods: object, pipeline: str | None) -> list[MethodSpec]:
         options = dict(entry) if isinstance(entry, Mapping) else {"method": entry}
         name, label, skips = (options.pop(key, None) for key in ("method", "label", "reference_skips"))
         chosen = check_pipeline(options.pop("pipeline", pipeline))
-        if name == UNCALIBRATED:
-            specs.append(MethodSpec(UNCALIBRATED, label=label))
-            continue
-        method = build_method(name, **options)
-        skips = check_skips(method, skips or ())
-        batches = calibration_set(method, chosen, skips) if method.needs_batches else None
-        specs.append(MethodSpec(str(name), batches=batches, label=label, options=options))
+        spec = method_spec(name, options, label=label)
+        if spec.method != UNCALIBRATED:
+            method = CALIBRATION_METHODS.get(spec.method)
+            skips = check_skips(method, skips or ())
+            if spec.batches is not None:
+                spec = replace(spec, batches=calibration_set(method, chosen, skips))
+        specs.append(spec)
     return specs
 
 
@@ -135,13 +137,14 @@ def build_calibration(calibration: object) -> tuple[CalibrationMethod | None, di
     return method, options | {"method": tuple(sorted(rest.items()))}
 
 
-def calibration_set(method: CalibrationMethod, pipeline: str | None, reference_skips: Sequence[str] = ()) -> str:
+def calibration_set(
+    method: CalibrationMethod | type[CalibrationMethod], pipeline: str | None, reference_skips: Sequence[str] = ()
+) -> str:
     """Return the name of the calibration set that suits a method."""
-    suited = AUGMENTED if method.replaces_statistics else PLAIN
-    return set_name(suited if pipeline is None else PIPELINES[pipeline], reference_skips)
+    return set_name(suiting_set(method) if pipeline is None else PIPELINES[pipeline], reference_skips)
 
 
-def check_skips(method: CalibrationMethod, skips: object) -> tuple[str, ...]:
+def check_skips(method: CalibrationMethod | type[CalibrationMethod], skips: object) -> tuple[str, ...]:
     """Return the types of transforms that the reference's images skip, as a tuple.
 
     Raises:

@@ -8,15 +8,15 @@ from pathlib import Path
 import pandas as pd
 
 from aihwkit_nabn.errors import NabnError
-from aihwkit_nabn.evaluation import EvaluationResult
-from aihwkit_nabn.evaluation.metrics import main_metrics
 from aihwkit_nabn.files import write_text
 from aihwkit_nabn.reporting.plot import plot_accuracy
 from aihwkit_nabn.reporting.price import markdown_price, price_rows, verdict
 from aihwkit_nabn.reporting.table import markdown_overview, markdown_table
+from aihwkit_nabn.results import Results
+from aihwkit_nabn.results.metrics import main_metrics
 
 
-def write_report(result: EvaluationResult, path: str | Path) -> Path:
+def write_report(result: Results, path: str | Path) -> Path:
     """Write ``results.json``, ``table.md``, ``table.csv`` and one plot per main metric into the folder `path`.
 
     Args:

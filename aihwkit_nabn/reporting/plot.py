@@ -19,9 +19,9 @@ from matplotlib.transforms import ScaledTranslation
 
 from aihwkit_nabn.chip import format_time
 from aihwkit_nabn.errors import NabnError
-from aihwkit_nabn.evaluation import Cell, EvaluationResult, Record
 from aihwkit_nabn.files import write_bytes
 from aihwkit_nabn.reporting.style import line_styles
+from aihwkit_nabn.results import Cell, Record, Results
 
 _DPI = 150
 _MOST_BANDS = 4  # more shaded bands than this blend into one grey
@@ -49,7 +49,7 @@ class _Axis:
 
 
 def plot_accuracy(
-    result: EvaluationResult, path: str | Path, metric: str | None = None, *, leave_out: Collection[str] = ()
+    result: Results, path: str | Path, metric: str | None = None, *, leave_out: Collection[str] = ()
 ) -> Path:
     """Draw mean and 95% interval over chips, one line per method and one panel per group, as a PNG file.
 
@@ -99,9 +99,7 @@ def plot_accuracy(
     return path
 
 
-def cells_by_group(
-    result: EvaluationResult, metric: str, leave_out: Collection[str] = ()
-) -> dict[str | None, list[Cell]]:
+def cells_by_group(result: Results, metric: str, leave_out: Collection[str] = ()) -> dict[str | None, list[Cell]]:
     """Return what each panel of a plot shows: the cells of the scenarios of one group."""
     panels: dict[str | None, list[Cell]] = {}
     for cell in result.cells(metric):

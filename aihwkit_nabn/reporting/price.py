@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from aihwkit_nabn.evaluation import Estimate, EvaluationResult, paired_difference
 from aihwkit_nabn.reporting.text import number_style
+from aihwkit_nabn.results import Estimate, Results, paired_difference
 
 _HEADERS = ("row", "images", "labels", "images passed", "training, s", "calibration, s per chip")
 _NOTE = (
@@ -40,7 +40,7 @@ class AfterTraining:
         return self.difference.mean >= -1e-9
 
 
-def after_training(result: EvaluationResult, metric: str | None = None) -> list[AfterTraining]:
+def after_training(result: Results, metric: str | None = None) -> list[AfterTraining]:
     """Compare every row "training + calibration" with its training alone, in every scenario.
 
     Args:
@@ -51,7 +51,7 @@ def after_training(result: EvaluationResult, metric: str | None = None) -> list[
         UnknownNameError: there is no such metric.
     """
     name = result.metric_name(metric)
-    values: dict[tuple[str, str], dict[int, float]] = {}
+    values: dict[tuple[str, str], dict[int | None, float]] = {}
     names: dict[str, str] = {}
     for record in result.records:
         values.setdefault((record.scenario, record.method), {})[record.chip_seed] = record.metrics[name]
@@ -67,7 +67,7 @@ def after_training(result: EvaluationResult, metric: str | None = None) -> list[
     return found
 
 
-def verdict(result: EvaluationResult, metric: str | None = None) -> list[str]:
+def verdict(result: Results, metric: str | None = None) -> list[str]:
     """Return one line per calibration method that was tried after training: what it added, and where it did not."""
     name = result.metric_name(metric)
     style = number_style(result.cells(name), result.digital[name])
@@ -99,20 +99,20 @@ def verdict(result: EvaluationResult, metric: str | None = None) -> list[str]:
     return lines
 
 
-def price_rows(result: EvaluationResult) -> list[dict[str, Any]]:
+def price_rows(result: Results) -> list[dict[str, Any]]:
     """Return the prices in a result's settings, one mapping per row; none where it holds no comparison."""
     rows = result.settings.get("price")
     return rows if isinstance(rows, list) else []
 
 
-def markdown_price(result: EvaluationResult) -> str:
+def markdown_price(result: Results) -> str:
     """Return images, labels and seconds of each row as GitHub markdown."""
     lines = ["| " + " | ".join(_HEADERS) + " |", "| --- |" + " ---: |" * (len(_HEADERS) - 1)]
     lines += ["| " + " | ".join(_texts(row)) + " |" for row in price_rows(result)]
     return "\n".join([*lines, "", _NOTE]) + "\n"
 
 
-def print_price(result: EvaluationResult, console: Console) -> None:
+def print_price(result: Results, console: Console) -> None:
     """Print images, labels and seconds of each row, and what calibration after training adds."""
     table = Table(title=Text("price", style="bold"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for index, header in enumerate(_HEADERS):

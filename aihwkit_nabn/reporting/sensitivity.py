@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -14,26 +14,21 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from aihwkit_nabn.evaluation import Estimate
-from aihwkit_nabn.evaluation.layer_loss import BUT, ONLY, WHOLE, LayerRank, SensitivityResult
 from aihwkit_nabn.files import write_bytes
 from aihwkit_nabn.reporting.text import NumberStyle
+from aihwkit_nabn.results import Estimate, Results
+from aihwkit_nabn.results.layers import BUT, ONLY, WHOLE, LayerRank, rankings
 
 TITLES = {ONLY: "only this layer on the chip", BUT: "every layer on the chip but this one"}
 
 
-def rankings(result: SensitivityResult) -> Iterator[tuple[str, str, list[LayerRank]]]:
-    """Yield scenario, what is on the chip (`ONLY` or `BUT`), and the layers, the most telling one first."""
-    for scenario in result.scenarios:
-        for on_chip in (ONLY, BUT):
-            ranks = result.ranking(scenario, on_chip)
-            if ranks:
-                yield scenario, on_chip, ranks
+def _digital(result: Results) -> float:
+    return result.digital[result.metric_name()]
 
 
-def loss_style(result: SensitivityResult) -> NumberStyle:
+def loss_style(result: Results) -> NumberStyle:
     """Return how losses are written: in the metric's own unit, a digit more than the metric itself."""
-    return NumberStyle(decimals=2 if abs(result.digital) > 1.5 else 4)
+    return NumberStyle(decimals=2 if abs(_digital(result)) > 1.5 else 4)
 
 
 def loss_text(value: Estimate, style: NumberStyle) -> str:
@@ -45,13 +40,14 @@ def _share(rank: LayerRank) -> str:
     return "" if math.isnan(rank.share) else f"{rank.share:.1%}"
 
 
-def caption(result: SensitivityResult) -> str:
+def caption(result: Results) -> str:
     """Return what the numbers are."""
     chips = "1 chip" if result.n_chips == 1 else f"{result.n_chips} chips ± half of the 95% interval"
-    return f"Loss of {result.metric} (digital: {result.digital:.4g}), mean over {chips}. Share: of the matrix weights."
+    metric = f"{result.metric_name()} (digital: {_digital(result):.4g})"
+    return f"Loss of {metric}, mean over {chips}. Share: of the matrix weights."
 
 
-def print_sensitivity(result: SensitivityResult, console: Console) -> None:
+def print_sensitivity(result: Results, console: Console) -> None:
     """Print a table per scenario, the layer that hurts most first."""
     style = loss_style(result)
     for scenario, on_chip, ranks in rankings(result):
@@ -71,7 +67,7 @@ def print_sensitivity(result: SensitivityResult, console: Console) -> None:
     console.print(Text(caption(result), style="dim"))
 
 
-def sensitivity_markdown(result: SensitivityResult) -> str:
+def sensitivity_markdown(result: Results) -> str:
     """Return the tables as GitHub markdown."""
     style = loss_style(result)
     lines: list[str] = []
@@ -90,7 +86,7 @@ def _row(texts: Sequence[str]) -> str:
     return "| " + " | ".join(text.replace("|", "\\|") for text in texts) + " |"
 
 
-def plot_sensitivity(result: SensitivityResult, path: Path, most: int = 20) -> Path:
+def plot_sensitivity(result: Results, path: Path, most: int = 20) -> Path:
     """Draw the losses of the layers that hurt most, one panel per scenario, as a PNG file.
 
     Raises:
@@ -118,7 +114,7 @@ def plot_sensitivity(result: SensitivityResult, path: Path, most: int = 20) -> P
         panel.set_yticks(range(len(ranks)), [rank.layer for rank in ranks], fontsize=8, parse_math=False)
         panel.invert_yaxis()
         panel.set_title(scenario, fontsize=10, parse_math=False)
-        panel.set_xlabel(f"loss of {result.metric}", parse_math=False)
+        panel.set_xlabel(f"loss of {result.metric_name()}", parse_math=False)
         panel.grid(axis="x", color="#dddddd", linewidth=0.6)
         panel.spines[["top", "right"]].set_visible(False)
     axes[0].legend(frameon=False, fontsize=8)

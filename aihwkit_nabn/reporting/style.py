@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from aihwkit_nabn.evaluation import Record
+from aihwkit_nabn.results import Record
 
 # Okabe and Ito's colours, told apart with every common kind of colour blindness (jfly.uni-koeln.de/color), and wine in
 # place of their yellow, which is too pale for a line on white.

@@ -12,8 +12,8 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from aihwkit_nabn.evaluation import Cell, EvaluationResult
 from aihwkit_nabn.reporting.text import NumberStyle, best_methods, caption, footnotes, number_style
+from aihwkit_nabn.results import Cell, Results
 
 _T = TypeVar("_T")
 
@@ -24,7 +24,7 @@ _MOST_COLUMNS = 8
 """A markdown table with more columns than this is turned: nobody knows how wide its reader is."""
 
 
-def print_table(result: EvaluationResult, console: Console | None = None, metric: str | None = None) -> None:
+def print_table(result: Results, console: Console | None = None, metric: str | None = None) -> None:
     """Print scenarios against methods, the mean and its 95% interval over chips.
 
     The best calibration method of a scenario is bold; one that is worse than doing nothing is red, with a footnote.
@@ -53,7 +53,7 @@ def print_table(result: EvaluationResult, console: Console | None = None, metric
         console.print(Text.assemble((mark, "red"), rest, style="dim"))
 
 
-def markdown_table(result: EvaluationResult, metric: str | None = None) -> str:
+def markdown_table(result: Results, metric: str | None = None) -> str:
     """Return the table of `print_table` as GitHub markdown, the caption and the footnote below it.
 
     Args:
@@ -90,7 +90,7 @@ def markdown_table(result: EvaluationResult, metric: str | None = None) -> str:
     return _with_notes(lines, result, cells, style, turned=turned)
 
 
-def markdown_overview(result: EvaluationResult, metric: str | None = None) -> str:
+def markdown_overview(result: Results, metric: str | None = None) -> str:
     """Return one row per method and one column per scenario as GitHub markdown: many methods at a glance.
 
     Args:
@@ -114,9 +114,7 @@ def markdown_overview(result: EvaluationResult, metric: str | None = None) -> st
     return _with_notes(lines, result, cells, style, turned=False)
 
 
-def _with_notes(
-    lines: list[str], result: EvaluationResult, cells: Sequence[Cell], style: NumberStyle, *, turned: bool
-) -> str:
+def _with_notes(lines: list[str], result: Results, cells: Sequence[Cell], style: NumberStyle, *, turned: bool) -> str:
     """Return a markdown table's lines as text, with the caption and the footnotes below."""
     notes = ["", caption(result, style, turned=turned)]
     for note in footnotes(result, style, cells):
@@ -124,7 +122,7 @@ def _with_notes(
     return "\n".join([*lines, *notes]) + "\n"
 
 
-def _wide_table(result: EvaluationResult, metric: str, cells: Sequence[Cell], style: NumberStyle) -> Table:
+def _wide_table(result: Results, metric: str, cells: Sequence[Cell], style: NumberStyle) -> Table:
     table = _table(metric)
     table.add_column("scenario", min_width=_scenario_width(cells), overflow="fold")
     for title in ("digital", *result.methods):
@@ -140,7 +138,7 @@ def _wide_table(result: EvaluationResult, metric: str, cells: Sequence[Cell], st
     return table
 
 
-def _block_table(result: EvaluationResult, metric: str, cells: Sequence[Cell], style: NumberStyle, width: int) -> Table:
+def _block_table(result: Results, metric: str, cells: Sequence[Cell], style: NumberStyle, width: int) -> Table:
     table = _table(metric)
     values = max(len(style.estimate(cell.estimate)) + int(cell.hurts) for cell in cells)
     more = {"difference": values + 3, "recovered": len("recovered") + 2}
@@ -164,7 +162,7 @@ def _block_table(result: EvaluationResult, metric: str, cells: Sequence[Cell], s
 
 
 def _block_rows(
-    result: EvaluationResult, metric: str, row: Sequence[Cell], style: NumberStyle
+    result: Results, metric: str, row: Sequence[Cell], style: NumberStyle
 ) -> list[tuple[Cell | None, str, str, str, str]]:
     """Return one scenario's rows: cell, method, value, difference to uncalibrated, share recovered."""
     rows: list[tuple[Cell | None, str, str, str, str]] = [
@@ -199,7 +197,7 @@ def _by_scenario(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
     return rows
 
 
-def _in_columns(result: EvaluationResult, row: Sequence[Cell], write: Callable[[Cell], _T]) -> list[_T | str]:
+def _in_columns(result: Results, row: Sequence[Cell], write: Callable[[Cell], _T]) -> list[_T | str]:
     """Return one entry per method of the result; an empty one where this scenario was not measured with it."""
     cells = {cell.record.method: cell for cell in row}
     return [write(cells[method]) if method in cells else "" for method in result.methods]

@@ -9,9 +9,8 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from aihwkit_nabn.evaluation import Cell, Estimate, EvaluationResult
-from aihwkit_nabn.evaluation.scenario import DIGITAL
 from aihwkit_nabn.nn.report import UNVERIFIED
+from aihwkit_nabn.results import DIGITAL, Cell, Estimate, Results
 
 # Numbers that stand for themselves, not those inside a name.
 _NUMBER = re.compile(r"(?<![\w.,])(?:inf|\d+(?:,\d{3})*(?:\.\d+)?(?:e[+-]?\d+)?)(?![\w])")
@@ -63,7 +62,7 @@ def number_style(cells: Iterable[Cell], digital: float, *, ascii_only: bool = Fa
     return NumberStyle(decimals=decimals)
 
 
-def caption(result: EvaluationResult, style: NumberStyle, *, turned: bool) -> str:
+def caption(result: Results, style: NumberStyle, *, turned: bool) -> str:
     """Return what the numbers of a table are; a turned one has the differences too."""
     chips = result.n_chips
     if chips == 1:
@@ -78,7 +77,7 @@ def caption(result: EvaluationResult, style: NumberStyle, *, turned: bool) -> st
     return text
 
 
-def footnotes(result: EvaluationResult, style: NumberStyle, cells: Iterable[Cell]) -> list[str]:
+def footnotes(result: Results, style: NumberStyle, cells: Iterable[Cell]) -> list[str]:
     """Return what must be said under a table: what hurts, what calibrating noted, what was not verified."""
     notes = [f"{style.mark} {WORSE}."] if any(cell.hurts for cell in cells) else []
     measured = Counter(record.method for record in result.records)

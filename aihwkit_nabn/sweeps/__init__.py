@@ -2,18 +2,14 @@
 
 from aihwkit_nabn.sweeps.executors import EXECUTORS
 from aihwkit_nabn.sweeps.jobs import Job, Task, all_jobs, tasks_of
-from aihwkit_nabn.sweeps.record import SweepRecord
 from aihwkit_nabn.sweeps.results import results_of
 from aihwkit_nabn.sweeps.run import Progress, run_sweep
 from aihwkit_nabn.sweeps.spec import SweepSpec, parse_spec, read_spec, read_yaml
-from aihwkit_nabn.sweeps.store import RecordStore
 
 __all__ = [
     "EXECUTORS",
     "Job",
     "Progress",
-    "RecordStore",
-    "SweepRecord",
     "SweepSpec",
     "Task",
     "all_jobs",

@@ -10,20 +10,19 @@ import torch
 from torch import nn
 
 from aihwkit_nabn.data.classification import ImageSet, accuracy_on
-from aihwkit_nabn.evaluation import MethodSpec, Record, Scenario, evaluate
-from aihwkit_nabn.evaluation.plan import PLAIN
-from aihwkit_nabn.evaluation.scenario import DIGITAL
+from aihwkit_nabn.evaluation import MethodSpec, Scenario, evaluate
+from aihwkit_nabn.evaluation.methods import PLAIN
+from aihwkit_nabn.results import Record
 from aihwkit_nabn.seeding import derive_seed
 from aihwkit_nabn.simulator import parse_preset
-from aihwkit_nabn.sweeps.jobs import Job, Task, takes_images
+from aihwkit_nabn.sweeps.jobs import Job, Task, digital_record, takes_images
 from aihwkit_nabn.sweeps.models import Bench, ModelEntry
-from aihwkit_nabn.sweeps.record import SweepRecord
 from aihwkit_nabn.sweeps.sets import CalibrationChoice, CalibrationSet
 from aihwkit_nabn.sweeps.spec import CALIBRATIONS, SweepSpec
 
 _RANGE_IMAGES = 256  # for static input ranges, the same for all methods whatever their own sets are
 
-Emit = Callable[[SweepRecord], None]
+Emit = Callable[[Record], None]
 
 
 class Classifier:
@@ -106,12 +105,12 @@ class Classifier:
                 return accuracy(model)
             if task.jpeg not in self._digital:
                 self._digital[task.jpeg] = accuracy(model)
-            emit(self.digital_record(task.jpeg, self._digital[task.jpeg]))
+            emit(digital_record(self.entry.name, task.jpeg, self._digital[task.jpeg]))
             return dict(self._digital[task.jpeg])
 
         def on_record(record: Record) -> None:
             if record.method in wanted:  # evaluate adds the uncalibrated chip where it was measured before
-                emit(_sweep_record(wanted[record.method], record))
+                emit(wanted[record.method].named(record))
 
         evaluate(
             self.bench.model,
@@ -137,28 +136,3 @@ class Classifier:
             clean_reference=clean_reference,
             chip_seed=job.chip_seed,
         )
-
-    def digital_record(self, jpeg: int | None, metrics: dict[str, float], position: int | None = None) -> SweepRecord:
-        """Return the digital model's record on images of this quality, or in a window of the stream."""
-        return SweepRecord(
-            model=self.entry.name,
-            noise=None,
-            t_inference=None,
-            chip_seed=None,
-            jpeg=jpeg,
-            method=DIGITAL,
-            method_name=DIGITAL,
-            position=position,
-            metrics=metrics,
-        )
-
-
-def _sweep_record(job: Job, record: Record) -> SweepRecord:
-    return SweepRecord(
-        **vars(job),
-        method_name=record.method_name,
-        metrics=record.metrics,
-        n_calibration_samples=record.n_calibration_samples,
-        seconds_calibration=record.seconds_calibration,
-        seconds_evaluation=record.seconds_evaluation,
-    )

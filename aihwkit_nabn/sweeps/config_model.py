@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aihwkit_nabn.errors import NabnError, missing_extra
-from aihwkit_nabn.evaluation.plan import AUGMENTED
-from aihwkit_nabn.evaluation.scenario import DIGITAL, UNCALIBRATED
-from aihwkit_nabn.sweeps.jobs import Job, Task
+from aihwkit_nabn.evaluation.methods import AUGMENTED
+from aihwkit_nabn.results import UNCALIBRATED
+from aihwkit_nabn.sweeps.jobs import Job, Task, digital_record
 from aihwkit_nabn.sweeps.methods import MethodEntry
 from aihwkit_nabn.sweeps.models import ModelEntry
-from aihwkit_nabn.sweeps.record import SweepRecord
 from aihwkit_nabn.sweeps.spec import SweepSpec
 
 if TYPE_CHECKING:
@@ -75,31 +74,11 @@ def measure_config(
         )
         with output_in(folder):
             result = run_test(config, run)
-        emit(
-            SweepRecord(
-                model=entry.name,
-                noise=None,
-                t_inference=None,
-                chip_seed=None,
-                jpeg=task.jpeg,
-                method=DIGITAL,
-                method_name=DIGITAL,
-                metrics=result.digital,
-            )
-        )
+        emit(digital_record(entry.name, task.jpeg, result.digital))
         wanted = {job.key: job for job in jobs}
         for record in result.records:
             if record.method in wanted:
-                emit(
-                    SweepRecord(
-                        **vars(wanted[record.method]),
-                        method_name=record.method_name,
-                        metrics=record.metrics,
-                        n_calibration_samples=record.n_calibration_samples,
-                        seconds_calibration=record.seconds_calibration,
-                        seconds_evaluation=record.seconds_evaluation,
-                    )
-                )
+                emit(wanted[record.method].named(record))
 
 
 def _as_config(method: MethodEntry, job: Job) -> dict[str, Any]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from aihwkit_nabn.calibration import CALIBRATION_METHODS
-from aihwkit_nabn.evaluation.scenario import UNCALIBRATED
+from aihwkit_nabn.results import DIGITAL, UNCALIBRATED, Record
+from aihwkit_nabn.results.record import key_of
 from aihwkit_nabn.sweeps.methods import MethodEntry
-from aihwkit_nabn.sweeps.record import record_key
 from aihwkit_nabn.sweeps.spec import SweepSpec
 
 
@@ -36,17 +37,28 @@ class Job:
     samples: int | None
     calibration: str | None
 
+    def axes(self, position: int | None = None) -> dict[str, Any]:
+        """Return the axes of its record; `position` is the end of a window of the stream."""
+        return _axes(self.model, self.jpeg, self.samples, self.calibration, position)
+
     @property
     def key(self) -> str:
         """The job as text: the key of its record."""
-        return record_key(**vars(self), position=None)
+        return self._key(None)
 
     def keys(self, spec: SweepSpec) -> list[str]:
         """Return the keys of all records the job gives."""
         if spec.stream is None:
             return [self.key]
-        ends = range(spec.stream.window, spec.stream.images + 1, spec.stream.window)
-        return [record_key(**vars(self), position=end) for end in ends]
+        return [self._key(end) for end in range(spec.stream.window, spec.stream.images + 1, spec.stream.window)]
+
+    def _key(self, position: int | None) -> str:
+        return key_of(self.noise, self.t_inference, self.chip_seed, self.method, self.axes(position))
+
+    def named(self, record: Record) -> Record:
+        """Return what `evaluate` measured for the job as a record of the sweep."""
+        place: dict[str, Any] = {"scenario": self.noise, "group": None, "strength": None}
+        return replace(record, **place, t_inference=self.t_inference, method=self.method, axes=self.axes())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,17 +84,20 @@ class Task:
     @property
     def key(self) -> str:
         """The task as text."""
-        return record_key(
-            model=self.model,
-            noise=self.noise,
-            t_inference=self.t_inference,
-            chip_seed=self.chip_seed,
-            jpeg=self.jpeg,
-            method="",
-            samples=None,
-            calibration=None,
-            position=None,
-        )
+        axes = {"model": self.model, "jpeg": self.jpeg}
+        return key_of(self.noise, self.t_inference, self.chip_seed, None, axes)
+
+
+def digital_record(model: str, jpeg: int | None, metrics: dict[str, float], position: int | None = None) -> Record:
+    """Return the digital model's record on images of this quality, or in a window of the stream."""
+    axes = _axes(model, jpeg, None, None, position)
+    return Record(scenario=DIGITAL, method=DIGITAL, method_name=DIGITAL, chip_seed=None, metrics=metrics, axes=axes)
+
+
+def _axes(
+    model: str, jpeg: int | None, samples: int | None, calibration: str | None, position: int | None
+) -> dict[str, Any]:
+    return {"model": model, "jpeg": jpeg, "samples": samples, "calibration": calibration, "position": position}
 
 
 def all_jobs(spec: SweepSpec) -> list[Job]:

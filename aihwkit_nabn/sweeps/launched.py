@@ -8,19 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from aihwkit_nabn.errors import NabnError
+from aihwkit_nabn.results import Record, RecordLog
+from aihwkit_nabn.results.log import finished_keys
 from aihwkit_nabn.sweeps.jobs import tasks_of
-from aihwkit_nabn.sweeps.record import SweepRecord
-from aihwkit_nabn.sweeps.run import RECORDS, check_models, described
+from aihwkit_nabn.sweeps.run import RECORDS, check_models, open_log
 from aihwkit_nabn.sweeps.spec import parse_spec
-from aihwkit_nabn.sweeps.store import RecordStore, finished_keys
 from aihwkit_nabn.sweeps.worker import Worker
 
 _RANKS = ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK")
 
 
 def run_launched(
-    content: Any, out: Path, launcher: str, on_record: Callable[[SweepRecord], None] | None = None
-) -> RecordStore | None:
+    content: Any, out: Path, launcher: str, on_record: Callable[[Record], None] | None = None
+) -> RecordLog | None:
     """Run what is left of a sweep over configs, every process of the launcher taking part in each measurement.
 
     Args:
@@ -49,9 +49,9 @@ def run_launched(
         for task in tasks_of(spec, finished_keys(out / RECORDS)):
             worker.measure(task, lambda record: None)
         return None
-    with RecordStore(out / RECORDS, described(spec)) as store:
+    with open_log(spec, out) as store:
 
-        def emit(record: SweepRecord) -> None:
+        def emit(record: Record) -> None:
             if store.add(record) and on_record is not None:
                 on_record(record)
 

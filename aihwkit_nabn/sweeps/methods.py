@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from aihwkit_nabn.calibration import CALIBRATION_METHODS
-from aihwkit_nabn.calibration.method import build_method
 from aihwkit_nabn.errors import NabnError, UnknownNameError
-from aihwkit_nabn.evaluation.plan import AUGMENTED, PLAIN
-from aihwkit_nabn.evaluation.scenario import DIGITAL, UNCALIBRATED
+from aihwkit_nabn.evaluation.methods import AUGMENTED, PLAIN, method_spec
+from aihwkit_nabn.results import DIGITAL, UNCALIBRATED
 from aihwkit_nabn.sweeps.fields import check_choice, check_list, check_mapping, check_positive, check_text, short
 
 UNCALIBRATED_LABEL = "uncalibrated"
@@ -146,11 +145,7 @@ def _read_common(
             if given.get(key):
                 raise NabnError(f"method {UNCALIBRATED!r} does nothing and takes no {key}")
         return name, label, None, (), given
-    method = build_method(name, **options)  # refuses unknown options and values
-    images = None
-    if method.needs_batches:
-        suiting = AUGMENTED if method.replaces_statistics else PLAIN
-        images = check_choice(f"images of {name}", given.get("images") or suiting, (PLAIN, AUGMENTED))
-    elif given.get("images") is not None:
-        raise NabnError(f"method {name!r} takes no calibration images, got images: {short(given['images'])}")
-    return name, label, images, tuple(sorted(options.items())), given
+    images = given.get("images")
+    if images is not None:
+        check_choice(f"images of {name}", images, (PLAIN, AUGMENTED))
+    return name, label, method_spec(name, options, batches=images).batches, tuple(sorted(options.items())), given

@@ -18,11 +18,9 @@ from matplotlib.ticker import NullLocator
 from matplotlib.transforms import ScaledTranslation
 
 from aihwkit_nabn.chip import format_time
-from aihwkit_nabn.evaluation import estimate
-from aihwkit_nabn.evaluation.scenario import DIGITAL
 from aihwkit_nabn.files import write_bytes
 from aihwkit_nabn.reporting.style import LineStyle, line_styles
-from aihwkit_nabn.sweeps.record import SweepRecord
+from aihwkit_nabn.results import DIGITAL, Record, estimate
 from aihwkit_nabn.sweeps.results import labels_of
 from aihwkit_nabn.sweeps.spec import SweepSpec
 from aihwkit_nabn.sweeps.stream import times_of
@@ -37,7 +35,7 @@ class _Axis:
     """What stands on the horizontal axis.
 
     Attributes:
-        field: Of `SweepRecord`.
+        field: Of `Record`.
         values: In their order from left to right.
         label: Text below the axis.
         text: A value's text.
@@ -53,7 +51,7 @@ class _Axis:
     log: bool = False
 
 
-def write_axis_plots(spec: SweepSpec, model: str, records: Sequence[SweepRecord], folder: Path) -> list[Path]:
+def write_axis_plots(spec: SweepSpec, model: str, records: Sequence[Record], folder: Path) -> list[Path]:
     """Draw one PNG per swept axis into a folder: mean and 95% interval over chips, a line per method.
 
     Args:
@@ -68,7 +66,7 @@ def write_axis_plots(spec: SweepSpec, model: str, records: Sequence[SweepRecord]
     Raises:
         NabnError: a file cannot be written.
     """
-    mine = [record for record in records if record.model == model]
+    mine = [record for record in records if record.axes["model"] == model]
     written = []
     for axis in _axes(spec):
         panels = _panels(axis, mine)
@@ -128,18 +126,18 @@ def _round_time(seconds: float) -> str:
     return f"{seconds:.2g}s"
 
 
-def _panels(axis: _Axis, records: Sequence[SweepRecord]) -> dict[tuple[Any, ...], str]:
+def _panels(axis: _Axis, records: Sequence[Record]) -> dict[tuple[Any, ...], str]:
     """Return the panels, by what all their points have in common, with their titles."""
-    rest = [name for name in ("noise", "t_inference", "jpeg", "samples", "calibration") if name != axis.field]
+    rest = [name for name in ("scenario", "t_inference", "jpeg", "samples", "calibration") if name != axis.field]
     chips = [record for record in records if record.method_name != DIGITAL]
     # Methods without calibration images belong to every panel.
-    full = [r for r in chips if r.samples is not None] or chips
-    keys = list(dict.fromkeys(tuple(getattr(record, name) for name in rest) for record in full))
+    full = [r for r in chips if r.axes["samples"] is not None] or chips
+    keys = list(dict.fromkeys(tuple(record.axis(name) for name in rest) for record in full))
     keys.sort(key=lambda key: [(isinstance(part, str), part is None, 0 if part is None else part) for part in key])
     titles = {}
     for key in keys:
         parts = dict(zip(rest, key, strict=True))
-        told = [str(parts["noise"])]
+        told = [str(parts["scenario"])]
         for name, write in _TOLD.items():
             if name in parts and len({other[rest.index(name)] for other in keys}) > 1:
                 told.append(write(parts[name]))
@@ -159,7 +157,7 @@ def _draw(
     path: Path,
     axis: _Axis,
     panels: dict[tuple[Any, ...], str],
-    records: Sequence[SweepRecord],
+    records: Sequence[Record],
     labels: Sequence[str],
 ) -> None:
     metric = next(iter(records[0].metrics))
@@ -214,15 +212,15 @@ def _draw_panel(
     panel: Axes,
     axis: _Axis,
     key: tuple[Any, ...],
-    records: Sequence[SweepRecord],
+    records: Sequence[Record],
     styles: dict[str, LineStyle],
     metric: str,
 ) -> list[float]:
     """Draw one panel and return the values that must be seen."""
-    rest = [name for name in ("noise", "t_inference", "jpeg", "samples", "calibration") if name != axis.field]
+    rest = [name for name in ("scenario", "t_inference", "jpeg", "samples", "calibration") if name != axis.field]
     wanted = dict(zip(rest, key, strict=True))
     places = {value: axis.at(index, value) for index, value in enumerate(axis.values)}
-    digital = {getattr(r, axis.field): r.metrics[metric] for r in records if _digital_fits(r, axis, wanted)}
+    digital = {r.axis(axis.field): r.metrics[metric] for r in records if _digital_fits(r, axis, wanted)}
     line = [digital.get(value, digital.get(None, math.nan)) for value in axis.values]
     panel.plot(list(places.values()), line, color="black", linestyle=(0, (5, 3)), linewidth=1.2, zorder=1)
     seen = [value for value in line if not math.isnan(value)]
@@ -234,8 +232,8 @@ def _draw_panel(
         found: dict[Any, list[float]] = {}
         for record in records:
             if record.method == label and _fits(record, wanted):
-                own = getattr(record, axis.field)
-                spread = axis.field in ("samples", "calibration") and record.samples is None
+                own = record.axis(axis.field)
+                spread = axis.field in ("samples", "calibration") and record.axes["samples"] is None
                 for value in axis.values if spread else [own]:
                     found.setdefault(value, []).append(record.metrics[metric])
         values = [value for value in axis.values if value in found]
@@ -277,11 +275,11 @@ def _draw_panel(
     return seen
 
 
-def _fits(record: SweepRecord, wanted: dict[str, Any]) -> bool:
+def _fits(record: Record, wanted: dict[str, Any]) -> bool:
     """Whether a record belongs to a panel; one of a method without calibration images belongs to each of them."""
-    loose = ("samples", "calibration") if record.samples is None else ()
-    return all(getattr(record, name) == value for name, value in wanted.items() if name not in loose)
+    loose = ("samples", "calibration") if record.axes["samples"] is None else ()
+    return all(record.axis(name) == value for name, value in wanted.items() if name not in loose)
 
 
-def _digital_fits(record: SweepRecord, axis: _Axis, wanted: dict[str, Any]) -> bool:
-    return record.method_name == DIGITAL and (axis.field == "jpeg" or record.jpeg == wanted.get("jpeg"))
+def _digital_fits(record: Record, axis: _Axis, wanted: dict[str, Any]) -> bool:
+    return record.method_name == DIGITAL and (axis.field == "jpeg" or record.axes["jpeg"] == wanted.get("jpeg"))

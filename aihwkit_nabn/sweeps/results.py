@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
-from aihwkit_nabn.evaluation import EvaluationResult, Record, Scenario
-from aihwkit_nabn.evaluation.scenario import DIGITAL, UNCALIBRATED
+from aihwkit_nabn.evaluation import EvaluationResult, Scenario
+from aihwkit_nabn.results import DIGITAL, UNCALIBRATED, Record, RecordLog
 from aihwkit_nabn.simulator import parse_preset
 from aihwkit_nabn.sweeps.methods import DIGITAL_LABEL
 from aihwkit_nabn.sweeps.models import ModelEntry
-from aihwkit_nabn.sweeps.record import SweepRecord
 from aihwkit_nabn.sweeps.run import described
 from aihwkit_nabn.sweeps.spec import SweepSpec
-from aihwkit_nabn.sweeps.store import RecordStore
 from aihwkit_nabn.sweeps.stream import times_of
 
 
-def results_of(spec: SweepSpec, store: RecordStore) -> dict[str, EvaluationResult]:
+def results_of(spec: SweepSpec, store: RecordLog) -> dict[str, EvaluationResult]:
     """Return one result per model.
 
     A noise setting at a time becomes a scenario; where a sweep also goes over image compression, calibration sets or
@@ -27,37 +26,30 @@ def results_of(spec: SweepSpec, store: RecordStore) -> dict[str, EvaluationResul
     return {model.name: _result(spec, model, store) for model in spec.models}
 
 
-def _result(spec: SweepSpec, model: ModelEntry, store: RecordStore) -> EvaluationResult:
-    mine = [record for record in store.sorted_records() if record.model == model.name]
-    digital = {(r.jpeg, r.position): r.metrics for r in mine if r.method_name == DIGITAL}
-    grouped: dict[tuple[Any, ...], dict[int, SweepRecord]] = {}
+def _result(spec: SweepSpec, model: ModelEntry, store: RecordLog) -> EvaluationResult:
+    mine = [record for record in store.sorted_records() if record.axes["model"] == model.name]
+    digital = {(r.axes["jpeg"], r.axes["position"]): r.metrics for r in mine if r.method_name == DIGITAL}
+    grouped: dict[tuple[Any, ...], dict[int, Record]] = {}
     for record in mine:
         if record.method_name != DIGITAL and record.chip_seed is not None:
-            setting = (record.jpeg, record.samples, record.calibration, record.position, record.method)
-            grouped.setdefault((record.noise, record.t_inference, *setting), {})[record.chip_seed] = record
+            setting = [record.axes[name] for name in ("jpeg", "samples", "calibration", "position")]
+            key = (record.scenario, record.t_inference, *setting, record.method)
+            grouped.setdefault(key, {})[record.chip_seed] = record
     records: list[Record] = []
     scenarios: list[dict[str, Any]] = []
     for base, place in _places(spec):
         jpeg, samples, calibration, position = place
         name = scenario_name(spec, base, *place)
         seconds = _time_of(spec, base, position)
-        shown = Scenario(name=name, rpu_config=base.rpu_config, t_inference=seconds, group=base.group)
         strength = base.strength if name == base.name else None
-        scenarios.append(
-            {
-                "name": name,
-                "group": base.group,
-                "strength": strength,
-                "t_inference": seconds,
-                "rpu_config": str(base.rpu_config),
-            }
-        )
+        shown: dict[str, Any] = {"group": base.group, "strength": strength, "t_inference": seconds}
+        scenarios.append({"name": name, **shown, "rpu_config": str(base.rpu_config)})
         noise = _noise_of(spec, base)
         for label in labels_of(spec):
-            key: tuple[Any, ...] = (noise, base.t_inference, jpeg, samples, calibration, position, label)
+            key = (noise, base.t_inference, jpeg, samples, calibration, position, label)
             chips = grouped.get(key) or grouped.get((*key[:3], None, None, position, label), {})
             for seed in sorted(chips):
-                records.append(_record(chips[seed], shown, strength))
+                records.append(replace(chips[seed], scenario=name, **shown, axes={}))
         if jpeg is not None or position is not None:
             rows = [r for r in records if r.scenario == name and r.method_name == UNCALIBRATED]
             records += [_digital_row(row, digital[jpeg, position]) for row in rows]
@@ -114,25 +106,9 @@ def _noise_of(spec: SweepSpec, base: Scenario) -> str:
     return spec.noise[place // len(spec.time)]
 
 
-def _record(record: SweepRecord, scenario: Scenario, strength: float | None) -> Record:
-    return Record(
-        scenario=scenario.name,
-        group=scenario.group,
-        strength=strength,
-        t_inference=float(scenario.t_inference),
-        method=record.method,
-        method_name=record.method_name,
-        chip_seed=int(record.chip_seed or 0),
-        metrics=record.metrics,
-        seconds_calibration=record.seconds_calibration,
-        seconds_evaluation=record.seconds_evaluation,
-        n_calibration_samples=record.n_calibration_samples,
-    )
-
-
 def _digital_row(row: Record, metrics: dict[str, float]) -> Record:
-    values = {**vars(row), "method": DIGITAL_LABEL, "method_name": DIGITAL, "metrics": metrics}
-    return Record(**{**values, "n_calibration_samples": 0, "seconds_calibration": 0.0, "seconds_evaluation": 0.0})
+    none: dict[str, Any] = {"n_calibration_samples": 0, "seconds_calibration": 0.0, "seconds_evaluation": 0.0}
+    return replace(row, method=DIGITAL_LABEL, method_name=DIGITAL, metrics=metrics, note="", **none)
 
 
 def _digital(found: dict[tuple[int | None, int | None], dict[str, float]]) -> dict[str, float]:
@@ -145,7 +121,7 @@ def _digital(found: dict[tuple[int | None, int | None], dict[str, float]]) -> di
 
 
 def _settings(
-    spec: SweepSpec, model: ModelEntry, store: RecordStore, scenarios: list[dict[str, Any]], mine: list[SweepRecord]
+    spec: SweepSpec, model: ModelEntry, store: RecordLog, scenarios: list[dict[str, Any]], mine: list[Record]
 ) -> dict[str, Any]:
     plain = described(spec)
     known = store.notes.get(f"model {model.name}", {})

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
-import platform
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from aihwkit_nabn._version import __version__
 from aihwkit_nabn.errors import NabnError, check_count
 from aihwkit_nabn.evaluation.plan import has_input_ranges
 from aihwkit_nabn.nn import convert_to_noise_aware
+from aihwkit_nabn.results import Record, RecordLog
+from aihwkit_nabn.results.provenance import versions
 from aihwkit_nabn.simulator import parse_preset
 from aihwkit_nabn.sweeps.classifier import Classifier
 from aihwkit_nabn.sweeps.config_model import load_model_config
 from aihwkit_nabn.sweeps.executors import EXECUTORS, TaskDone, WorkerSetup
 from aihwkit_nabn.sweeps.jobs import Task, all_jobs, tasks_of
-from aihwkit_nabn.sweeps.record import SweepRecord
 from aihwkit_nabn.sweeps.sets import chosen_images
 from aihwkit_nabn.sweeps.spec import SweepSpec, parse_spec
-from aihwkit_nabn.sweeps.store import RecordStore
 
 RECORDS = "records.jsonl"
 
@@ -43,7 +40,7 @@ class Progress:
     total: int
     before: int
     tasks_left: int
-    latest: SweepRecord | None = None
+    latest: Record | None = None
 
 
 def run_sweep(
@@ -53,7 +50,7 @@ def run_sweep(
     workers: int = 1,
     executor: str = "local",
     on_progress: Callable[[Progress], None] | None = None,
-) -> RecordStore:
+) -> RecordLog:
     """Run what is left of a sweep and return its store, closed, with every record.
 
     Records are equal in everything but the times they took, whatever the executor, the number of workers, the order,
@@ -75,7 +72,7 @@ def run_sweep(
     check_count("workers", workers, minimum=1)
     run = EXECUTORS.get(executor)
     notes = check_models(spec)
-    with RecordStore(out / RECORDS, described(spec)) as store:
+    with open_log(spec, out) as store:
         for name, value in notes.items():
             store.note(name, value)
         tasks = tasks_of(spec, store.records)
@@ -99,7 +96,7 @@ class _Reporter:
     """Counts what is there and tells."""
 
     def __init__(
-        self, spec: SweepSpec, store: RecordStore, tasks: list[Task], on_progress: Callable[[Progress], None] | None
+        self, spec: SweepSpec, store: RecordLog, tasks: list[Task], on_progress: Callable[[Progress], None] | None
     ) -> None:
         self._wanted = {key for job in all_jobs(spec) for key in job.keys(spec)}
         self._store, self._tell, self._tasks_left = store, on_progress, len(tasks)
@@ -110,12 +107,12 @@ class _Reporter:
         self._tasks_left -= 1
         self._report(None)
 
-    def record(self, record: SweepRecord) -> None:
+    def record(self, record: Record) -> None:
         if record.key in self._wanted:
             self._done += 1
             self._report(record)
 
-    def _report(self, latest: SweepRecord | None) -> None:
+    def _report(self, latest: Record | None) -> None:
         if self._tell is not None:
             self._tell(
                 Progress(
@@ -133,12 +130,16 @@ def described(spec: SweepSpec) -> dict[str, Any]:
     plain: dict[str, Any] = json.loads(json.dumps(asdict(spec), default=str))
     if not plain["imports"]:
         del plain["imports"]  # as stores had it before there were any
-    plain["versions"] = {
-        "aihwkit_nabn": __version__,
-        **{name: _version(name) for name in ("aihwkit", "torch", "numpy", "pillow")},
-        "python": platform.python_version(),
-    }
-    return plain
+    return {**plain, "versions": versions("aihwkit", "torch", "numpy", "pillow")}
+
+
+def open_log(spec: SweepSpec, out: Path) -> RecordLog:
+    """Return the log in a sweep's folder, begun or gone on with.
+
+    Raises:
+        NabnError: as for `RecordLog`.
+    """
+    return RecordLog(out / RECORDS, described(spec), mend="use the same, or another --out")
 
 
 def check_models(spec: SweepSpec) -> dict[str, Any]:
@@ -179,14 +180,7 @@ def check_models(spec: SweepSpec) -> dict[str, Any]:
     return notes
 
 
-def _check_complete(spec: SweepSpec, store: RecordStore) -> None:
+def _check_complete(spec: SweepSpec, store: RecordLog) -> None:
     missing = [key for job in all_jobs(spec) for key in job.keys(spec) if key not in store.records]
     if missing:
         raise RuntimeError(f"{len(missing)} records are missing at the end, the first: {missing[0]}")
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from aihwkit_nabn.errors import NabnError
-from aihwkit_nabn.evaluation.plan import AUGMENTED
+from aihwkit_nabn.evaluation.methods import AUGMENTED
 from aihwkit_nabn.seeding import derive_seed
 from aihwkit_nabn.sweeps.models import Bench, Images
 

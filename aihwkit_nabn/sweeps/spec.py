@@ -11,8 +11,9 @@ from typing import Any
 from aihwkit_nabn.calibration.method import DEFAULT_METHOD
 from aihwkit_nabn.chip import parse_time
 from aihwkit_nabn.errors import NabnError, check_count
-from aihwkit_nabn.evaluation.scenario import UNCALIBRATED, Scenario, scenarios_over_times
+from aihwkit_nabn.evaluation.scenario import Scenario, scenarios_over_times
 from aihwkit_nabn.extension import import_extension
+from aihwkit_nabn.results import UNCALIBRATED
 from aihwkit_nabn.seeding import check_seed
 from aihwkit_nabn.simulator import parse_preset
 from aihwkit_nabn.sweeps.fields import check_choice, check_list, check_mapping, check_positive, check_text, short

@@ -13,19 +13,18 @@ from torch import nn
 from aihwkit_nabn.calibration import calibrate
 from aihwkit_nabn.calibration.input_ranges import calibrate_input_ranges
 from aihwkit_nabn.chip import drift_chip, program_chip, set_read_noise_seed
-from aihwkit_nabn.chip.input_ranges import ranged_layers
+from aihwkit_nabn.chip.variation import set_samples_processed
 from aihwkit_nabn.data.classification import ImageSet, topk_hits
-from aihwkit_nabn.evaluation.plan import PLAIN
-from aihwkit_nabn.evaluation.scenario import UNCALIBRATED
+from aihwkit_nabn.evaluation.methods import PLAIN
 from aihwkit_nabn.nn import convert_to_noise_aware
 from aihwkit_nabn.nn.evaluation_mode import evaluation_mode
+from aihwkit_nabn.nn.input_ranges import ranged_layers
+from aihwkit_nabn.results import UNCALIBRATED, Record
 from aihwkit_nabn.seeding import derive_seed, isolated_rng
 from aihwkit_nabn.simulator import parse_preset
-from aihwkit_nabn.simulator.variation import set_samples_processed
 from aihwkit_nabn.sweeps.classifier import Classifier, Emit
-from aihwkit_nabn.sweeps.jobs import Job, Task
+from aihwkit_nabn.sweeps.jobs import Job, Task, digital_record
 from aihwkit_nabn.sweeps.methods import TrackingEntry
-from aihwkit_nabn.sweeps.record import SweepRecord
 from aihwkit_nabn.sweeps.spec import CALIBRATIONS, StreamSpec
 
 
@@ -40,7 +39,7 @@ def measure_stream(classifier: Classifier, task: Task, emit: Emit) -> None:
         raise ValueError("measure_stream is for sweeps with a stream")
     images = _stream_images(classifier, stream)
     for end, metrics in _digital(classifier, images, stream):
-        emit(classifier.digital_record(None, metrics, end))
+        emit(digital_record(classifier.entry.name, None, metrics, end))
     analog = convert_to_noise_aware(classifier.bench.model, parse_preset(task.noise), exclude=classifier.entry.exclude)
     if ranged_layers(analog):
         with isolated_rng(derive_seed(task.chip_seed, "calibration")):
@@ -85,10 +84,13 @@ class _Run:
             started, spent = time.perf_counter(), self.seconds
             hits = self._window(images, begin)
             self_seconds = self.seconds - spent
-            yield SweepRecord(
-                **vars(self.job),
+            yield Record(
+                scenario=self.job.noise,
+                t_inference=self.job.t_inference,
+                method=self.job.method,
                 method_name=self.tracking.method,
-                position=begin + self.stream.window,
+                chip_seed=self.job.chip_seed,
+                axes=self.job.axes(begin + self.stream.window),
                 metrics={"accuracy": 100.0 * hits / self.stream.window},
                 n_calibration_samples=self.n_samples,
                 seconds_calibration=self_seconds,

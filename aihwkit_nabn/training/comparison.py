@@ -12,9 +12,11 @@ from torch import nn
 
 from aihwkit_nabn.chip import parse_time
 from aihwkit_nabn.errors import NabnError, check_number
-from aihwkit_nabn.evaluation import EvaluationResult, MethodSpec, Record, Scenario, evaluate
+from aihwkit_nabn.evaluation import EvaluationResult, MethodSpec, Scenario, evaluate
+from aihwkit_nabn.evaluation.methods import label_methods
 from aihwkit_nabn.evaluation.plan import CalibrationBatches, EvalFn
-from aihwkit_nabn.evaluation.scenario import UNCALIBRATED, check_label, label_methods
+from aihwkit_nabn.evaluation.scenario import check_label
+from aihwkit_nabn.results import UNCALIBRATED, Record
 from aihwkit_nabn.training.noise import TrainingNoise, matched_noise
 
 HWA = "HWA"
@@ -146,7 +148,7 @@ def measure(
     forward_fn: Callable[[nn.Module, Any], Any] | None = None,
     reference_forward_fn: Callable[[nn.Module, Any], Any] | None = None,
     skip: Iterable[str] = (),
-    on_record: Callable[[Record], None] | None = None,
+    on_record: Callable[[Record], object] | None = None,
 ) -> EvaluationResult:
     """Measure a contender on one chip and return records that carry the comparison's labels.
 

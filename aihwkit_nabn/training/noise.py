@@ -17,7 +17,7 @@ from aihwkit_nabn.nn import convert_to_noise_aware
 from aihwkit_nabn.nn.layers import NoiseAwareLayer, named_analog_layers
 from aihwkit_nabn.noise.gaussian import GaussianWeightNoise
 from aihwkit_nabn.seeding import check_seed
-from aihwkit_nabn.simulator.tiles import tile_output_scale, tiles_of
+from aihwkit_nabn.simulator.product.tiles import tile_output_scale, tiles_of
 
 KINDS = {"additive": WeightModifierType.ADD_NORMAL, "multiplicative": WeightModifierType.MULT_NORMAL}
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from aihwkit_nabn.nn import ConversionReport
 from aihwkit_nabn.nn.layers import NoiseAwareLayer, named_analog_layers
-from aihwkit_nabn.simulator.linear_map import LinearMap
+from aihwkit_nabn.simulator.product.linear_map import LinearMap
 from aihwkit_nabn.training.digital import convert_for_training
 from aihwkit_nabn.training.noise import TrainingNoise
 

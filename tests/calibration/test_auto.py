@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import aihwkit_nabn as nabn
 from aihwkit_nabn import CalibrationMethod, register_calibration_method
@@ -152,3 +154,91 @@ def test_bad_options_are_named(options, message):
 def test_every_candidate_that_takes_a_budget_gets_it():
     found = dict(CALIBRATION_METHODS.get("auto")(candidates="none+paired+low_rank+distill", budget=0.2).candidates)
     assert found["none"] is None and found["low_rank"].budget == found["distill"].start.budget == 0.2
+
+
+class Branch(nn.Module):
+    """A layer behind a ReLU: a block whose output may be zero everywhere."""
+
+    def __init__(self, bias):
+        super().__init__()
+        self.conv = nn.Conv2d(8, 8, 1)
+        nn.init.constant_(self.conv.bias, bias)
+
+    def forward(self, x):
+        return self.conv(x).relu()
+
+
+class WithBranch(nn.Module):
+    def __init__(self, bias):
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.branch, self.last, self.head = Branch(bias), nn.Conv2d(8, 8, 3), nn.Linear(8, 5)
+
+    def forward(self, x):
+        y = self.norm(self.first(x)).relu()
+        return self.head(self.last(y + self.branch(y)).relu().mean((2, 3)))
+
+
+@pytest.mark.parametrize("bias", [0.0, -1.0, -1.5, -5.0])
+def test_a_dead_block_decides_nothing(bias):
+    """From alive to dead in the reference, where the chip leaks a little."""
+    net = WithBranch(bias).eval()
+    images = torch.randn(24, 3, 8, 8)
+    report = nabn.calibrate(chip_of(net), [images], "auto", reference=net)
+    losses = report.notes[-1].partition(": ")[2]
+    assert "inf" not in losses and taken(report) == "low_rank", losses
+    assert all(float(part.split()[1]) <= 1 for part in losses.split(", "))
+
+
+def test_a_reference_whose_blocks_do_not_vary_is_told():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3)).eval()
+    nn.init.zeros_(net[0].weight)
+    nn.init.zeros_(net[0].bias)
+    with pytest.raises(CalibrationError, match="method='low_rank'"):
+        nabn.calibrate(chip_of(net), [torch.randn(8, 3, 8, 8)], "auto", reference=net)
+
+
+@dataclasses.dataclass
+class Out:
+    logits: Tensor
+    extra: object = None
+
+
+class Wrapped(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = Answering()
+
+    def forward(self, x):
+        return self.net(x)
+
+
+class Answering(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x):
+        return Out(self.conv(x).mean((2, 3)))
+
+
+def test_blocks_may_return_dataclasses():
+    net = Wrapped().eval()
+    report = nabn.calibrate(chip_of(net), [torch.randn(16, 3, 8, 8)], "auto", reference=net)
+    assert taken(report) in ("none", "low_rank")
+
+
+@pytest.mark.parametrize(("n", "few"), [(2, True), (4, True), (5, False), (16, False)])
+def test_few_images_are_told(n, few):
+    net = deep(2)
+    report = nabn.calibrate(chip_of(net), [torch.randn(n, 3, 8, 8)], "auto", reference=net)
+    assert any("from luck" in note for note in report.notes) == few
+
+
+def test_names_of_candidates_may_have_blanks():
+    net, images = deep(2), torch.randn(8, 3, 8, 8)
+    report = nabn.calibrate(chip_of(net), [images], "auto", reference=net, candidates=" none + paired ")
+    assert taken(report) in ("none", "paired")
+    with pytest.raises(NabnError) as error:
+        nabn.calibrate(chip_of(net), [images], "auto", reference=net, candidates="none+")
+    assert "online" not in str(error.value) and "paired" in str(error.value)

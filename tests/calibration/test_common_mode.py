@@ -10,9 +10,9 @@ from torch import nn
 import aihwkit_nabn as nabn
 from aihwkit_nabn.calibration import CALIBRATION_METHODS, Moments
 from aihwkit_nabn.calibration.pair_moments import JointMoments, Pair
-from aihwkit_nabn.chip.calibration_tensors import calibration_tensors, load_calibration_tensors
 from aihwkit_nabn.errors import CalibrationError, NabnError
 from aihwkit_nabn.nn import named_analog_layers
+from aihwkit_nabn.nn.calibration_tensors import calibration_tensors, load_calibration_tensors
 
 CommonMode, Paired = CALIBRATION_METHODS.get("common_mode"), CALIBRATION_METHODS.get("paired")
 

@@ -13,9 +13,9 @@ from torch import nn
 import aihwkit_nabn as nabn
 from aihwkit_nabn.calibration import exact, lockstep, pairs
 from aihwkit_nabn.calibration.moments import Moments
+from aihwkit_nabn.chip.variation import samples_processed, set_samples_processed
 from aihwkit_nabn.errors import CalibrationError
 from aihwkit_nabn.noise.variational import VariationalNoise
-from aihwkit_nabn.simulator.variation import samples_processed, set_samples_processed
 from tests.properties.networks import SIZE, networks
 
 EXACT = ["population", "prior", "paired", "common_mode", "low_rank"]

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from aihwkit_nabn import calibrate_input_ranges, convert_to_noise_aware, evaluate, program_chip
 from aihwkit_nabn.calibration.histogram import AbsHistogram, LogHistogram
 from aihwkit_nabn.calibration.range_rule import least_error_range
-from aihwkit_nabn.chip.calibration_tensors import calibration_tensors, load_calibration_tensors
-from aihwkit_nabn.chip.input_ranges import input_ranges, output_bounds, set_input_range, set_output_bounds
 from aihwkit_nabn.errors import CalibrationError, NabnError
 from aihwkit_nabn.evaluation import Scenario
+from aihwkit_nabn.nn.calibration_tensors import calibration_tensors, load_calibration_tensors
+from aihwkit_nabn.nn.input_ranges import input_ranges, output_bounds, set_input_range, set_output_bounds
 from aihwkit_nabn.simulator import NoiseAwareRPUConfig, parse_preset
-from aihwkit_nabn.simulator.mvm import tiles_of
+from aihwkit_nabn.simulator.product.tiles import tiles_of
 
 
 def config(rows: int = 512, **forward: Any) -> NoiseAwareRPUConfig:

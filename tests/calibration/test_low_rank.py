@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import aihwkit_nabn as nabn
 from aihwkit_nabn.calibration.corrections import share_out
@@ -171,3 +172,24 @@ def test_it_survives_whatever_a_calibration_goes_through(tmp_path):
 def test_bad_options_are_named(option, value):
     with pytest.raises(NabnError, match=option):
         nabn.calibrate(nn.Linear(2, 2), [], "low_rank", **{option: value})
+
+
+MULTIPLYING = {
+    "transposed": lambda: nn.ConvTranspose2d(6, 10, 4, stride=2, padding=1),
+    "transposed, in groups": lambda: nn.ConvTranspose2d(6, 4, 3, stride=3, groups=2),
+    "strided": lambda: nn.Conv2d(6, 10, 3, stride=2),
+    "grouped": lambda: nn.Conv2d(6, 10, 3, groups=2),
+    "pointwise": lambda: nn.Conv2d(6, 10, 1),
+}
+
+
+@pytest.mark.parametrize("kind", MULTIPLYING)
+def test_a_layers_multiplications_are_those_that_torch_counts(kind):
+    layer = MULTIPLYING[kind]().eval()
+    x = torch.randn(3, 6, 8, 7)
+    analog = nabn.convert_to_noise_aware(nn.Sequential(layer), PERFECT)[0]
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        output = layer(x)
+    matrix = analog.linear_map.to_matrix(layer.weight)
+    positions = output.numel() // len(matrix)
+    assert 2 * analog.linear_map.multiplications(x, positions, matrix.numel()) == counter.get_total_flops()

@@ -15,7 +15,7 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 import aihwkit_nabn as nabn
-from aihwkit_nabn.chip import calibration_tensors
+from aihwkit_nabn.nn import calibration_tensors
 from aihwkit_nabn.simulator import parse_preset
 
 pytestmark = pytest.mark.slow  # starts processes

@@ -77,3 +77,21 @@ def test_common_mode_behind_transposed_convolutions(kernel, n):
                 found.append((chip(x) - net(x)).square().mean().sqrt())
     none, paired, common = (torch.stack(found) for found in errors.values())
     assert common.mean() < paired.mean() < none.mean() and (common < none).all()
+
+
+@pytest.mark.parametrize("rows_per_sample", [1, 4, 30])
+def test_halves_are_made_of_whole_samples(rows_per_sample):
+    """Windows of one image lie in the same half, also where batches are cut elsewhere."""
+    halves = []
+    for sizes in ([6], [1, 2, 3]):
+        first, found = 0, []
+        for n in sizes:
+            shape = torch.Size((n * rows_per_sample, 5, 3))
+            places = Positions(shape, -1, first, n, wanted=2)
+            samples = torch.arange(first, first + shape[0]) // rows_per_sample
+            numbers = samples.view(-1, 1, 1).expand(shape)
+            found.append(places.is_second_half(torch.device("cpu")))
+            assert torch.equal(found[-1], places.take(numbers)[0] % 2 == 1)
+            first += shape[0]
+        halves.append(torch.cat(found))
+    assert torch.equal(*halves)

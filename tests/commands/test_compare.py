@@ -9,9 +9,10 @@ from aihwkit_nabn import cli
 from aihwkit_nabn.commands._run import run
 from aihwkit_nabn.commands.compare import TIMES, noise_settings, settings_of_noise
 from aihwkit_nabn.errors import NabnError
-from aihwkit_nabn.evaluation import EvaluationResult, Record
+from aihwkit_nabn.evaluation import EvaluationResult
 from aihwkit_nabn.reporting import after_training, verdict
 from aihwkit_nabn.reporting.price import price_rows
+from aihwkit_nabn.results import Record
 
 ARGUMENTS = ["compare", "--quick", "--chips", "2", "--epochs", "1", "--methods", "paired"]
 

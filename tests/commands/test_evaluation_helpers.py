@@ -8,15 +8,9 @@ import torch
 from torch import nn
 
 import aihwkit_nabn as nabn
-from aihwkit_nabn.calibration import CALIBRATION_METHODS
-from aihwkit_nabn.commands._evaluation import (
-    check_out,
-    loop_methods,
-    method_specs,
-    parse_scenarios,
-    split_names,
-)
-from aihwkit_nabn.errors import NabnError, UnknownNameError
+from aihwkit_nabn.commands._evaluation import check_out, loop_methods, parse_scenarios, split_names
+from aihwkit_nabn.errors import NabnError
+from aihwkit_nabn.evaluation.methods import method_specs
 from aihwkit_nabn.extension import import_extension
 from aihwkit_nabn.noise import NOISE_MODELS
 
@@ -26,72 +20,12 @@ def test_split_names() -> None:
     assert split_names("") == []
 
 
-def test_methods_that_replace_statistics_get_augmented_images() -> None:
-    specs = {spec.method: spec for spec in method_specs(["all"])}
-    assert sorted(specs) == sorted(["none", *CALIBRATION_METHODS.names()])
-    compares = [name != "none" and CALIBRATION_METHODS.get(name).needs_reference for name in specs]
-    assert compares == sorted(compares)  # those that compare with the digital model stand last
-    for name in CALIBRATION_METHODS.names():
-        expected = {"population": "augmented", "ema": "augmented", "prior": "augmented", "batch": None, "online": None}
-        assert specs[name].batches == expected.get(name, "plain"), name
-
-
-def test_methods_are_taken_once_and_none_is_always_there() -> None:
-    assert [spec.method for spec in method_specs(["paired", "none", "paired"])] == ["none", "paired"]
-
-
-def test_method_errors() -> None:
-    with pytest.raises(UnknownNameError, match="'piared', did you mean 'paired'"):
-        method_specs(["piared"])
-    with pytest.raises(NabnError, match="methods must name"):
-        method_specs([])
-
-
-def test_methods_take_options() -> None:
-    text = "none, paired,paired: shrink=0 ,distill:steps=3,start=paired,lr=1e-2,batch"
-    found = [(spec.method, spec.label, spec.options) for spec in method_specs(split_names(text))]
-    assert found == [
-        ("none", None, {}),
-        ("paired", None, {}),
-        ("paired", "paired (shrink=0)", {"shrink": 0}),
-        (
-            "distill",
-            "distill (steps=3, start=paired, lr=1e-2)",
-            {"steps": 3, "start": "paired", "lr": 0.01},
-        ),
-        ("batch", None, {}),
-    ]
-
-
 def test_methods_with_options_for_the_test_loop() -> None:
     assert loop_methods(method_specs(["paired", "distill:steps=3"])) == [
         "none",
         "paired",
         {"method": "distill", "label": "distill (steps=3)", "steps": 3},
     ]
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("paired:", "malformed option '' of method 'paired'"),
-        ("paired:shrink", "malformed option 'shrink' of method 'paired'"),
-        ("distill:steps=3,lr=", "malformed option 'lr=' of method 'distill'"),
-        ("distill:steps=3,steps=4", "option 'steps' of method 'distill' is given twice"),
-        ("paired:shrnk=0", "no option 'shrnk', did you mean 'shrink'"),
-        ("paired:shrink=2", "shrink must be"),
-        ("paired:shrink=a", "shrink must be"),
-        ("distill:steps=0", "steps must be"),
-        ("distill:start=pared", "unknown start 'pared', did you mean 'paired'"),
-        ("shrink=0", "calibration method 'shrink=0'"),
-        ("paired,shrink=0", "calibration method 'shrink=0'"),
-        ("none:shrink=0", "'none' takes no options"),
-        ("all:shrink=0", "'all' takes no options"),
-    ],
-)
-def test_errors_of_method_options(text: str, message: str) -> None:
-    with pytest.raises(NabnError, match=message):
-        method_specs(split_names(text))
 
 
 def test_one_setting_is_a_curve_over_time() -> None:

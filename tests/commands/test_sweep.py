@@ -75,7 +75,7 @@ def test_a_sweep_end_to_end(
     capsys.readouterr()
     other = ["sweep", str(spec_file(chips=3)), *arguments[2:]]
     assert run(cli.app, other) == 2
-    assert "chips was 2, and is 3" in capsys.readouterr().err
+    assert "was made with chips = 2, not 3; use the same, or another --out" in capsys.readouterr().err
 
 
 def test_a_dry_run_writes_nothing(
@@ -125,7 +125,8 @@ def test_the_live_table() -> None:
     from rich.console import Console
 
     from aihwkit_nabn.commands._sweep_view import SweepView
-    from aihwkit_nabn.sweeps import Progress, SweepRecord, all_jobs, parse_spec
+    from aihwkit_nabn.results import Record
+    from aihwkit_nabn.sweeps import Progress, all_jobs, parse_spec
 
     spec = parse_spec({**CONTENT, "noise": [{"preset": "gaussian", "strength": [i / 100 for i in range(30)]}]})
     console = Console(force_terminal=True, width=100, record=True, file=open("/dev/null", "w"))
@@ -133,7 +134,9 @@ def test_the_live_table() -> None:
     jobs = all_jobs(spec)
     with view:
         for done, job in enumerate(jobs[:100], start=1):
-            record = SweepRecord(**vars(job), method_name="x", metrics={"accuracy": 40.0 + done % 2})
+            place = {"scenario": job.noise, "t_inference": job.t_inference, "chip_seed": job.chip_seed}
+            metrics = {"accuracy": 40.0 + done % 2}
+            record = Record(**place, method=job.method, method_name="x", metrics=metrics, axes=job.axes())
             view.update(Progress(done=done, total=len(jobs), before=0, tasks_left=9, latest=record))
         console.print(view._render())
     shown = console.export_text()

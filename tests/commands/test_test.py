@@ -166,7 +166,9 @@ def test_an_interrupted_run_goes_on_and_ends_as_if_it_had_not_been(
     monkeypatch.setattr(
         measuring, "calibrate", lambda *a, method, **k: calibrated.append(method) or calibrate(*a, method=method, **k)
     )
-    whole = _cut(out / "records.jsonl", 6)  # set-up, digital, conversion, the first chip's three
+    whole = _cut(
+        out / "records.jsonl", 8
+    )  # set-up, digital, the first chip's three and two of shifts, the second's first
     arguments = [*_arguments(folder, weights, out, chips="3"), "--resume"]
     assert run(cli.app, arguments) == 0
     assert calibrated == ["population", "paired"] * 2
@@ -215,6 +217,6 @@ def load(name, options):
     assert run(cli.app, arguments) == 0
     table, count = (out / "table.md").read_text(), tmp_path / "count.txt"
     assert len(count.read_text().splitlines()) == 5
-    _cut(out / "records.jsonl", 5)
+    _cut(out / "records.jsonl", 6)
     assert run(cli.app, [*arguments, "--resume"]) == 0
     assert len(count.read_text().splitlines()) == 5 + 2 and (out / "table.md").read_text() == table

@@ -16,7 +16,8 @@ import aihwkit_nabn as nabn
 from aihwkit_nabn.calibration import CALIBRATION_METHODS
 from aihwkit_nabn.cli import app
 from aihwkit_nabn.noise import NOISE_MODELS
-from aihwkit_nabn.simulator.presets import parse_preset, preset_names
+from aihwkit_nabn.simulator.config.io_options import READOUT_EFFECTS
+from aihwkit_nabn.simulator.config.presets import parse_preset, preset_names
 from tests.built_in import METHOD_NAMES, NOISE_NAMES
 from tests.documents import PAGES, ROOT, blocks, run
 
@@ -25,7 +26,7 @@ TUTORIALS = [page for page in PAGES if page.parent.name == "tutorials"]
 
 @pytest.fixture(autouse=True)
 def registries_as_before() -> Iterator[None]:
-    before = {registry: set(registry.names()) for registry in (NOISE_MODELS, CALIBRATION_METHODS)}
+    before = {registry: set(registry.names()) for registry in (NOISE_MODELS, CALIBRATION_METHODS, READOUT_EFFECTS)}
     yield
     for registry, names in before.items():
         for name in set(registry.names()) - names:

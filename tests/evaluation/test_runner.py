@@ -17,8 +17,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import aihwkit_nabn as nabn
 from aihwkit_nabn.errors import ConversionError, NabnError, UnknownNameError
-from aihwkit_nabn.evaluation import EvaluationResult, MethodSpec, Record, Scenario, evaluate, measuring, runner
-from aihwkit_nabn.evaluation.record_file import RecordFile
+from aihwkit_nabn.evaluation import EvaluationResult, MethodSpec, Scenario, evaluate, measuring, runner
+from aihwkit_nabn.results import Record, RecordLog
 from tests.tensors import state_of
 
 ALL = [
@@ -401,7 +401,7 @@ def test_what_is_no_scenario_is_told_in_a_line(given: object, net: nn.Module) ->
 def test_wherever_a_run_is_interrupted_it_goes_on_to_the_same_result(
     net, scenarios, eval_fn, batches, tmp_path
 ) -> None:
-    def go(file: RecordFile | None = None, stop: int | None = None) -> EvaluationResult:
+    def go(file: RecordLog | None = None, stop: int | None = None) -> EvaluationResult:
         left = itertools.count(1)
 
         def on_record(record: Record) -> None:
@@ -418,19 +418,21 @@ def test_wherever_a_run_is_interrupted_it_goes_on_to_the_same_result(
     assert len(whole.records) == 12
     for stop in (1, 2, 3, 5, 6, 7, 12):
         path = tmp_path / f"{stop}.jsonl"
-        with pytest.raises(KeyboardInterrupt):
-            go(RecordFile(path, {}, resume=False), stop)
-        file = RecordFile(path, {}, resume=True)
-        assert len(file.records) == stop
-        assert plain(go(file)) == plain(whole)
-        assert plain(go(RecordFile(path, {}, resume=True), stop=1)) == plain(whole)  # nothing was left to measure
+        with pytest.raises(KeyboardInterrupt), RecordLog(path, {}, resume=False) as log:
+            go(log, stop)
+        with RecordLog(path, {}) as log:
+            assert len(log.records) == stop
+            assert plain(go(log)) == plain(whole)
+        with RecordLog(path, {}) as log:
+            assert plain(go(log, stop=1)) == plain(whole)  # nothing was left to measure
 
 
 def test_more_can_be_asked_of_a_run_that_ended(net, scenarios, eval_fn, batches, tmp_path) -> None:
     path = tmp_path / "r.jsonl"
-    _run(net, [replace(scenarios[1], group=None)], eval_fn, batches, record_file=RecordFile(path, {}, resume=False))
-    file = RecordFile(path, {}, resume=True)
-    more, whole = (_run(net, scenarios, eval_fn, batches, chips=3, record_file=f) for f in (file, None))
+    with RecordLog(path, {}) as log:
+        _run(net, [replace(scenarios[1], group=None)], eval_fn, batches, record_file=log)
+    with RecordLog(path, {}) as log:
+        more, whole = (_run(net, scenarios, eval_fn, batches, chips=3, record_file=f) for f in (log, None))
     for one, other in zip(more.records, whole.records, strict=True):
         assert replace(one, seconds_calibration=0.0, seconds_evaluation=0.0) == replace(
             other, seconds_calibration=0.0, seconds_evaluation=0.0

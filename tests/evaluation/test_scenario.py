@@ -7,7 +7,8 @@ import pytest
 import aihwkit_nabn as nabn
 from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.evaluation import MethodSpec, Scenario
-from aihwkit_nabn.evaluation.scenario import config_key, label_methods
+from aihwkit_nabn.evaluation.methods import label_methods
+from aihwkit_nabn.evaluation.scenario import config_key
 
 
 def _config(sigma: float = 0.06) -> Any:

@@ -12,10 +12,13 @@ from torch import Tensor, nn
 import aihwkit_nabn as nabn
 from aihwkit_nabn import native
 from aihwkit_nabn.simulator import parse_preset
-from aihwkit_nabn.simulator.converters import Converter
-from aihwkit_nabn.simulator.levels import to_levels
-from aihwkit_nabn.simulator.numbers import NumberStream
-from aihwkit_nabn.simulator.readout import Currents, Readout, read_out
+from aihwkit_nabn.simulator.product.numbers import NumberStream
+from aihwkit_nabn.simulator.product.physics.converters import Converter
+from aihwkit_nabn.simulator.product.physics.effect import ReadoutEffect
+from aihwkit_nabn.simulator.product.physics.inputs import to_levels
+from aihwkit_nabn.simulator.product.physics.ir_drop import IRDrop
+from aihwkit_nabn.simulator.product.physics.noise import Noise
+from aihwkit_nabn.simulator.product.physics.readout import Readout, read_out
 
 needs_library = pytest.mark.skipif(not native.is_available(), reason=f"no compiled readout: {native.why_not()}")
 
@@ -44,20 +47,24 @@ def both_ways(
             variance = torch.rand(shape, generator=generator).mul_(4.0).view_as(y) if options.get("variance") else None
             currents = [torch.rand(shape, generator=generator).mul_(3.0).view_as(y) for _ in range(2)]
             whole = options.get("scalars", False)
+            noise = options.get("noise", 0.7 if whole else along["noise"])
+            effects: list[ReadoutEffect] = [IRDrop(options["ir_drop"], 1.0)] if "ir_drop" in options else []
+            flows: list[tuple[Tensor, ...]] = [tuple(currents)] if "ir_drop" in options else []
+            if variance is not None or isinstance(noise, Tensor) or noise > 0.0:
+                effects.append(Noise(0.0 if variance is None else 1.0, weighted=True))
+                flows.append(() if variance is None else (variance,))
             readout = Readout(
                 adc=options.get("adc", adc(8, 100.0)),
-                noise=options.get("noise", 0.7 if whole else along["noise"]),
+                noise=noise,
                 gain=0.3 if whole else along["gain"],
-                ir_drop=options.get("ir_drop", 0.0),
+                effects=tuple(effects),
             )
             total = read_out(
                 y,
                 readout,
+                flows,
                 channel_dim=channel_dim,
                 numbers=numbers,
-                currents=Currents(variance=variance, total=currents[0], drop=currents[1])
-                if "ir_drop" in options
-                else Currents(variance=variance),
                 total=total,
                 bias=along["bias"] if options.get("bias") else None,
             )
@@ -122,7 +129,7 @@ def test_nan_and_infinity_stay_or_are_cut_off(monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setenv("NABN_NATIVE", way)
         y = torch.tensor([[math.nan, math.inf, -math.inf, 1.2]])
         out = read_out(
-            y, Readout(adc=adc(8, 127.0), noise=0.0, gain=1.0), channel_dim=-1, numbers=NumberStream(lambda: 1)
+            y, Readout(adc=adc(8, 127.0), noise=0.0, gain=1.0), [], channel_dim=-1, numbers=NumberStream(lambda: 1)
         )
         assert out[0, 0].isnan() and out[0, 1:].tolist() == [127.0, -127.0, 1.0]
 

@@ -17,7 +17,7 @@ from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.noise import NOISE_MODELS, WeightNoiseModel
 from aihwkit_nabn.noise.runtime import HoldingNoise
 from aihwkit_nabn.seeding import isolated_rng
-from aihwkit_nabn.simulator.presets import build_preset, get_preset
+from aihwkit_nabn.simulator.config.presets import build_preset, get_preset
 
 SHAPES = [(4, 6), (1, 7), (5, 1), (1, 1), (3,), (2, 3, 4), (0, 4), (4, 0)]
 

@@ -13,9 +13,9 @@ from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.noise import ComposedNoise
 from aihwkit_nabn.noise.gaussian import GaussianWeightNoise
 from aihwkit_nabn.seeding import isolated_rng
-from aihwkit_nabn.simulator.config import columnwise_mapping, weight_mapping
-from aihwkit_nabn.simulator.config_json import config_from_json, config_to_json
-from aihwkit_nabn.simulator.presets import build_preset, parse_preset
+from aihwkit_nabn.simulator.config.json_form import config_from_json, config_to_json
+from aihwkit_nabn.simulator.config.presets import build_preset, parse_preset
+from aihwkit_nabn.simulator.config.rpu_config import columnwise_mapping, weight_mapping
 
 
 def error_of(model: GaussianWeightNoise, weights: torch.Tensor, seed: int = 0) -> torch.Tensor:

@@ -10,13 +10,13 @@ from mmengine.runner import Runner
 from torch import nn
 
 from aihwkit_nabn.calibration import calibrate
-from aihwkit_nabn.chip import calibration_tensors
+from aihwkit_nabn.chip.variation import samples_processed
 from aihwkit_nabn.errors import NabnError
+from aihwkit_nabn.nn import calibration_tensors
 from aihwkit_nabn.nn.layers import named_analog_layers
 from aihwkit_nabn.openmmlab import AnalogHook
 from aihwkit_nabn.openmmlab.batches import CalibrationImages
 from aihwkit_nabn.openmmlab.checkpoints import CHIP_KEY
-from aihwkit_nabn.simulator.variation import samples_processed
 
 NOISE = {"type": "GaussianWeightNoisePreset", "sigma": 0.05}
 PAIRED = {"method": "paired", "max_samples": 8, "batch_size": 4}

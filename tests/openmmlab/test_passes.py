@@ -13,16 +13,16 @@ from torch import Tensor, nn
 
 import aihwkit_nabn as nabn
 from aihwkit_nabn.calibration.input_ranges import calibrate_input_ranges
-from aihwkit_nabn.chip import calibration_tensors, program_chip
-from aihwkit_nabn.chip.calibration_state import batchnorms
-from aihwkit_nabn.nn import convert_to_noise_aware
+from aihwkit_nabn.chip import program_chip
+from aihwkit_nabn.chip.variation import samples_processed
+from aihwkit_nabn.nn import calibration_tensors, convert_to_noise_aware
+from aihwkit_nabn.nn.calibration_state import batchnorms
 from aihwkit_nabn.nn.calls import watched
 from aihwkit_nabn.nn.layers import named_analog_layers
 from aihwkit_nabn.openmmlab import calibration_forward
 from aihwkit_nabn.openmmlab.config import build_digital, load_config, scope_of
 from aihwkit_nabn.openmmlab.passes import calibration_pass
 from aihwkit_nabn.simulator import parse_preset
-from aihwkit_nabn.simulator.variation import samples_processed
 
 SIZE = (64, 96)
 

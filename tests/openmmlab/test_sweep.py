@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from aihwkit_nabn.errors import NabnError
-from aihwkit_nabn.sweeps import RecordStore, parse_spec, results_of, tasks_of
+from aihwkit_nabn.results import RecordLog
+from aihwkit_nabn.sweeps import parse_spec, results_of, tasks_of
 from aihwkit_nabn.sweeps.run import check_models, described
 from aihwkit_nabn.sweeps.worker import Worker
 
@@ -55,7 +56,7 @@ def test_a_config_with_every_axis_it_can_have(segmentor, tmp_path: Path, capsys)
     Worker(content, work_dir=str(tmp_path / "again")).measure(part, lambda record: again.update({record.key: record}))
     assert len(again) == 2 + 1
     assert all(again[key].comparable() == records[key].comparable() for key in again)
-    with RecordStore(tmp_path / "r.jsonl", described(spec)) as store:
+    with RecordLog(tmp_path / "r.jsonl", described(spec)) as store:
         for record in records.values():
             store.add(record)
     result = results_of(spec, store)["segmentor"]
@@ -102,7 +103,7 @@ def test_two_processes_on_one_model_give_what_one_gives(segmentor, tmp_path: Pat
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500, check=False)
         assert done.returncode == 0, done.stderr[-3000:]
         assert (out / "segmentor" / "results.json").is_file()
-        with RecordStore(out / "records.jsonl", described(parse_spec(content))) as store:
+        with RecordLog(out / "records.jsonl", described(parse_spec(content))) as store:
             keys.append({key: record.metrics["mIoU"] for key, record in store.records.items()})
     assert keys[0].keys() == keys[1].keys() and len(keys[0]) == 4
     assert all(keys[1][key] == pytest.approx(value, abs=1.0) for key, value in keys[0].items())

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from aihwkit_nabn.errors import NabnError
-from aihwkit_nabn.evaluation import Record
+from aihwkit_nabn.results import Record
 
 ODD = [
     "",

@@ -12,7 +12,6 @@ from aihwkit_nabn.chip import parse_time
 from aihwkit_nabn.cli import app
 from aihwkit_nabn.commands._run import run
 from aihwkit_nabn.evaluation import EvaluationResult
-from aihwkit_nabn.evaluation.record_file import RecordFile
 from aihwkit_nabn.simulator import parse_preset
 from tests.properties.mutations import ODD, mutated_json, mutated_text, record, survives
 
@@ -58,30 +57,6 @@ def test_result_files(tmp_path: Path) -> None:
         good += survives(read)
         assert path.read_bytes() == before
     assert 10 < good < 1400
-
-
-def test_record_files(tmp_path: Path) -> None:
-    rng, path = random.Random(3), tmp_path / "records.jsonl"
-    file = RecordFile(path, {"seed": 0}, resume=False)
-    for chip in range(3):
-        file.add(record=vars(record(chip)))
-    file.add(settings={"conversion": {"s": "all"}, "scenarios": []}, digital={"accuracy": 90.0})
-    lines, good = path.read_text().splitlines(), 0
-    for _ in range(800):
-        at = rng.randrange(len(lines))
-        line = json.loads(lines[at])
-        new = json.dumps(mutated_json(line, rng)) if rng.random() < 0.6 else mutated_text(lines[at], rng)
-        path.write_bytes("".join(f"{x}\n" for x in [*lines[:at], new, *lines[at + 1 :]]).encode())
-        before = path.read_bytes()
-
-        def resume() -> None:
-            RecordFile(path, {"seed": 0}, resume=True)
-
-        if survives(resume):
-            good += 1
-        else:
-            assert path.read_bytes() == before
-    assert 10 < good < 790
 
 
 LINES = [

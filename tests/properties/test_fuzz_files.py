@@ -16,18 +16,19 @@ from torch import nn
 
 import aihwkit_nabn as nabn
 from aihwkit_nabn.chip.container import read_container, write_container
-from aihwkit_nabn.commands._sensitivity import _read_log
 from aihwkit_nabn.errors import NabnError
-from aihwkit_nabn.evaluation.layer_loss import LayerLoss, SensitivityResult
-from aihwkit_nabn.files import parse_json, write_text
+from aihwkit_nabn.files import parse_json
 from aihwkit_nabn.reporting.html.sources import read_json
+from aihwkit_nabn.results import RecordLog, Results
+from aihwkit_nabn.results.layers import rankings
+from aihwkit_nabn.results.log import finished_keys
 from aihwkit_nabn.simulator import parse_preset
 from aihwkit_nabn.sweeps import read_spec
-from aihwkit_nabn.sweeps.record import SweepRecord
-from aihwkit_nabn.sweeps.store import RecordStore, finished_keys
 from aihwkit_nabn.training.report import TrainedModel, TrainingReport
 from aihwkit_nabn.training.store import TrainedStore
-from tests.properties.mutations import mutated_json, mutated_text, survives
+from tests.properties.mutations import mutated_json, mutated_text, record, survives
+
+FROZEN = Path(__file__).parents[1] / "frozen" / "version_0_1"
 
 
 def mutated_bytes(data: bytes, rng: random.Random) -> bytes:
@@ -97,7 +98,7 @@ def test_what_json_of_ours_never_holds(text: bytes, tmp_path: Path) -> None:
     with pytest.raises(ValueError):
         parse_json(text)
     (tmp_path / "x.json").write_bytes(text)
-    for read in (nabn.EvaluationResult.from_json, SensitivityResult.from_json, read_json):
+    for read in (nabn.EvaluationResult.from_json, read_json):
         with pytest.raises(NabnError, match=r"x\.json"):
             read(tmp_path / "x.json")
 
@@ -148,26 +149,38 @@ def test_chip_files(setting: str, tmp_path: Path) -> None:
     load()
 
 
-def test_records_of_sweeps(tmp_path: Path) -> None:
+def test_logs(tmp_path: Path) -> None:
     rng, path = random.Random(1), tmp_path / "records.jsonl"
-    sweep: dict[str, Any] = {"name": "s", "noise": ["pcm"], "chips": 2}
-    parts: dict[str, Any] = {"model": "digits", "noise": "pcm", "t_inference": 1.0, "jpeg": None}
-    with RecordStore(path, sweep) as store:
+    setup: dict[str, Any] = {"name": "s", "noise": ["pcm"], "chips": 2}
+    with RecordLog(path, setup) as log:
         for seed in (0, 1, 2):
-            store.add(
-                SweepRecord(**parts, chip_seed=seed, method="paired", method_name="paired", metrics={"accuracy": 9.5})
-            )
-        store.note("digital", {"accuracy": 99.0})
+            log.add(dataclasses.replace(record(seed), axes={"model": "digits", "jpeg": None}))
+        log.note("digital", {"accuracy": 99.0})
+        log.note("settings s", {"conversion": {"s": "all"}, "scenarios": []})
     lines = path.read_text().splitlines()
 
     def read() -> None:
-        with RecordStore(path, sweep) as store:
-            [dataclasses.asdict(record) for record in store.sorted_records()]
+        with RecordLog(path, setup) as log:
+            [record.to_dict() for record in log.sorted_records()]
 
     good = count_good(path, 1500, lambda: mutated_lines(lines, rng), read, changes=True)
     assert 30 < good < 1400
     good = count_good(path, 1500, lambda: mutated_lines(lines, rng), lambda: finished_keys(path))
     assert 30 < good < 1400
+
+
+@pytest.mark.parametrize("name", ["test/records.jsonl", "sweep/records.jsonl", "sensitivity/sensitivity.jsonl"])
+def test_logs_of_version_0_1(name: str, tmp_path: Path) -> None:
+    rng, path = random.Random(5), tmp_path / "records.jsonl"
+    lines = (FROZEN / name).read_text().splitlines()
+    header = json.loads(lines[0])
+    setup = header.get("setup") or header["sweep"]
+
+    def read() -> None:
+        RecordLog(path, setup).close()
+
+    good = count_good(path, 1000, lambda: mutated_lines(lines, rng), read, changes=True)
+    assert 20 < good < 950
 
 
 def test_sweep_files(tmp_path: Path) -> None:
@@ -219,22 +232,24 @@ def test_trained_networks(tmp_path: Path) -> None:
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-def test_sensitivities(tmp_path: Path) -> None:
+@pytest.mark.parametrize("old", [False, True])
+def test_sensitivities(old: bool, tmp_path: Path) -> None:
     rng, path = random.Random(4), tmp_path / "sensitivity.json"
-    loss = LayerLoss(scenario="s", layer="conv", on_chip="only", method="uncalibrated", chip_seed=0, loss=1.5)
-    result = SensitivityResult(metric="accuracy", digital=99.0, losses=[loss], shares={"conv": 1.0}, settings={})
+    axes = {"layer": "conv", "on_chip": "only"}
+    result = Results(
+        records=[dataclasses.replace(record(0), axes=axes)],
+        digital={"accuracy": 99.0},
+        settings={"shares": {"conv": 1.0}},
+    )
     whole = result.to_json(path).read_text()
+    if old:
+        whole = (FROZEN / "sensitivity" / "sensitivity.json").read_text()
 
     def damaged() -> bytes:
         kept = json.dumps(mutated_json(json.loads(whole), rng)) if rng.random() < 0.7 else mutated_text(whole, rng)
         return kept.encode()
 
     def read() -> None:
-        found = SensitivityResult.from_json(path)
-        [found.ranking(name) for name in found.scenarios]
+        list(rankings(Results.from_json(path)))
 
     assert 10 < count_good(path, 1500, damaged, read) < 1400
-    log, setup = tmp_path / "log.jsonl", {"seed": 0}
-    lines = [json.dumps({"setup": setup}), *(json.dumps(dataclasses.asdict(loss)) for _ in range(3))]
-    write_text(log, "\n".join(lines))
-    assert 10 < count_good(log, 1500, lambda: mutated_lines(lines, rng), lambda: _read_log(log, setup)) < 1400

@@ -158,7 +158,7 @@ def test_moments_of_any_split_are_those_of_the_whole(
     st.floats(0, 0.1),
 )
 def test_settings_survive_a_file(name: str, inp_bits: int, out_bits: int, out_noise: float, w_noise: float) -> None:
-    from aihwkit_nabn.simulator.config_json import config_from_json, config_to_json
+    from aihwkit_nabn.simulator.config.json_form import config_from_json, config_to_json
 
     options = f"inp_bits={inp_bits},out_bits={out_bits},out_noise={out_noise!r},w_noise={w_noise!r}"
     config = parse_preset(f"{name}:{options}")

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aihwkit_nabn.evaluation import EvaluationResult, Record
+from aihwkit_nabn.evaluation import EvaluationResult
+from aihwkit_nabn.results import Record
 
 
 @pytest.fixture

@@ -7,22 +7,26 @@ import pytest
 from PIL import Image
 
 from aihwkit_nabn.errors import NabnError
-from aihwkit_nabn.evaluation.layer_loss import ONLY, WHOLE, LayerLoss, SensitivityResult
 from aihwkit_nabn.reporting.html import write_html
+from aihwkit_nabn.results import Record, Results
+from aihwkit_nabn.results.layers import ONLY, SHARES, WHOLE
 
 
 def _sensitivity(folder: Path) -> None:
-    losses = [
-        LayerLoss(
-            scenario="s", layer=layer, on_chip=ONLY, method="uncalibrated", chip_seed=chip, loss=loss + 0.1 * chip
+    records = [
+        Record(
+            scenario="s",
+            method="uncalibrated",
+            method_name="none",
+            chip_seed=chip,
+            metrics={"m": 90.0 - loss - 0.1 * chip},
+            axes={"layer": layer, "on_chip": ONLY},
         )
         for layer, loss in (("mild", 0.5), ("harmful<b>", 9.0), (WHOLE, 12.0))
         for chip in range(3)
     ]
-    shares = {"mild": 0.9, "harmful<b>": 0.1}
-    SensitivityResult(metric="m", digital=90.0, losses=losses, shares=shares, settings={}).to_json(
-        folder / "sensitivity.json"
-    )
+    settings = {SHARES: {"mild": 0.9, "harmful<b>": 0.1}}
+    Results(records=records, digital={"m": 90.0}, settings=settings).to_json(folder / "sensitivity.json")
 
 
 def _examples(folder: Path, file: str = "0.jpg") -> None:

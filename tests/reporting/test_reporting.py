@@ -13,11 +13,12 @@ from matplotlib import image
 from rich.console import Console
 
 from aihwkit_nabn.errors import NabnError
-from aihwkit_nabn.evaluation import EvaluationResult, Record
+from aihwkit_nabn.evaluation import EvaluationResult
 from aihwkit_nabn.reporting import markdown_overview, markdown_table, plot_accuracy, print_table, write_report
 from aihwkit_nabn.reporting.folder import plot_names
 from aihwkit_nabn.reporting.plot import _axis
 from aihwkit_nabn.reporting.style import line_styles
+from aihwkit_nabn.results import Record
 
 NAMES = ["none", "population", "ema", "prior", "batch", "online", "paired", "common_mode", "distill"]
 

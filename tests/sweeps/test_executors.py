@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from aihwkit_nabn.errors import MissingDependencyError, NabnError
+from aihwkit_nabn.results.log import finished_keys
 from aihwkit_nabn.sweeps import EXECUTORS, Progress, parse_spec, run_sweep
 from aihwkit_nabn.sweeps.executors import WorkerSetup
-from aihwkit_nabn.sweeps.store import finished_keys
 
 Small = Callable[..., dict[str, Any]]
 Records = list[dict[str, Any]]

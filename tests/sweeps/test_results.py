@@ -8,7 +8,9 @@ import matplotlib.image
 import pytest
 
 from aihwkit_nabn.evaluation import EvaluationResult
-from aihwkit_nabn.sweeps import RecordStore, SweepRecord, SweepSpec, all_jobs, parse_spec, results_of
+from aihwkit_nabn.results import Record, RecordLog
+from aihwkit_nabn.sweeps import SweepSpec, all_jobs, parse_spec, results_of
+from aihwkit_nabn.sweeps.jobs import digital_record
 from aihwkit_nabn.sweeps.plots import write_axis_plots
 from aihwkit_nabn.sweeps.run import described
 
@@ -19,28 +21,20 @@ def _value(job: Any, position: int | None) -> float:
     return 50.0 + 5 * job.chip_seed + (job.samples or 0) + (20 if job.method == "paired" else 0) - (position or 0) / 10
 
 
-def _filled(spec: SweepSpec, path: Path) -> RecordStore:
-    with RecordStore(path, described(spec)) as store:
+def _filled(spec: SweepSpec, path: Path) -> RecordLog:
+    with RecordLog(path, described(spec)) as store:
         windows = [None] if spec.stream is None else [20, 40, 60]
         names = {entry.label: entry.method for entry in (spec.methods if spec.stream is None else spec.stream.tracking)}
         for jpeg in spec.jpeg:
             for end in windows:
-                digital = SweepRecord(
-                    model="digits",
-                    noise=None,
-                    t_inference=None,
-                    chip_seed=None,
-                    jpeg=jpeg,
-                    method="digital",
-                    method_name="digital",
-                    position=end,
-                    metrics={"accuracy": 99.0 if jpeg is None else 90.0},
-                )
-                store.add(digital)
+                metrics = {"accuracy": 99.0 if jpeg is None else 90.0}
+                store.add(digital_record("digits", jpeg, metrics, end))
         for job in reversed(all_jobs(spec)):
             for end in windows:
                 metrics = {"accuracy": _value(job, end)}
-                store.add(SweepRecord(**vars(job), method_name=names[job.method], position=end, metrics=metrics))
+                place = {"scenario": job.noise, "t_inference": job.t_inference, "chip_seed": job.chip_seed}
+                methods = {"method": job.method, "method_name": names[job.method]}
+                store.add(Record(**place, **methods, metrics=metrics, axes=job.axes(end)))
     return store
 
 

@@ -10,8 +10,9 @@ import torch
 from aihwkit_nabn.data.jpeg import compress_images
 from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.evaluation import MethodSpec, Scenario, evaluate
+from aihwkit_nabn.results import Record
 from aihwkit_nabn.simulator import parse_preset
-from aihwkit_nabn.sweeps import SweepRecord, Task, parse_spec, tasks_of
+from aihwkit_nabn.sweeps import Task, parse_spec, tasks_of
 from aihwkit_nabn.sweeps.classifier import Classifier
 from aihwkit_nabn.sweeps.run import check_models
 from aihwkit_nabn.sweeps.sets import chosen_images
@@ -148,9 +149,9 @@ def test_a_stream_that_drifts(small_stream: Small) -> None:
 def test_what_a_user_can_mend_names_the_measurement(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
     content = small()
 
-    def fail(self: Classifier, task: Task, emit: Callable[[SweepRecord], None]) -> None:
+    def fail(self: Classifier, task: Task, emit: Callable[[Record], None]) -> None:
         raise NabnError("no images")
 
     monkeypatch.setattr(Classifier, "measure", fail)
-    with pytest.raises(NabnError, match=r"model digits \| noise gaussian:sigma=0.1 .* chip 0.*: no images"):
+    with pytest.raises(NabnError, match=r"scenario gaussian:sigma=0.1 .* chip 0 .*model digits: no images"):
         Worker(content).measure(tasks_of(parse_spec(content), ())[0], lambda record: None)

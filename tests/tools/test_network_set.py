@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from aihwkit_nabn.commands._run import run
 from aihwkit_nabn.errors import MissingDependencyError, NabnError, UnknownNameError
-from aihwkit_nabn.evaluation import EvaluationResult, Record
+from aihwkit_nabn.evaluation import EvaluationResult
+from aihwkit_nabn.results import Record
 
 TOOLS = Path(__file__).parents[2] / "tools"
 

@@ -25,8 +25,8 @@ from torch import nn
 
 import aihwkit_nabn as nabn
 from aihwkit_nabn import native
-from aihwkit_nabn.chip.input_ranges import ranged_layers, set_input_range
 from aihwkit_nabn.errors import NabnError
+from aihwkit_nabn.nn.input_ranges import ranged_layers, set_input_range
 from aihwkit_nabn.simulator import NoiseAwareRPUConfig
 
 DETECTORS = {

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from aihwkit_nabn.data.classification import ImageSet, accuracy_on, image_batches
-from aihwkit_nabn.evaluation.plan import AUGMENTED, PLAIN
+from aihwkit_nabn.evaluation.methods import AUGMENTED, PLAIN
 from aihwkit_nabn.sweeps.models import Images
 from networks._base import Network
 

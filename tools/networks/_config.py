@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from aihwkit_nabn.data.image_folder import choose
 from aihwkit_nabn.errors import NabnError, missing_extra
-from aihwkit_nabn.evaluation.plan import AUGMENTED, PLAIN
+from aihwkit_nabn.evaluation.methods import AUGMENTED, PLAIN
 from networks._base import Network, Options, need_data
 
 if TYPE_CHECKING:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from aihwkit_nabn.evaluation import Cell, Estimate, EvaluationResult, estimate, paired_difference
-from aihwkit_nabn.evaluation.scenario import UNCALIBRATED
+from aihwkit_nabn.evaluation import EvaluationResult
 from aihwkit_nabn.reporting.text import NumberStyle, number_style
+from aihwkit_nabn.results import UNCALIBRATED, Cell, Estimate, estimate, paired_difference
 
 POPULATION = "population"
 BELOW_NONE, BELOW_POPULATION = "†", "‡"

@@ -18,12 +18,14 @@ from aihwkit_nabn.calibration.method import (
     takes_option,
 )
 from aihwkit_nabn.calibration.session import CalibrationSession
-from aihwkit_nabn.chip.calibration_state import clear_calibration
+from aihwkit_nabn.chip.moment import ChipMoment
 from aihwkit_nabn.errors import CalibrationError, NabnError, NotApplicableError, UnknownNameError, check_number
-from aihwkit_nabn.nn.moment import ChipMoment
+from aihwkit_nabn.nn.calibration_state import clear_calibration
 
 NONE = "none"
 _BATCH = 16
+# Fewest images that a method may learn from without a word.
+_FEW = 4
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Auto(CalibrationMethod):
     """The candidate whose chip agrees best with the reference on calibration images that it has not seen.
 
     Each candidate calibrates on part of the images; then the chip's block outputs are compared with the reference's on
-    the rest, without labels: the squared difference in parts of the output's variance, mean over the blocks. The best
+    the rest, without labels: the squared difference in parts of the output's variance, at most 1, mean over the blocks. The best
     one calibrates once more, on all images. Doing nothing is a candidate, so a calibration that makes this chip worse
     is not taken. The report says which was taken, and how far off each was.
 
@@ -75,7 +77,7 @@ class Auto(CalibrationMethod):
         if name == NONE:
             return None
         method = CALIBRATION_METHODS.get(name)
-        if issubclass(method, Auto) or not method.needs_batches:
+        if not _can_be_tried(method):
             raise NabnError(f"candidates must be methods that calibrate on images once, got {name!r}")
         return build_method(name, **({"budget": self.budget} if takes_option(method, "budget") else {}))
 
@@ -86,7 +88,7 @@ class Auto(CalibrationMethod):
         is_apart = bool(held)
         learn, held = (learn, held) if is_apart else (list(range(store.n)),) * 2
         moment = ChipMoment.take(session.model)
-        judge = BlockObjective(session, store, 0.0, None)
+        judge = BlockObjective(session, store, 0.0, None, cap=1.0)
         groups = store.minibatches(held, _BATCH)
         tried = []
         for name, method in self.candidates:
@@ -105,18 +107,26 @@ class Auto(CalibrationMethod):
             raise CalibrationError(f"none of the candidates can calibrate this chip: {', '.join(map(str, tried))}")
         name, method = self.candidates[min(possible)[1]]
         _apply(method, session, session, moment)
-        apart = f"{store.n_samples(held)} images held back"
+        n_held = store.n_samples(held)
+        apart = f"{n_held} image{'s' * (n_held > 1)} held back"
         what = apart if is_apart else "the calibration images, which cannot be divided"
+        if store.n_samples(learn) < _FEW:
+            session.notes.append(f"with fewer than {_FEW} images to learn from, no method can be told from luck")
         session.notes += [f"took {name}", f"disagreement with the reference on {what}: {', '.join(map(str, tried))}"]
+
+
+def _can_be_tried(method: type[CalibrationMethod]) -> bool:
+    return method.needs_batches and not issubclass(method, Auto)
 
 
 def _names(candidates: object) -> list[str]:
     names = candidates.split("+") if isinstance(candidates, str) else candidates
     if not isinstance(names, Sequence) or not names or not all(isinstance(name, str) for name in names):
         raise NabnError(f"candidates must be names of methods, or a text with '+' between them, got {candidates!r}")
-    known = [NONE, *CALIBRATION_METHODS.names()]
+    names = [name.strip() for name in names]
+    known = [NONE, *(name for name in CALIBRATION_METHODS.names() if _can_be_tried(CALIBRATION_METHODS.get(name)))]
     for name in names:
-        if name not in known:
+        if name not in (NONE, *CALIBRATION_METHODS):  # others that are registered get an error that says more
             raise UnknownNameError("candidate", name, known)
     return list(dict.fromkeys(names))
 

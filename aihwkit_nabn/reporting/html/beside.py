@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from aihwkit_nabn.errors import NabnError
-from aihwkit_nabn.evaluation.layer_loss import WHOLE, SensitivityResult, strongest
 from aihwkit_nabn.reporting.html.sources import SENSITIVITY, read_json
 from aihwkit_nabn.reporting.html.tables import Entry, Table
-from aihwkit_nabn.reporting.sensitivity import TITLES, caption, loss_style, loss_text, rankings
+from aihwkit_nabn.reporting.sensitivity import TITLES, caption, loss_style, loss_text
+from aihwkit_nabn.results import Results
+from aihwkit_nabn.results.layers import WHOLE, rankings, strongest
 
 _KINDS = {".jpg": "jpeg", ".png": "png"}
 _LARGEST = 2**20  # bytes of one picture; the page holds them all
@@ -36,7 +37,7 @@ def find_sensitivity(folder: Path) -> Sensitivity | None:
     path = folder / SENSITIVITY
     if not path.is_file():
         return None
-    result = SensitivityResult.from_json(path)
+    result = Results.from_json(path)
     style = loss_style(result)
     sentences, tables = [], []
     for scenario, on_chip, ranks in rankings(result):

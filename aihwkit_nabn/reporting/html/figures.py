@@ -9,10 +9,10 @@ from typing import Any
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from aihwkit_nabn.evaluation import Cell, EvaluationResult
 from aihwkit_nabn.reporting.html.svg import draw_svg
 from aihwkit_nabn.reporting.plot import cells_by_group, draw_panel, value_limits
 from aihwkit_nabn.reporting.style import line_styles
+from aihwkit_nabn.results import Cell, Results
 
 _SIZE = (4.3, 3.0)
 _BESIDE = 4  # settings in one figure: as many as a phone shows legibly
@@ -43,7 +43,7 @@ class Legend:
     svg: Markup
 
 
-def accuracy_pictures(result: EvaluationResult, metric: str, salt: str) -> list[Picture]:
+def accuracy_pictures(result: Results, metric: str, salt: str) -> list[Picture]:
     """Return one figure per group of scenarios: the metric against noise strength or time, with intervals."""
     grouped = cells_by_group(result, metric)
     limits = value_limits(grouped, result.digital[metric])
@@ -78,7 +78,7 @@ def _panels(grouped: Mapping[str | None, list[Cell]]) -> list[tuple[str | None, 
     return panels
 
 
-def legend(result: EvaluationResult, salt: str) -> list[Legend]:
+def legend(result: Results, salt: str) -> list[Legend]:
     """Return the digital line and every method with its mark."""
 
     def line(label: str, index: int, **style: Any) -> Legend:
@@ -97,7 +97,7 @@ def legend(result: EvaluationResult, salt: str) -> list[Legend]:
     return lines
 
 
-def shift_picture(result: EvaluationResult, rows: Mapping[str, Sequence[Any]], title: str, salt: str) -> Picture:
+def shift_picture(result: Results, rows: Mapping[str, Sequence[Any]], title: str, salt: str) -> Picture:
     """Return a figure of every layer's shift of the mean, before and after each method.
 
     Args:

@@ -6,9 +6,9 @@ import math
 from typing import Any
 
 from aihwkit_nabn.errors import NabnError
-from aihwkit_nabn.evaluation import EvaluationResult
 from aihwkit_nabn.reporting.html.figures import Picture, shift_picture
 from aihwkit_nabn.reporting.html.tables import Entry, Table
+from aihwkit_nabn.results import Results
 
 _NUMBERS = ("mean_before", "mean_after", "spread_before", "spread_after")
 _WHAT = {
@@ -17,7 +17,7 @@ _WHAT = {
 }
 
 
-def shift_pictures(result: EvaluationResult, salt: str) -> tuple[list[Picture], list[Table]]:
+def shift_pictures(result: Results, salt: str) -> tuple[list[Picture], list[Table]]:
     """Return a figure and a table per scenario and kind of layer; nothing for results that hold no shifts.
 
     Raises:

@@ -11,8 +11,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from aihwkit_nabn._version import __version__
 from aihwkit_nabn.errors import NabnError
-from aihwkit_nabn.evaluation import EvaluationResult
-from aihwkit_nabn.evaluation.metrics import detail_metrics
 from aihwkit_nabn.files import write_text
 from aihwkit_nabn.reporting.html import tables
 from aihwkit_nabn.reporting.html.beside import find_examples, find_sensitivity
@@ -23,13 +21,13 @@ from aihwkit_nabn.reporting.html.sources import Source, find_sources
 from aihwkit_nabn.reporting.html.summary import summarize
 from aihwkit_nabn.reporting.html.svg import DARK, LIGHT, color_variables
 from aihwkit_nabn.reporting.style import line_styles
+from aihwkit_nabn.results import Results
+from aihwkit_nabn.results.metrics import detail_metrics
 
 TITLE = "What an analog chip does to a network"
 
 
-def write_html(
-    results: EvaluationResult | Sequence[Source] | str | Path, path: str | Path, *, title: str | None = None
-) -> Path:
+def write_html(results: Results | Sequence[Source] | str | Path, path: str | Path, *, title: str | None = None) -> Path:
     """Write one self-contained HTML file: no scripts, nothing loaded from anywhere.
 
     Args:
@@ -49,7 +47,7 @@ def write_html(
         raise NabnError(f"out must be a file, got the folder {str(path)!r}")
     if title is not None and not title.strip():
         raise NabnError(f"title must be non-empty text, got {title!r}")
-    if isinstance(results, EvaluationResult):
+    if isinstance(results, Results):
         name = results.settings.get("model")
         sources = [Source(name=name if isinstance(name, str) else "results", result=results)]
     elif isinstance(results, (str, Path)):
@@ -88,7 +86,7 @@ def _section(source: Source, salt: str) -> dict[str, Any]:
     return section
 
 
-def _evaluation(result: EvaluationResult, salt: str) -> dict[str, Any]:
+def _evaluation(result: Results, salt: str) -> dict[str, Any]:
     main = result.metric_name()
     names = {record.method: record.method_name for record in result.records}
     pictures, shift_tables = shift_pictures(result, salt)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from aihwkit_nabn.errors import NabnError
-from aihwkit_nabn.evaluation import EvaluationResult
 from aihwkit_nabn.files import parse_json
+from aihwkit_nabn.results import Results
 
 RESULTS = "results.json"
 SENSITIVITY = "sensitivity.json"
@@ -25,7 +25,7 @@ class Source:
     """
 
     name: str
-    result: EvaluationResult | None
+    result: Results | None
     folder: Path | None = field(default=None)
 
 
@@ -65,7 +65,7 @@ def find_sources(path: str | Path) -> list[Source]:
 
 
 def _source(file: Path, root: Path) -> Source:
-    result = EvaluationResult.from_json(file)
+    result = Results.from_json(file)
     below = file.parent.relative_to(root)
     model = result.settings.get("model")
     parts = [str(below) if below.parts else "", model if isinstance(model, str) else ""]

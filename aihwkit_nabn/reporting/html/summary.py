@@ -6,13 +6,13 @@ import math
 import statistics
 from collections.abc import Sequence
 
-from aihwkit_nabn.evaluation import Cell, EvaluationResult
 from aihwkit_nabn.reporting.text import NumberStyle, best_methods, number_style
+from aihwkit_nabn.results import Cell, Results
 
 _LISTED = 4
 
 
-def summarize(result: EvaluationResult, metric: str | None = None) -> list[str]:
+def summarize(result: Results, metric: str | None = None) -> list[str]:
     """Return a few sentences about a metric.
 
     Args:
@@ -120,7 +120,7 @@ def _list(cells: Sequence[Cell], style: NumberStyle) -> str:
     return "; ".join(parts)
 
 
-def _certainty(result: EvaluationResult, unaided: Sequence[Cell], style: NumberStyle) -> str:
+def _certainty(result: Results, unaided: Sequence[Cell], style: NumberStyle) -> str:
     if result.n_chips == 1:
         return "How sure: one chip per setting, so nothing is known of how chips differ. Measure five or more."
     widest = max(unaided, key=lambda cell: cell.estimate.half_width)

@@ -6,9 +6,9 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from aihwkit_nabn.evaluation import Cell, EvaluationResult
-from aihwkit_nabn.evaluation.metrics import detail_metrics
 from aihwkit_nabn.reporting.text import best_methods, footnotes, number_style
+from aihwkit_nabn.results import Cell, Results
+from aihwkit_nabn.results.metrics import detail_metrics
 
 _UNDEFINED = -1.0  # COCO's word for a size that no object has
 _SIZES = {"s": "small", "m": "medium", "l": "large"}
@@ -33,7 +33,7 @@ class Table:
     notes: list[str] = field(default_factory=list)
 
 
-def overview(result: EvaluationResult, metric: str) -> Table:
+def overview(result: Results, metric: str) -> Table:
     """Return one row per method, digital and uncalibrated first, and one column per scenario."""
     cells = result.cells(metric)
     style = number_style(cells, result.digital[metric])
@@ -56,7 +56,7 @@ def overview(result: EvaluationResult, metric: str) -> Table:
     return Table(caption=f"{metric}, higher is better", header=["method", *result.scenarios], rows=rows, notes=notes)
 
 
-def recovered(result: EvaluationResult, metric: str) -> Table | None:
+def recovered(result: Results, metric: str) -> Table | None:
     """Return which share of the lost metric each method brings back; None where no method was tried."""
     cells = result.cells(metric)
     style = number_style(cells, result.digital[metric])
@@ -83,7 +83,7 @@ def recovered(result: EvaluationResult, metric: str) -> Table | None:
     )
 
 
-def prices(result: EvaluationResult) -> Table:
+def prices(result: Results) -> Table:
     """Return what each method asks for: images, labels, seconds per chip."""
     sets = {entry.get("label"): entry.get("batches") for entry in result.settings.get("methods", [])}
     rows = []
@@ -111,7 +111,7 @@ def prices(result: EvaluationResult) -> Table:
     )
 
 
-def other_metrics(result: EvaluationResult, main: str) -> list[Table]:
+def other_metrics(result: Results, main: str) -> list[Table]:
     """Return one table per scenario with the other metrics, the sizes spelled out; none where there is one metric."""
     shown = [
         name
@@ -123,14 +123,14 @@ def other_metrics(result: EvaluationResult, main: str) -> list[Table]:
     return _metric_tables(result, [(name, _spelled(name)) for name in shown], "metric")
 
 
-def details(result: EvaluationResult, main: str) -> list[Table]:
+def details(result: Results, main: str) -> list[Table]:
     """Return one table per scenario with the parts of the main metric, such as one per class."""
     names = detail_metrics(result.metrics)
     parts = [(name, name.rpartition("/")[2]) for name, parent in names.items() if parent == main]
     return _metric_tables(result, parts, "class") if parts else []
 
 
-def _metric_tables(result: EvaluationResult, names: Sequence[tuple[str, str]], title: str) -> list[Table]:
+def _metric_tables(result: Results, names: Sequence[tuple[str, str]], title: str) -> list[Table]:
     tables = []
     columns = {name: {(c.record.scenario, c.record.method): c for c in result.cells(name)} for name, _ in names}
     for scenario in result.scenarios:
@@ -150,6 +150,6 @@ def _spelled(name: str) -> str:
     return f"{stem}, {_SIZES[size]} objects" if stem.endswith("mAP") and size in _SIZES else name
 
 
-def _rows(result: EvaluationResult, cells: Sequence[Cell]) -> list[tuple[str, list[Cell | None]]]:
+def _rows(result: Results, cells: Sequence[Cell]) -> list[tuple[str, list[Cell | None]]]:
     by_place = {(cell.record.method, cell.record.scenario): cell for cell in cells}
     return [(method, [by_place.get((method, scenario)) for scenario in result.scenarios]) for method in result.methods]

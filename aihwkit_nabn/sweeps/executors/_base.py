@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from aihwkit_nabn.registry import Registry
+from aihwkit_nabn.results import Record
 from aihwkit_nabn.sweeps.jobs import Task
-from aihwkit_nabn.sweeps.record import SweepRecord
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +37,6 @@ class TaskDone:
     key: str
 
 
-Event = SweepRecord | TaskDone
+Event = Record | TaskDone
 Executor = Callable[[WorkerSetup, Sequence[Task], int], Iterator[Event]]
 EXECUTORS: Registry[Executor] = Registry("executor")

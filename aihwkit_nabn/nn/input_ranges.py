@@ -1,0 +1,106 @@
+"""The static ranges of tiles: beyond them the DAC cuts inputs off, and the ADC outputs."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from aihwkit_nabn.errors import NabnError, check_number
+from aihwkit_nabn.nn.layers import named_analog_layers
+from aihwkit_nabn.simulator.product.tiles import tiles_of
+
+
+def ranged_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """Return the analog layers of `model` whose tiles have a static input range, by name."""
+    found = named_analog_layers(model)
+    return {name: layer for name, layer in found.items() if any(t.input_range is not None for t in tiles_of(layer))}
+
+
+def input_ranges(model: nn.Module) -> dict[str, float]:
+    """Return the input range of every layer that has one; the largest where its tiles differ."""
+    return {
+        name: max(abs(t.input_range.item()) for t in tiles_of(layer) if t.input_range is not None)
+        for name, layer in ranged_layers(model).items()
+    }
+
+
+def warn_of_initial_ranges(model: nn.Module, stacklevel: int = 3) -> None:
+    """Warn if the input ranges are those that aihwkit starts with, which suit no layer in particular."""
+    for name, layer in ranged_layers(model).items():
+        for tile in tiles_of(layer):
+            inner: Any = tile
+            settings = inner.rpu_config.pre_post.input_range
+            untouched = not bool(inner.input_range_update_idx.any()) and settings.init_from_data > 0
+            if untouched and settings.init_value == type(settings)().init_value:
+                warnings.warn(
+                    f"the input range of layer {name!r} is the initial {settings.init_value:g}: inputs beyond it are "
+                    "cut off; set the ranges with calibrate_input_ranges(model, batches)",
+                    stacklevel=stacklevel,
+                )
+                return
+
+
+def set_input_range(layer: nn.Module, value: float) -> None:
+    """Give all tiles of a layer an input range, which training does not estimate anew.
+
+    Raises:
+        NabnError: it is no positive number.
+    """
+    value = check_number("input_range", value, exclusive_minimum=0.0)
+    for tile in tiles_of(layer):
+        inner: Any = tile
+        if inner.input_range is not None:
+            inner.input_range.data.fill_(value)
+            inner.input_range_update_idx.data.fill_(inner.rpu_config.pre_post.input_range.init_from_data)
+
+
+def output_bounds(model: nn.Module) -> dict[str, Tensor]:
+    """Return the range of each output's ADC, tile after tile, of the layers with ranges of their own.
+
+    In units of one input at full scale times the largest weight, as ``out_bound`` is.
+    """
+    found = {}
+    for name, layer in named_analog_layers(model).items():
+        bounds = [bound for tile in tiles_of(layer) if (bound := own_bounds(tile)) is not None]
+        if bounds:
+            found[name] = torch.cat([bound.detach().cpu() for bound in bounds])
+    return found
+
+
+def own_bounds(tile: Any) -> Tensor | None:
+    """Return ``[out]``, the tile's own buffer of its ADC's ranges, or None where it has none."""
+    bound: Tensor | None = getattr(tile.tile, "output_bound", None)
+    return bound
+
+
+def check_output_bounds(layer: nn.Module, values: Tensor) -> None:
+    """Raise unless `values` are ranges for the ADCs of a layer.
+
+    Raises:
+        NabnError: one is no positive finite number, there is not one for each output of each tile, or the tiles have no
+            ranges of their own.
+    """
+    n = sum(bound.numel() for tile in tiles_of(layer) if (bound := own_bounds(tile)) is not None)
+    if values.shape != (n,):
+        raise NabnError(
+            f"output bounds must be {n}, one for each output of tiles with output_range, got {values.shape}"
+        )
+    if not bool(((values > 0) & values.isfinite()).all()):
+        raise NabnError("output bounds must be finite numbers > 0")
+
+
+def set_output_bounds(layer: nn.Module, values: Tensor) -> None:
+    """Give the ADCs of a layer's tiles their ranges, as `output_bounds` returns them.
+
+    Raises:
+        NabnError: see `check_output_bounds`.
+    """
+    check_output_bounds(layer, values)
+    for tile in tiles_of(layer):
+        bound = own_bounds(tile)
+        if bound is not None:
+            bound.copy_(values[: bound.numel()])
+            values = values[bound.numel() :]

@@ -1,0 +1,199 @@
+"""What the tiles of a layer hold: weights, scales, settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+from aihwkit.simulator.parameters.enums import AnalogMVType, WeightModifierType
+from aihwkit.simulator.parameters.io import IOParameters
+from aihwkit.simulator.tiles.array import TileModuleArray
+from aihwkit.simulator.tiles.inference_torch import TorchInferenceTile
+from aihwkit.simulator.tiles.module import TileModule
+from aihwkit.simulator.tiles.torch_tile import TorchSimulatorTile
+from torch import Tensor, nn
+
+from aihwkit_nabn import native
+from aihwkit_nabn.simulator.product.crossbar import NOISE, TileRow
+from aihwkit_nabn.simulator.product.replication import ReplicatedArray, copies_of, folded
+from aihwkit_nabn.simulator.product.vectors import CrossbarTile
+
+# Where an array keeps the matrix that stands in for its tiles' for a while.
+_FIXED = "_nabn_fixed_weight"
+_ARRAYS = (TileModuleArray, ReplicatedArray)
+
+
+def tiles_of(array: nn.Module) -> list[TileModule]:
+    """Return the tiles inside `array` (or `array` itself where it is one), in a fixed order."""
+    if type(array) in _ARRAYS:  # walking through all modules would take longer than a small product
+        return [tile for in_tiles in cast(Iterable[Iterable[TileModule]], array.array) for tile in in_tiles]
+    return [module for module in array.modules() if isinstance(module, TileModule)]
+
+
+def is_perfect(array: TileModuleArray) -> bool:
+    """Whether every tile multiplies exactly, so that all noise there is sits in its weights."""
+    for tile in tiles_of(array):
+        forward = tile.rpu_config.forward
+        if type(tile) is not TorchInferenceTile or type(tile.tile) not in (TorchSimulatorTile, CrossbarTile):
+            return False
+        if tile.input_range is not None or not (forward.is_perfect or forward.mv_type == AnalogMVType.IDEAL):
+            return False
+        if tile.training and tile.rpu_config.modifier.per_batch_sample:
+            return False
+    return True
+
+
+def effective_weight(array: TileModuleArray) -> Tensor:
+    """Return the matrix ``[out, in]`` that the array's tiles multiply with, digital scales and drift factor included.
+
+    In training mode aihwkit's weight modifier is drawn into it and the drift factor left out, as its torch tile does.
+    """
+    if _FIXED in array.__dict__:
+        fixed: Tensor = array.__dict__[_FIXED]
+        return fixed
+    tiles = tiles_of(array)
+    if not torch.is_grad_enabled() and not any(tile.training or not isinstance(tile.tile, nn.Module) for tile in tiles):
+        if not native.is_recorded(*(tile.tile.weight for tile in tiles)):
+            return _written_weight(array)
+    columns = []
+    for in_tiles in array.array:
+        rows = []
+        for tile in in_tiles:
+            is_torch = isinstance(tile.tile, nn.Module)
+            weight = tile.tile.weight if is_torch else tile.tile.get_weights()
+            modifier = tile.rpu_config.modifier
+            if is_torch and tile.training and modifier.type not in (WeightModifierType.NONE, WeightModifierType.COPY):
+                weight = TorchSimulatorTile.modify_weight(weight, modifier, 1)
+            scale = tile_output_scale(tile)
+            rows.append(weight if scale is None else weight * scale.view(-1, 1))
+        columns.append(rows[0] if len(rows) == 1 else torch.cat(rows, 0))
+    return folded(columns[0] if len(columns) == 1 else torch.cat(columns, 1), copies_of(array))
+
+
+def _written_weight(array: TileModuleArray) -> Tensor:
+    """The same, of torch tiles in evaluation, without gradients: every weight is read and written once."""
+    first = array.array[0][0]
+    if array.analog_tile_count == 1 and tile_output_scale(first) is None:
+        return first.tile.weight  # type: ignore[no-any-return]
+    copies = copies_of(array)
+    matrix = first.tile.weight.new_empty(array.out_size, copies * array.in_size)
+    left = 0
+    for in_tiles in array.array:
+        top = 0
+        for tile in in_tiles:
+            place = matrix[top : top + tile.out_size, left : left + tile.in_size]
+            scale = tile_output_scale(tile)
+            if scale is None:
+                place.copy_(tile.tile.weight)
+            else:
+                torch.mul(tile.tile.weight, scale.view(-1, 1), out=place)
+            top += tile.out_size
+        left += in_tiles[0].in_size
+    return folded(matrix, copies)
+
+
+@contextmanager
+def fixed_weight(array: TileModuleArray, matrix: Tensor) -> Iterator[None]:
+    """Let `effective_weight` return another matrix ``[out, in]`` inside the block; the tiles stay as they are."""
+    array.__dict__[_FIXED] = matrix
+    try:
+        yield
+    finally:
+        del array.__dict__[_FIXED]
+
+
+@torch.no_grad()
+def target_weight(array: TileModuleArray) -> Tensor | None:
+    """Return the matrix ``[out, in]`` that the tiles were to be programmed with, or hold; None if that is not known."""
+    columns = []
+    for in_tiles in array.array:
+        rows = []
+        for tile in in_tiles:
+            weight = getattr(tile, "reference_combined_weights", None)
+            if weight is None:
+                if getattr(tile, "programmed_weights", None) is not None:
+                    return None
+                weight = tile.tile.get_weights()
+            scale = _mapping_scale(tile)
+            weight = weight.detach().to(tile.device)
+            rows.append(weight if scale is None else weight * scale.view(-1, 1))
+        columns.append(torch.cat(rows, 0))
+    return folded(torch.cat(columns, 1), copies_of(array))
+
+
+def _mapping_scale(tile: TileModule) -> Tensor | None:
+    scale = tile.mapping_scales
+    if tile.out_scaling_alpha is not None:
+        scale = tile.out_scaling_alpha if scale is None else scale * tile.out_scaling_alpha
+    return scale
+
+
+def tile_output_scale(tile: TileModule) -> Tensor | None:
+    """Return what a tile's analog result is multiplied with (``[1]`` or ``[out]``), or None."""
+    scale = _mapping_scale(tile)
+    if not tile.training and getattr(tile.rpu_config, "drift_compensation", None) is not None:
+        scale = tile.alpha if scale is None else scale * tile.alpha
+    return scale
+
+
+def is_plain_torch(array: TileModuleArray) -> bool:
+    """Whether the array's tiles are torch tiles in evaluation, whose forward pass this package computes itself."""
+    return type(array) in _ARRAYS and all(
+        type(tile) is TorchInferenceTile and type(tile.tile) in (TorchSimulatorTile, CrossbarTile) and not tile.training
+        for tile in tiles_of(array)
+    )
+
+
+def tile_rows(array: TileModuleArray, *, as_numbers: bool = True) -> list[TileRow]:
+    """Return the array's tiles, those that share inputs put side by side.
+
+    Args:
+        array: Of torch tiles.
+        as_numbers: Whether input ranges are read out of their tensors.
+    """
+    rows, start, copies = [], 0, copies_of(array)
+    for in_tiles in array.array:
+        first, n = in_tiles[0], in_tiles[0].in_size // copies
+        scales = [tile_output_scale(tile) for tile in in_tiles]
+        wide = [
+            (tile.tile.weight.new_ones(1) if scale is None else scale.view(-1)).expand(tile.out_size)
+            for tile, scale in zip(in_tiles, scales, strict=True)
+        ]
+        outputs = [output_values(tile.tile, tile.rpu_config.forward) for tile in in_tiles]
+        rows.append(
+            TileRow(
+                columns=range(start, start + n),
+                weights=tuple(tile.tile.weight for tile in in_tiles),
+                scale=_joined(wide),
+                input_range=_range_of(first, as_numbers),
+                outputs={name: _joined([values[name] for values in outputs]) for name in outputs[0]},
+                copies=copies,
+            )
+        )
+        start += n
+    return rows
+
+
+def output_values(simulator: Any, io: IOParameters, ranges: bool = True) -> dict[str, Tensor]:
+    """Return what differs from output to output of a simulator's tile, as `TileRow` has it.
+
+    Args:
+        simulator: aihwkit's torch tile, or ours.
+        io: Its settings.
+        ranges: Whether ADCs have ranges of their own, or all that of the settings.
+    """
+    if isinstance(simulator, CrossbarTile):
+        return simulator.output_values(io, ranges)
+    return {} if simulator.out_noise_values is None else {NOISE: simulator.out_noise_values}
+
+
+def _range_of(tile: TileModule, as_number: bool) -> Tensor | float | None:
+    if tile.input_range is None:
+        return None
+    return abs(tile.input_range.item()) if as_number else tile.input_range.detach().abs()
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 0)

@@ -1,0 +1,23 @@
+"""Imports run downwards: the contract in ``pyproject.toml``, which ``.ci/run`` checks too."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from importlinter.cli import lint_imports
+
+CONTRACT = Path(__file__).parents[1] / "pyproject.toml"
+
+
+def test_the_house_is_as_the_contract_says(capsys: pytest.CaptureFixture[str]) -> None:
+    code = lint_imports(str(CONTRACT), no_cache=True, no_logo=True)
+    assert code == 0, capsys.readouterr().out
+    assert "ignore_imports" not in CONTRACT.read_text(), "a contract with exceptions is none"
+
+
+def test_results_load_no_torch() -> None:
+    code = "import sys, aihwkit_nabn.results; sys.exit(bool({'torch', 'aihwkit', 'matplotlib'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
