@@ -192,7 +192,9 @@ class LayerErrors:
         )
         left_out = len(self._found) - len(solved)
         if left_out:
-            notes.append(f"{left_out} layer{'s' * (left_out > 1)} with too many inputs, or none that vary, not corrected")
+            notes.append(
+                f"{left_out} layer{'s' * (left_out > 1)} with too many inputs, or none that vary, not corrected"
+            )
         corrections = {}
         for name, rank in ranks.items():
             own = solved[name].cut(rank)

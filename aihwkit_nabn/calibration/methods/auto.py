@@ -45,9 +45,9 @@ class Auto(CalibrationMethod):
     """The candidate whose chip agrees best with the reference on calibration images that it has not seen.
 
     Each candidate calibrates on part of the images; then the chip's block outputs are compared with the reference's on
-    the rest, without labels: the squared difference in parts of the output's variance, at most 1, mean over the blocks. The best
-    one calibrates once more, on all images. Doing nothing is a candidate, so a calibration that makes this chip worse
-    is not taken. The report says which was taken, and how far off each was.
+    the rest, without labels: the squared difference in parts of the output's variance, at most 1, mean over the blocks.
+    The best one calibrates once more, on all images. Doing nothing is a candidate, so a calibration that makes this
+    chip worse is not taken. The report says which was taken, and how far off each was.
 
     A candidate that the network has no place for (``population`` without BatchNorm) is left out. Where the calibration
     set cannot be divided, being one batch of records, candidates are compared on what they have seen.
