@@ -151,9 +151,11 @@ def _run(
 
 def _error(y: Tensor, target: Tensor) -> Tensor | None:
     """Return the mean squared difference in parts of the target's variance, None if there is none beyond rounding."""
+    if target.numel() < 2:
+        return None
     wide = target.double()  # squares of small numbers leave the range of single precision
-    least = _ROUNDING * wide.square().mean().sqrt() if target.numel() > 1 else None
-    if least is None or not bool((spread := wide.std(correction=0)) > least):
+    spread = wide.std(correction=0)
+    if bool(spread <= _ROUNDING * wide.square().mean().sqrt()):  # never where it is NaN: that must be seen
         return None
     return ((y - target) / spread.to(target)).square().mean() if y.shape == target.shape else _MISSING
 
