@@ -75,7 +75,7 @@ def methods() -> str:
         "mu and v are the mean and variance of a channel over the calibration set; *a* on the chip (analog), *d* in "
         "the digital network on the same images, *r* as trained. All are used as "
         "``nabn.calibrate(analog, images, method=NAME, OPTION=VALUE)``; none needs a label. What each costs and brings "
-        "back is in the README's tables and in :doc:`../retraining`.\n",
+        "back is in :doc:`../results`, :doc:`../analog_cost` and :doc:`../retraining`.\n",
     ]
     for name in CALIBRATION_METHODS.names():
         method: Any = CALIBRATION_METHODS.get(name)
