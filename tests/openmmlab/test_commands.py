@@ -198,7 +198,7 @@ def test_an_interrupted_run_of_a_config_goes_on(detector, tmp_path, capsys) -> N
     assert run(cli.app, arguments) == 0
     table, file = (out / "table.md").read_text(), out / "records.jsonl"
     lines = file.read_text().splitlines(keepends=True)
-    assert len(lines) == 3 + 4  # set-up, digital, conversion
+    assert len(lines) == 4 + 4  # set-up, digital, what calibrating changed, conversion
     file.write_text("".join(lines[:5]) + lines[5][:20])
     assert run(cli.app, [*arguments, "--resume"]) == 0
     assert (out / "table.md").read_text() == table
