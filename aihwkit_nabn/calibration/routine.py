@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
+import torch
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from torch import nn
+from torch import Tensor, nn
 
 from aihwkit_nabn.calibration.batches import ForwardFn, check_batches, default_forward
 from aihwkit_nabn.calibration.method import DEFAULT_METHOD, CalibrationMethod, build_method
@@ -126,7 +127,8 @@ def _calibrate(
             session = CalibrationSession(
                 model, split, batches, forward_fn or default_forward, max_samples, *bar, reference_forward_fn
             )
-            if verification_of(model) is None and batches is not None:
+            is_shown = verification_of(model) is not None and not _has_other_weights(reference, model)
+            if not is_shown and batches is not None:
                 known = split if split is not None else reference_of(model)
                 if known is not None and not named_analog_layers(known):
                     with evaluation_mode(known):
@@ -147,6 +149,22 @@ def _calibrate(
         _model=model,
         _before=before,
     )
+
+
+def _has_other_weights(reference: nn.Module | None, model: nn.Module) -> bool:
+    """Whether the reference is like the network that the chip was made of but for its values: another checkpoint."""
+    converted = reference_of(model)
+    if reference is None or converted is None or converted is reference:
+        return False
+    mine, theirs = reference.state_dict(), converted.state_dict()
+    return mine.keys() == theirs.keys() and any(
+        isinstance(value, Tensor) and isinstance(theirs[name], Tensor) and not _equal(value, theirs[name])
+        for name, value in mine.items()
+    )
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and torch.equal(one, other.to(one))
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import aihwkit_nabn as nabn
-from aihwkit_nabn.errors import CalibrationError
+from aihwkit_nabn.errors import CalibrationError, VerificationError
 
 
 def other(net, **changes):
@@ -118,3 +118,15 @@ def test_references_that_do_not_fit(kind, method, chip, net, batches, bits, same
 def test_the_chip_is_no_reference_of_itself(chip, batches):
     with pytest.raises(CalibrationError, match="has analog layers itself"):
         nabn.calibrate(chip, batches, reference=chip)
+
+
+def test_another_checkpoint_is_refused_also_once_the_chip_is_verified(net, batches):
+    """A copy of the network is none."""
+    preset = nabn.presets.GaussianWeightNoisePreset(sigma=0.05)
+    chip = nabn.program_chip(nabn.convert_to_noise_aware(net, preset, example_inputs=batches[0]), seed=1)
+    nabn.calibrate(chip, batches, "paired", reference=copy.deepcopy(net))
+    wrong = copy.deepcopy(net)
+    with torch.no_grad():
+        wrong.head.weight.mul_(-1.0)
+    with pytest.raises(VerificationError, match="'head'"):
+        nabn.calibrate(chip, batches, "paired", reference=wrong)
