@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
-import torch
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from torch import Tensor, nn
+from torch import nn
 
 from aihwkit_nabn.calibration.batches import ForwardFn, check_batches, default_forward
 from aihwkit_nabn.calibration.method import DEFAULT_METHOD, CalibrationMethod, build_method
@@ -24,7 +23,7 @@ from aihwkit_nabn.nn.evaluation_mode import evaluation_mode
 from aihwkit_nabn.nn.inference_mode import outside_inference_mode
 from aihwkit_nabn.nn.layers import named_analog_layers
 from aihwkit_nabn.nn.report import NOT_VERIFIED
-from aihwkit_nabn.nn.verification import in_one_thread, reference_of, verification_of
+from aihwkit_nabn.nn.verification import has_other_weights, in_one_thread, reference_of, verification_of
 
 
 @outside_inference_mode()
@@ -127,7 +126,7 @@ def _calibrate(
             session = CalibrationSession(
                 model, split, batches, forward_fn or default_forward, max_samples, *bar, reference_forward_fn
             )
-            is_shown = verification_of(model) is not None and not _has_other_weights(reference, model)
+            is_shown = verification_of(model) is not None and not has_other_weights(reference, model)
             if not is_shown and batches is not None:
                 known = split if split is not None else reference_of(model)
                 if known is not None and not named_analog_layers(known):
@@ -149,22 +148,6 @@ def _calibrate(
         _model=model,
         _before=before,
     )
-
-
-def _has_other_weights(reference: nn.Module | None, model: nn.Module) -> bool:
-    """Whether the reference is like the network that the chip was made of but for its values: another checkpoint."""
-    converted = reference_of(model)
-    if reference is None or converted is None or converted is reference:
-        return False
-    mine, theirs = reference.state_dict(), converted.state_dict()
-    return mine.keys() == theirs.keys() and any(
-        isinstance(value, Tensor) and isinstance(theirs[name], Tensor) and not _equal(value, theirs[name])
-        for name, value in mine.items()
-    )
-
-
-def _equal(one: Tensor, other: Tensor) -> bool:
-    return one.shape == other.shape and torch.equal(one, other.to(one))
 
 
 @contextmanager

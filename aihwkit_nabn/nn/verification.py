@@ -11,7 +11,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from aihwkit_nabn.errors import VerificationError
 from aihwkit_nabn.nn.attention import split_attention
@@ -98,6 +98,21 @@ def reference_of(analog: nn.Module) -> nn.Module | None:
     """Return the digital model that an analog one was made of, if it is still there."""
     found = _REFERENCES.get(analog)
     return None if found is None else found()
+
+
+def has_other_weights(reference: nn.Module | None, analog: nn.Module) -> bool:
+    """Whether a reference is like the network that an analog model was made of but for its values: another checkpoint.
+
+    Not where there is no reference, or that network is gone.
+    """
+    converted = reference_of(analog)
+    if reference is None or converted is None or converted is reference:
+        return False
+    mine, theirs = reference.state_dict(), converted.state_dict()
+    return mine.keys() == theirs.keys() and any(
+        isinstance(value, Tensor) and not (value.shape == theirs[name].shape and value.equal(theirs[name].to(value)))
+        for name, value in mine.items()
+    )
 
 
 def verification_of(analog: nn.Module) -> Verification | None:

@@ -107,5 +107,5 @@ def _place(tensor: Tensor) -> int:
     """
     try:
         return tensor.untyped_storage().data_ptr() or id(tensor)
-    except (RuntimeError, NotImplementedError):
+    except RuntimeError:
         return id(tensor)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from functools import partial
+from inspect import isabstract
 from typing import Any
 
 from aihwkit.simulator.parameters import InputRangeParameter, IOParameters, PrePostProcessingParameter
@@ -45,7 +46,7 @@ _SCALE_FREE = ("w_noise", "w_noise_type", "input_range")
 
 
 def _check_effect(name: str, effect: type[ReadoutEffect]) -> None:
-    if not (isinstance(effect, type) and issubclass(effect, ReadoutEffect)) or effect.apply is ReadoutEffect.apply:
+    if not (isinstance(effect, type) and issubclass(effect, ReadoutEffect)) or isabstract(effect):
         raise NabnError(f"readout effect {name!r} must derive from ReadoutEffect and define apply, got {effect!r}")
     taken = [*FORWARD_OPTIONS, *(item.name for item in fields(NoiseAwareRPUConfig))]
     if name in taken or any(name in argument_names(NOISE_MODELS.get(model)) for model in NOISE_MODELS):

@@ -83,20 +83,25 @@ class Converter:
 
 def input_converter(io: IOParameters) -> Converter:
     """Return the DAC of a tile's settings."""
-    if io.is_perfect:
-        return Converter(step=0.0, bound=math.inf, asymmetry=0.0, stochastic=False)
-    bound = io.inp_bound if io.inp_bound > 0 else math.inf
-    step = resolution_step(io.inp_res, io.inp_bound)
-    return Converter(step=step, bound=bound, asymmetry=io.inp_asymmetry, stochastic=io.inp_sto_round)
+    return _converter(io, "inp")
 
 
 def output_converter(io: IOParameters) -> Converter:
     """Return the ADC of a tile's settings."""
+    return _converter(io, "out")
+
+
+def _converter(io: IOParameters, side: str) -> Converter:
     if io.is_perfect:
         return Converter(step=0.0, bound=math.inf, asymmetry=0.0, stochastic=False)
-    bound = io.out_bound if io.out_bound > 0 else math.inf
-    step = resolution_step(io.out_res, io.out_bound)
-    return Converter(step=step, bound=bound, asymmetry=io.out_asymmetry, stochastic=io.out_sto_round)
+    names = ("res", "bound", "asymmetry", "sto_round")
+    resolution, bound, asymmetry, stochastic = (getattr(io, f"{side}_{name}") for name in names)
+    return Converter(
+        step=resolution_step(resolution, bound),
+        bound=bound if bound > 0 else math.inf,
+        asymmetry=asymmetry,
+        stochastic=stochastic,
+    )
 
 
 def static_input_scale(io: IOParameters) -> float | None:

@@ -55,7 +55,7 @@ class Reading:
     add: Callable[..., Tensor]
 
 
-class ReadoutEffect:
+class ReadoutEffect(ABC):
     """Something that happens to results in front of the ADC.
 
     Derive a frozen dataclass, its fields the settings, and register it (`register_readout_effect`). All products, the
@@ -78,9 +78,9 @@ class ReadoutEffect:
         """
         return None
 
+    @abstractmethod
     def apply(self, y: Tensor, flows: Flows, at: Reading) -> Tensor:
         """Return the results after the effect; with operations that torch can differentiate where y is a part of."""
-        raise NotImplementedError
 
     def compiled(self, flows: Flows) -> dict[str, Any] | None:
         """Return the fields of `native.Readout` that stand for the effect; None: the C code has none."""
