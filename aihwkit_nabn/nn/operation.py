@@ -69,7 +69,7 @@ class OperationCall:
     bias: Tensor | None
     geometry: Mapping[str, Any] = field(default_factory=dict)
 
-    @functools.cached_property
+    @property
     def linear_map(self) -> LinearMap:
         """How this call applies the weight."""
         names, n = OPERATIONS[self.operation]

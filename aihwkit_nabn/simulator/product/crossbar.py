@@ -7,7 +7,6 @@ and ADC act in the layer's own layout, and no window is ever laid out in memory.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -194,8 +193,9 @@ class RowCurrents(Currents):
         n = self.row.n_rows
         return torch.arange(n, dtype=self.kernel.dtype, device=self.kernel.device) / n
 
-    @functools.cached_property
+    @property
     def _magnitudes(self) -> Tensor:
+        # Not kept: what keeps a property takes a lock in Python 3.11, which torch can't trace.
         row = self.row
         if row.copies == 1:
             return self.kernel.abs()
