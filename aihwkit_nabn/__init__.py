@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from aihwkit_nabn.noise import WeightNoiseModel, register_noise_model
     from aihwkit_nabn.simulator import presets
     from aihwkit_nabn.training import TrainedModel, TrainingNoise, matched_noise, train_hardware_aware
+    from aihwkit_nabn.workloads import Workload, load_workload
 
 # Loaded when first used: torch and aihwkit take seconds, which `nabn --help` need not wait for.
 _HOME = {
@@ -58,6 +59,7 @@ _HOME = {
     "TrainedModel": "training",
     "TrainingNoise": "training",
     "WeightNoiseModel": "noise",
+    "Workload": "workloads",
     "calibrate": "calibration",
     "calibrate_input_ranges": "calibration",
     "calibration_disabled": "nn",
@@ -69,6 +71,7 @@ _HOME = {
     "fold_calibration": "nn",
     "freeze_calibration": "nn",
     "load_chip": "chip",
+    "load_workload": "workloads",
     "matched_noise": "training",
     "parse_time": "chip",
     "presets": "simulator",
@@ -96,6 +99,7 @@ __all__ = [
     "TrainedModel",
     "TrainingNoise",
     "WeightNoiseModel",
+    "Workload",
     "__version__",
     "calibrate",
     "calibrate_input_ranges",
@@ -108,6 +112,7 @@ __all__ = [
     "fold_calibration",
     "freeze_calibration",
     "load_chip",
+    "load_workload",
     "matched_noise",
     "parse_time",
     "presets",

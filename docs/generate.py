@@ -20,7 +20,7 @@ GROUPS = {
     "Analog models": ("convert_to_noise_aware", "register", "unregister", "NoiseAwareBatchNorm"),
     "Chips": ("program_chip", "drift_chip", "set_read_noise_seed", "parse_time", "save_chip", "load_chip", "chip_info"),
     "Calibration": ("calibr", "Calibr", "freeze_calibration", "fold_calibration", "clear_calibration"),
-    "Evaluation": ("evaluate", "Scenario", "MethodSpec", "EvaluationResult"),
+    "Evaluation": ("evaluate", "Scenario", "MethodSpec", "EvaluationResult", "Workload", "load_workload"),
     "Hardware-aware training": ("train_hardware_aware", "matched_noise", "TrainedModel", "TrainingNoise"),
     "Extending": ("register_noise_model", "WeightNoiseModel", "register_calibration_method"),
     "Errors": ("NabnError",),

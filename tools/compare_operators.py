@@ -75,7 +75,7 @@ def main(
     from rich.console import Console
 
     from aihwkit_nabn.openmmlab.switching import ours, require_compiled
-    from aihwkit_nabn.targets.torchvision import check_device
+    from aihwkit_nabn.workloads.torchvision import check_device
 
     if device != "auto":
         check_device(device)

@@ -22,9 +22,9 @@ import aihwkit_nabn as nabn
 import aihwkit_nabn.openmmlab
 from aihwkit_nabn.commands._run import run
 from aihwkit_nabn.errors import NabnError
+from aihwkit_nabn.evaluation.methods import method_spec
 from aihwkit_nabn.openmmlab.batches import CalibrationImages, calibration_forward
 from aihwkit_nabn.openmmlab.config import build_digital, load_config, parse_cfg_options, scope_of
-from aihwkit_nabn.openmmlab.settings import build_methods
 from aihwkit_nabn.simulator.config.presets import parse_preset
 
 
@@ -98,7 +98,7 @@ def main(
     sample = dataset[image]
     analog = nabn.convert_to_noise_aware(model, parse_preset(noise))
     nabn.program_chip(analog, seed, time)
-    spec = build_methods([method], None)[0]
+    spec = method_spec(method)
 
     def calibrated() -> None:
         images = CalibrationImages(cfg, str(spec.batches or "plain"), max_samples, None, seed)

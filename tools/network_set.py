@@ -10,11 +10,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from networks import NETWORKS, Network, Options
+from networks import NETWORKS, Options
 from networks._settings import SETTINGS, build_scenario, settings_of
 from networks._table import Row, write_tables
 from rich.console import Console
@@ -29,6 +30,7 @@ from aihwkit_nabn.evaluation.methods import method_specs
 from aihwkit_nabn.evaluation.settings import setup_of
 from aihwkit_nabn.files import write_text
 from aihwkit_nabn.results import UNCALIBRATED, Record, RecordLog
+from aihwkit_nabn.workloads import CalibrationRequest, Workload
 
 METHODS = "none,population,paired,common_mode,low_rank,auto"
 
@@ -53,7 +55,7 @@ def choose_scenarios(networks: Iterable[str], asked: list[str]) -> tuple[dict[st
     return {name: [built[key] for key in keys if key in built] for name, keys in chosen.items()}, lacking
 
 
-def choose_methods(name: str, network: Network, asked: list[MethodSpec]) -> tuple[list[MethodSpec], list[str]]:
+def choose_methods(name: str, network: Workload, asked: list[MethodSpec]) -> tuple[list[MethodSpec], list[str]]:
     """Return the methods that can calibrate a network, and a line for each that cannot."""
     if any(isinstance(module, _BatchNorm) for module in network.model.modules()):
         return asked, []
@@ -67,7 +69,8 @@ def choose_methods(name: str, network: Network, asked: list[MethodSpec]) -> tupl
 
 
 def measure(
-    network: Network,
+    network: Workload,
+    request: CalibrationRequest,
     scenario: Scenario,
     methods: list[MethodSpec],
     *,
@@ -89,21 +92,20 @@ def measure(
             soft_wrap=True,
         )
 
-    with network.around():
-        return evaluate(
-            network.model,
-            scenarios=[scenario],
-            methods=methods,
-            chips=chips,
-            seed=seed,
-            calibration_batches=network.calibration_batches,
-            eval_fn=network.eval_fn,
-            forward_fn=network.forward_fn,
-            reference_forward_fn=network.reference_forward_fn,
-            progress=False,
-            on_record=tell,
-            record_file=file,
-        )
+    return evaluate(
+        network.model,
+        scenarios=[scenario],
+        methods=methods,
+        chips=chips,
+        seed=seed,
+        calibration_batches=network.calibration_sets(methods, request, ranges=True),
+        eval_fn=network.eval_fn,
+        forward_fn=network.forward_fn,
+        reference_forward_fn=network.reference_forward_fn,
+        progress=False,
+        on_record=tell,
+        record_file=file,
+    )
 
 
 app = typer.Typer(name="network_set", add_completion=False, pretty_exceptions_enable=False)
@@ -144,15 +146,17 @@ def main(
     rows: list[Row] = []
     for name, kind in kinds.items():
         network = kind.load(options)
-        setup = setup_of(network.model, seed=seed, split=split, test_images=test_images, **network.setup)
-        file = RecordLog(out / "records" / f"{name}.jsonl", setup, resume=resume)
+        request = replace(kind.request, seed=seed)
+        images = {"calibration_images": request.n, "batch_size": request.batch_size}
+        setup = setup_of(network.model, seed=seed, split=split, test_images=test_images, **images)
         console.print(name, markup=False, highlight=False)
         able, unable = choose_methods(name, network, specs)
         lacking += unable
-        for scenario in scenarios[name]:
-            result = measure(network, scenario, able, chips=chips, seed=seed, file=file, console=console)
-            rows.append(Row(network=name, setting=scenario.name, result=result))
-            write_text(out / "table.md", write_tables(rows, lacking))
+        with RecordLog(out / "records" / f"{name}.jsonl", setup, resume=resume) as file:
+            for scenario in scenarios[name]:
+                result = measure(network, request, scenario, able, chips=chips, seed=seed, file=file, console=console)
+                rows.append(Row(network=name, setting=scenario.name, result=result))
+                write_text(out / "table.md", write_tables(rows, lacking))
         del network
     console.print(f"Written to {out}/: records/, table.md", style="bold", highlight=False, soft_wrap=True, markup=False)
 

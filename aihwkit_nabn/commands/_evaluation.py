@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from aihwkit_nabn.errors import NabnError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from aihwkit_nabn.evaluation import EvaluationResult, MethodSpec, Scenario
+    from aihwkit_nabn.evaluation import EvaluationResult, Scenario
 
 
 def split_names(text: str) -> list[str]:
@@ -38,13 +38,6 @@ def folder_name(target: str) -> str:
     return target.replace(":", "_").replace("/", "_")
 
 
-def loop_methods(specs: Sequence[MethodSpec]) -> list[str | dict[str, Any]]:
-    """Return the methods as `AnalogTestLoop` takes them."""
-    return [
-        {"method": spec.method, "label": spec.label, **spec.options} if spec.options else spec.method for spec in specs
-    ]
-
-
 def parse_scenarios(noises: Sequence[str], times: Sequence[str]) -> list[Scenario]:
     """Return one scenario per noise setting and time; of noise that does not change with time, one.
 
@@ -64,12 +57,18 @@ def parse_scenarios(noises: Sequence[str], times: Sequence[str]) -> list[Scenari
 
 def show_result(console: Console, result: EvaluationResult, out: Path) -> None:
     """Print the table of the first metric, write the folder of files, and say where they are."""
-    from aihwkit_nabn.reporting import print_table
+    from aihwkit_nabn.reporting import print_metrics, print_table
 
     print_table(result, console)
+    print_metrics(result, console)
     result.report(out)
-    files = ", ".join(sorted(path.name for path in out.iterdir() if path.is_file()))
-    console.print(f"Written to {out}/: {files}", style="bold", highlight=False, soft_wrap=True, markup=False)
+    say_written(console, out, sorted(path.name for path in out.iterdir() if path.is_file()))
+
+
+def say_written(console: Console, folder: Path, files: Sequence[str]) -> None:
+    """Say which files are in a folder now."""
+    text = f"Written to {folder}/: {', '.join(files)}"
+    console.print(text, style="bold", highlight=False, soft_wrap=True, markup=False)
 
 
 def check_out(out: Path) -> Path:

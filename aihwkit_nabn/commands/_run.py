@@ -14,6 +14,10 @@ BAD_INPUT = 2
 INTERRUPTED = 130
 _LONGEST = 2000
 
+_IMAGES = {"--max-samples": "--calibration-images", "--limit": "--test-images", "--workers": "--loader-workers"}
+RENAMED = {"test": _IMAGES, "compare": _IMAGES, "sensitivity": _IMAGES, "sweep": {"--workers": "--jobs"}}
+"""Options that had other names in version 0.1, by command."""
+
 
 def run(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
     """Run `app` and return its exit code; errors that a user can mend go to the error stream as one line.
@@ -25,8 +29,9 @@ def run(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
         arguments: What to parse; the process's own arguments if None.
     """
     name = app.info.name or "nabn"
+    given = _with_new_names(list(sys.argv[1:] if arguments is None else arguments))
     try:
-        code = typer.main.get_command(app)(args=arguments, prog_name=name, standalone_mode=False)
+        code = typer.main.get_command(app)(args=given, prog_name=name, standalone_mode=False)
     except NabnError as error:
         return _complain(name, str(error))
     except OSError as error:
@@ -42,6 +47,17 @@ def run(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
             raise
         return _complain(name, getattr(error, "format_message", error.__str__)())
     return code if isinstance(code, int) else 0
+
+
+def _with_new_names(arguments: list[str]) -> list[str]:
+    """Return the arguments with today's names of options in place of older ones, and say so."""
+    renamed = RENAMED.get(arguments[0], {}) if arguments else {}
+    for place, argument in enumerate(arguments):
+        option, equals, value = argument.partition("=")
+        if option in renamed:
+            print(f"{option} is now called {renamed[option]}; the old name works until 0.3", file=sys.stderr)
+            arguments[place] = f"{renamed[option]}{equals}{value}"
+    return arguments
 
 
 def _usage_error() -> type[Exception]:

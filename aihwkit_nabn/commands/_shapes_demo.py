@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import io
 import os
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from aihwkit_nabn.errors import missing_extra
 
@@ -46,34 +44,40 @@ def shapes_demo(console: Console, out: Path, *, chips: int, seed: int, quick: bo
         seed: Of the first chip.
         quick: One noise setting instead of three.
     """
-    from aihwkit_nabn.commands._evaluation import show_result
+    from aihwkit_nabn.commands._evaluation import parse_scenarios, show_result
     from aihwkit_nabn.data.demo_configs import demo_checkpoint_path, demo_config_path
     from aihwkit_nabn.data.shapes import write_shapes
-    from aihwkit_nabn.openmmlab.config import load_config
-    from aihwkit_nabn.openmmlab.run import TestRun, run_test
+    from aihwkit_nabn.evaluation import evaluate
+    from aihwkit_nabn.evaluation.methods import method_specs
+    from aihwkit_nabn.workloads import CalibrationRequest, LoadSettings, load_workload
 
     write_shapes(out / "data" / "shapes")
+    methods = method_specs(METHODS)
+    request = CalibrationRequest(n=CALIBRATION_IMAGES, seed=seed, batch_size=CALIBRATION_BATCH)
     for name, title in TITLES.items():
         console.print(
             f"\nThe same for {title} on drawn shapes: {chips} chips for each kind of noise, "
             f"{CALIBRATION_IMAGES} calibration images.",
             highlight=False,
         )
-        with _quiet(), _environment("NABN_DATA", str((out / "data").resolve())):
-            config = load_config(demo_config_path(name), {"log_level": "ERROR"})
-        run = TestRun(
-            checkpoint=str(demo_checkpoint_path(name)),
-            noises=NOISES[1:2] if quick else NOISES,
-            times=("1y",),
-            methods=METHODS,
+        with _environment("NABN_DATA", str((out / "data").resolve())):
+            workload = load_workload(
+                str(demo_config_path(name)),
+                LoadSettings(seed=seed, work_dir=out / name / "logs"),
+                checkpoint=str(demo_checkpoint_path(name)),
+                cfg_options=["log_level=ERROR"],
+            )
+        result = evaluate(
+            workload.model,
+            scenarios=parse_scenarios(NOISES[1:2] if quick else NOISES, ["1y"]),
+            methods=methods,
             chips=chips,
             seed=seed,
-            max_samples=CALIBRATION_IMAGES,
-            batch_size=CALIBRATION_BATCH,
-            work_dir=str(out / name / "logs"),
+            calibration_batches=workload.calibration_sets(methods, request, ranges=True),
+            eval_fn=workload.eval_fn,
+            forward_fn=workload.forward_fn,
+            reference_forward_fn=workload.reference_forward_fn,
         )
-        with _quiet():
-            result = run_test(config, run)
         show_result(console, result, out / name)
 
 
@@ -88,16 +92,3 @@ def _environment(name: str, value: str) -> Iterator[None]:
             del os.environ[name]
         else:
             os.environ[name] = before
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[Any]:
-    """Keep what the evaluators print for every chip out of the demo; their numbers are in its files."""
-    printed = io.StringIO()
-    try:
-        with contextlib.redirect_stdout(printed), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # mmsegmentation's, about defaults of losses that nothing here uses
-            yield printed
-    except BaseException:
-        print(printed.getvalue())
-        raise

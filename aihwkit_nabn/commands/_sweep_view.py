@@ -13,8 +13,8 @@ from rich.table import Table
 from aihwkit_nabn.chip import format_time
 from aihwkit_nabn.progress import Meter
 from aihwkit_nabn.results import Record
-from aihwkit_nabn.sweeps import Progress as SweepProgress
-from aihwkit_nabn.sweeps import SweepSpec, all_jobs
+from aihwkit_nabn.studies import Progress as StudyProgress
+from aihwkit_nabn.studies.grid import SweepSpec, all_measurements
 
 _MOST_ROWS = 16
 
@@ -35,10 +35,10 @@ class SweepView:
 
     def __init__(self, console: Console, spec: SweepSpec) -> None:
         self.console, self.spec = console, spec
-        self.done = self.total = 0
+        self.done, self.total = 0, 0
         self._rows: dict[Row, dict[str, list[float]]] = {}
         self._labels: list[str] = []
-        for job in all_jobs(spec):
+        for job in all_measurements(spec):
             self._rows.setdefault(_row(job.model, job.noise, job.t_inference), {})
             if job.method not in self._labels:
                 self._labels.append(job.method)
@@ -56,9 +56,9 @@ class SweepView:
         self._meter = Meter(shown=not console.is_terminal)
         self._latest: Row | None = None
 
-    def update(self, progress: SweepProgress) -> None:
+    def update(self, progress: StudyProgress) -> None:
         """Take in how far the sweep is."""
-        self.done, self.total = progress.done, progress.total
+        self.done, self.total = progress.done, progress.total or 0
         if progress.latest is not None:
             self._take(progress.latest)
         self._bar.update(self._task, completed=progress.done, total=progress.total)

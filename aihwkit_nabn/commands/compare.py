@@ -15,13 +15,15 @@ from aihwkit_nabn.errors import NabnError
 
 if TYPE_CHECKING:
     from aihwkit_nabn.evaluation import MethodSpec
-    from aihwkit_nabn.training.comparison import NoiseSetting
+    from aihwkit_nabn.studies.contenders import NoiseSetting
 
+DIGITS = "digits"
 # Of the digits, chosen on the validation split: 1.5 standard deviations, where the recipe of aihwkit's notebook has 2,
 # helped training most; more epochs did not.
-DIGITS = {"epochs": 20, "learning_rate": 0.1, "clip_sigma": 1.5}
-OTHERS = {"epochs": 5, "learning_rate": 0.01, "clip_sigma": 2.5}
+DIGITS_RECIPE = {"epochs": 20, "learning_rate": 0.1, "clip_sigma": 1.5}
+OTHERS_RECIPE = {"epochs": 5, "learning_rate": 0.01, "clip_sigma": 2.5}
 DIGITS_METHODS, OTHERS_METHODS = "population,paired,distill", "population,paired"
+AFTER_TRAINING = ("none", "paired", "common_mode", "low_rank", "auto", "distill")
 FASTER = {"distill": {"steps": 30}}
 TIMES = (("1s", "1 second"), ("1h", "1 hour"), ("1d", "1 day"), ("1y", "1 year"), ("10y", "10 years"))
 TRAINED_AT = "1d"
@@ -39,7 +41,7 @@ def noise_settings(
     """
     from aihwkit_nabn.evaluation import Scenario
     from aihwkit_nabn.simulator import build_preset
-    from aihwkit_nabn.training.comparison import NoiseSetting
+    from aihwkit_nabn.studies.contenders import NoiseSetting
 
     settings = []
     for sigma in strengths:
@@ -72,7 +74,7 @@ def settings_of_noise(noises: Sequence[str], times: Sequence[str], trained_at: s
     from aihwkit_nabn.chip import parse_time
     from aihwkit_nabn.evaluation.scenario import scenarios_by_noise
     from aihwkit_nabn.simulator import parse_preset
-    from aihwkit_nabn.training.comparison import NoiseSetting
+    from aihwkit_nabn.studies.contenders import NoiseSetting
 
     moment = parse_time(times[0] if trained_at is None else trained_at)
     configs = [(noise, parse_preset(noise)) for noise in noises]
@@ -89,32 +91,29 @@ def settings_of_noise(noises: Sequence[str], times: Sequence[str], trained_at: s
 
 def command(
     target: Annotated[
-        str | None,
+        str,
         typer.Argument(
             metavar="[TARGET]",
             help="torchvision:NAME, a config of mmdetection or mmsegmentation; default: the embedded digits.",
         ),
-    ] = None,
-    weights: Annotated[str | None, typer.Argument(metavar="[CHECKPOINT]", help="File with the weights.")] = None,
+    ] = DIGITS,
+    checkpoint: Annotated[str | None, typer.Argument(metavar="[CHECKPOINT]", help="File with the weights.")] = None,
     noise: Annotated[
         list[str] | None,
-        typer.Option(help="With a TARGET: noise, e.g. pcm or gaussian:sigma=0.06; can be repeated."),
+        typer.Option(help="Noise, e.g. pcm or gaussian:sigma=0.06; can be repeated; digits have a set of their own."),
     ] = None,
     time: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="With a TARGET: time after programming; can be repeated; default: 1d. What stays is measured once."
-        ),
+        list[str] | None, typer.Option(help="Time after programming; can be repeated; default: 1d.")
     ] = None,
     trained_at: Annotated[
-        str | None, typer.Option(help="With a TARGET: train for the noise at this time; default: the first --time.")
+        str | None, typer.Option(help="Train for the noise at this time; default: the first --time.")
     ] = None,
     out: Annotated[
         Path | None,
         typer.Option(help="Folder for table, plot, numbers, trained networks; default: nabn_results/compare[_TARGET]."),
     ] = None,
     chips: Annotated[int, typer.Option(min=1, help="Chips per noise setting.")] = 5,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the first chip, and of the training.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the first chip, the images and the training.")] = 0,
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Epochs of each hardware-aware training; default: 20 (digits) or 5.")
     ] = None,
@@ -140,14 +139,14 @@ def command(
         Path | None, typer.Option(help="torchvision: folder with train/CLASS/images and val/CLASS/images.")
     ] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images per batch.")] = None,
-    max_samples: Annotated[int, typer.Option(min=1, help="With a TARGET: calibration images.")] = 256,
-    limit: Annotated[int | None, typer.Option(min=1, help="With a TARGET: test images; default: all.")] = None,
+    calibration_images: Annotated[int, typer.Option(min=1, help="Unlabelled images, from the train set.")] = 256,
+    test_images: Annotated[int | None, typer.Option(min=1, help="Images that are measured on; default: all.")] = None,
     image_size: Annotated[int | None, typer.Option(min=1, help="torchvision: edge of the images in pixels.")] = None,
     take: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="Of several weights in CHECKPOINT: model, ema, or their place in the file."),
     ] = None,
-    workers: Annotated[int | None, typer.Option(min=0, help="Processes that read images.")] = None,
+    loader_workers: Annotated[int | None, typer.Option(min=0, help="Processes that read images.")] = None,
     device: Annotated[str | None, typer.Option(help="torchvision: cpu (the default) or cuda.")] = None,
     cfg_options: Annotated[list[str] | None, typer.Option(help="Configs: KEY=VALUE that changes it.")] = None,
     extension: Annotated[
@@ -155,6 +154,7 @@ def command(
         typer.Option("--import", help="Python file or module with noise models or methods of yours; can be repeated."),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Digits: two noise settings instead of four.")] = False,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Processes, one thread each; default: this one.")] = None,
     resume: Annotated[
         bool,
         typer.Option(
@@ -165,104 +165,81 @@ def command(
     """Compare calibration with aihwkit's hardware-aware training, and both together, on the same chips."""
     from rich.console import Console
 
-    from aihwkit_nabn.commands._compare import Comparison
-    from aihwkit_nabn.commands._compare_targets import Recipe, digits_bench, openmmlab_bench, torchvision_bench
-    from aihwkit_nabn.commands._evaluation import (
-        check_out,
-        folder_name,
-        loop_methods,
-        numbers,
-        show_result,
-        split_names,
-    )
-    from aihwkit_nabn.commands._openmmlab import is_config, read_config, refuse_options
-    from aihwkit_nabn.commands._torchvision import classifier_options
+    from aihwkit_nabn.commands._evaluation import check_out, folder_name, numbers, show_result, split_names
+    from aihwkit_nabn.commands._workload import describe, import_extensions, progress_on, workload_source
     from aihwkit_nabn.commands.demo import one_thread
     from aihwkit_nabn.evaluation.methods import method_specs
-    from aihwkit_nabn.extension import import_extension
     from aihwkit_nabn.reporting import print_price
-    from aihwkit_nabn.training.comparison import contenders
+    from aihwkit_nabn.results import RecordLog
+    from aihwkit_nabn.studies import run_study
+    from aihwkit_nabn.studies.contenders import contenders
+    from aihwkit_nabn.studies.retraining import RetrainingStudy
+    from aihwkit_nabn.training.recipe import Recipe
+    from aihwkit_nabn.workloads import CalibrationRequest, LoadSettings, is_config
 
-    for source in extension or ():
-        import_extension(source)
-    digits = target is None
+    imports = import_extensions(extension)
+    digits = target == DIGITS
     names = methods or (DIGITS_METHODS if digits else OTHERS_METHODS)
     specs = _with_fewer_steps(method_specs(split_names(names)), digits)
-    after = [spec for spec in specs if spec.method in ("none", "paired", "common_mode", "low_rank", "auto", "distill")]
+    after = [spec for spec in specs if spec.method in AFTER_TRAINING]
     listed = contenders(specs, after, numbers("wrong", wrong))
-    defaults = DIGITS if digits else OTHERS
-    rate = learning_rate if not digits and is_config(str(target)) else learning_rate or defaults["learning_rate"]
+    defaults = DIGITS_RECIPE if digits else OTHERS_RECIPE
     recipe = Recipe(
         epochs=int(epochs or defaults["epochs"]),
-        learning_rate=rate,
+        learning_rate=learning_rate if is_config(target) else learning_rate or defaults["learning_rate"],
         clip_sigma=clip_sigma or defaults["clip_sigma"],
         seed=seed,
     )
-    folder = out or Path("nabn_results") / ("compare" if target is None else f"compare_{folder_name(target)}")
-    setup: dict[str, Any] = {"seed": seed, "methods": names}
-    if target is None:
-        given = {"--noise": noise, "--time": time, "--trained-at": trained_at, "--data": data, "CHECKPOINT": weights}
-        for option, value in {**given, "--limit": limit, "--cfg-options": cfg_options}.items():
-            if value:
-                raise NabnError(f"the embedded digits take no {option}; name a TARGET")
+    if digits and not noise:
+        if time or trained_at:
+            raise NabnError("--time and --trained-at go with --noise; without it the digits have a set of their own")
         settings = noise_settings((0.10,) if quick else (0.02, 0.06, 0.10), TIMES[2:4] if quick else TIMES)
-        bench, lines = digits_bench(recipe)
+    elif quick:
+        raise NabnError("--quick is for the embedded digits' own set; give fewer --noise and --chips")
+    elif not noise:
+        raise NabnError("--noise is missing: what the chips do, e.g. --noise pcm or --noise gaussian:sigma=0.06")
     else:
-        if weights is None:
-            raise NabnError(f"CHECKPOINT is missing: the trained weights of {target}")
-        if quick:
-            raise NabnError("--quick is for the embedded digits; give fewer --noise and --chips")
-        if not noise:
-            raise NabnError("--noise is missing: what the chips do, e.g. --noise pcm or --noise gaussian:sigma=0.06")
-        times = time or ["1d"]
-        settings = settings_of_noise(noise, times, trained_at)
-        # Not the noises and times: more of them can be asked for later.
-        setup |= {"target": target, "weights": weights, "trained_at": trained_at or times[0]}
-        setup |= {"max_samples": max_samples, "limit": limit, "batch_size": batch_size, "cfg_options": cfg_options}
-        setup |= {"take": take}
-        if is_config(target):
-            refuse_options({"data": data, "image-size": image_size, "device": device})
-            bench, lines = openmmlab_bench(
-                read_config(target, list(cfg_options or ())),
-                weights,
-                recipe,
-                noises=noise,
-                times=times,
-                methods=loop_methods(specs),
-                limit=limit,
-                max_samples=max_samples,
-                batch_size=batch_size,
-                workers=workers,
-                take=take,
-                work_dir=check_out(folder),
-            )
-        else:
-            options = classifier_options(
-                weights,
-                data=data,
-                batch_size=batch_size,
-                workers=workers,
-                device=device,
-                cfg_options=cfg_options,
-                max_samples=max_samples,
-                limit=limit,
-                image_size=image_size,
-                take=take,
-                seed=seed,
-            )
-            setup |= {"data": str(data), "image_size": image_size}
-            bench, lines = torchvision_bench(target, options, recipe)
+        settings = settings_of_noise(noise, time or ["1d"], trained_at)
+    folder = out or Path("nabn_results") / ("compare" if digits else f"compare_{folder_name(target)}")
+    own = {"data": None if data is None else str(data), "image_size": image_size, "take": take, "device": device}
+    load = LoadSettings(
+        seed=seed,
+        test_images=test_images,
+        batch_size=batch_size,
+        loader_workers=loader_workers,
+        work_dir=folder / "logs",
+    )
+    source = workload_source(target, checkpoint, load, {**own, "cfg_options": cfg_options})
+    study = RetrainingStudy(
+        source,
+        settings,
+        listed,
+        chips=chips,
+        request=CalibrationRequest(n=calibration_images, seed=seed, batch_size=batch_size),
+        recipe=recipe,
+        out=folder,
+        resume=resume,
+        imports=imports,
+    )
+    # Not the noises and times: more of them can be asked for later.
+    setup: dict[str, Any] = {"seed": seed, "methods": names, "recipe": vars(recipe)}
+    setup |= {"max_samples": calibration_images, "limit": test_images, "batch_size": batch_size}
+    if not digits:
+        setup |= {"target": target, "weights": checkpoint, "trained_at": trained_at or (time or ["1d"])[0]}
+        setup |= {"cfg_options": cfg_options, "take": take, "data": own["data"], "image_size": image_size}
     console = Console(file=sys.stdout)  # this one also while mmengine's output goes elsewhere
-    for line in lines:
-        console.print(line, highlight=False, soft_wrap=True, markup=False)
+    check_out(folder)
+    describe(console, study.workload)
     console.print(
-        f"{chips} chips per noise setting, always the same ones: with the network as it came, calibrated, after "
-        "hardware-aware training (HWA) at the right noise and at wrong ones, and after both.",
+        f"{chips} chips per noise setting, always the same ones: with the network as it came, calibrated with at most "
+        f"{calibration_images} images without labels, after hardware-aware training (HWA) with all training images and "
+        "their labels, at the right noise and at wrong ones, and after both.",
         highlight=False,
     )
-    comparison = Comparison(bench, settings, listed, out=check_out(folder), setup=setup, resume=resume)
-    with one_thread() if digits else contextlib.nullcontext():
-        result = comparison.run(console, [seed + index for index in range(chips)])
+    log = RecordLog(folder / "records.jsonl", setup, resume=resume)
+    with log, progress_on(console) as shown, one_thread() if digits else contextlib.nullcontext():
+        run_study(study, log, workers=jobs, **shown)
+        result = study.result(log)
     print_price(result, console)
     show_result(console, result, folder)
 

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from aihwkit_nabn.evaluation import Scenario
 
 CALIBRATION_IMAGES = 256
-CALIBRATION_BATCH = 64
-TEST_BATCH = 150
 # Gradient descent takes most of the demo's time; fewer steps than usual show what it does.
 SHAPES_CHIPS = 3
 FASTER = {"distill": {"steps": 30}}
@@ -80,35 +78,31 @@ def command(
     from rich.console import Console
 
     from aihwkit_nabn.commands._evaluation import check_out, show_result
-    from aihwkit_nabn.data.classification import accuracy_on, image_batches
-    from aihwkit_nabn.data.digits import load_demo_model, load_digits, shift_images
     from aihwkit_nabn.evaluation import evaluate
-    from aihwkit_nabn.evaluation.methods import ALL, AUGMENTED, PLAIN, method_specs
-    from aihwkit_nabn.seeding import derive_seed
+    from aihwkit_nabn.evaluation.methods import ALL, method_specs
+    from aihwkit_nabn.workloads import CalibrationRequest, LoadSettings, load_workload
 
     console = Console()
     check_out(out)
-    test = load_digits("test")
-    images = load_digits("train").shuffled(seed).first(CALIBRATION_IMAGES).images
+    workload = load_workload("digits", LoadSettings(seed=seed))
     console.print(
         f"A small network that reads handwritten digits is put on simulated analog chips, whose weights are inexact "
         f"and drift: {chips} chips for each kind of noise. Each method then recalibrates every chip with "
-        f"{len(images)} unlabelled images, without retraining, and accuracy is measured on {len(test)} others.",
+        f"{CALIBRATION_IMAGES} unlabelled images, without retraining, and accuracy is measured on "
+        f"{workload.facts['test_images']} others.",
         highlight=False,
     )
+    methods = [replace(spec, options=FASTER.get(spec.method, {})) for spec in method_specs([ALL])]
     with one_thread():
         result = evaluate(
-            load_demo_model(),
+            workload.model,
             scenarios=demo_scenarios(quick=quick),
-            methods=[replace(spec, options=FASTER.get(spec.method, {})) for spec in method_specs([ALL])],
+            methods=methods,
             chips=chips,
             seed=seed,
-            # The network was trained on shifted images; methods that replace its statistics must see such.
-            calibration_batches={
-                PLAIN: image_batches(images, CALIBRATION_BATCH),
-                AUGMENTED: image_batches(shift_images(images, seed=derive_seed(seed, "shift")), CALIBRATION_BATCH),
-            },
-            eval_fn=accuracy_on(test, batch_size=TEST_BATCH),
+            calibration_batches=workload.calibration_sets(methods, CalibrationRequest(n=CALIBRATION_IMAGES, seed=seed)),
+            eval_fn=workload.eval_fn,
+            forward_fn=workload.forward_fn,
         )
     show_result(console, result, out)
     if not _shapes_demo.is_available():

@@ -41,23 +41,16 @@ def command(
 
 
 def _build(target: str, overrides: list[str] | None, cfg_options: list[str] | None) -> nn.Module:
-    from aihwkit_nabn.commands._openmmlab import cfg_option_items, is_config, read_config
+    from aihwkit_nabn.commands._workload import cfg_option_items
     from aihwkit_nabn.errors import NabnError
+    from aihwkit_nabn.workloads import find_workload
 
     items = cfg_option_items(cfg_options, overrides)
-    if is_config(target):
-        config = read_config(target, items)
-        from aihwkit_nabn.openmmlab.config import build_digital
-
-        return build_digital(config)
-    if items:
-        raise NabnError("--cfg-options are for configs of mmdetection and mmsegmentation")
-    kind, _, name = target.partition(":")
-    if kind != "torchvision":
-        raise NabnError(f"target must be a config file, mmdet::FILE, mmseg::FILE or torchvision:NAME, got {target!r}")
-    from aihwkit_nabn.targets.torchvision import build_random
-
-    return build_random(name)
+    kind, name = find_workload(target)
+    if kind.build is None:
+        raise NabnError(f"{target} has its own weights and needs its data; convert it in Python to see what it becomes")
+    options = kind.checked(target, {"cfg_options": items}, partial=True) if items else {}
+    return kind.build(name, **options)
 
 
 def _show(console: Console, title: str, report: ConversionReport, *, layers: bool) -> None:

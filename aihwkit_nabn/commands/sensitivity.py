@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from aihwkit_nabn.errors import NabnError
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from aihwkit_nabn.results import Results
 
 
 def command(
     target: Annotated[
-        str | None,
+        str,
         typer.Argument(
             metavar="[TARGET]",
             help="torchvision:NAME, a config of mmdetection or mmsegmentation; default: the embedded digits.",
         ),
-    ] = None,
-    weights: Annotated[str | None, typer.Argument(metavar="[CHECKPOINT]", help="File with the weights.")] = None,
+    ] = "digits",
+    checkpoint: Annotated[str | None, typer.Argument(metavar="[CHECKPOINT]", help="File with the weights.")] = None,
     noise: Annotated[list[str], typer.Option(help="Noise, e.g. pcm or gaussian:sigma=0.06; can be repeated.")] = [  # noqa: B006
         "gaussian:sigma=0.1"
     ],
@@ -29,15 +32,15 @@ def command(
     reverse: Annotated[bool, typer.Option("--reverse", help="Also all layers on the chip but one.")] = False,
     data: Annotated[Path | None, typer.Option(help="torchvision: folder with train/ and val/.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images per batch.")] = None,
-    max_samples: Annotated[int, typer.Option(min=1, help="Calibration images.")] = 128,
-    limit: Annotated[int | None, typer.Option(min=1, help="Test images; default: all.")] = None,
+    calibration_images: Annotated[int, typer.Option(min=1, help="Unlabelled images, from the train set.")] = 128,
+    test_images: Annotated[int | None, typer.Option(min=1, help="Images that are measured on; default: all.")] = None,
     image_size: Annotated[int | None, typer.Option(min=1, help="torchvision: edge of the images in pixels.")] = None,
     exclude: Annotated[list[str] | None, typer.Option(help="Name of a module that stays digital.")] = None,
     take: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="Of several weights in CHECKPOINT: model, ema, or their place in the file."),
     ] = None,
-    workers: Annotated[int | None, typer.Option(min=0, help="Processes that read images.")] = None,
+    loader_workers: Annotated[int | None, typer.Option(min=0, help="Processes that read images.")] = None,
     device: Annotated[str | None, typer.Option(help="torchvision: cpu (the default) or cuda.")] = None,
     cfg_options: Annotated[list[str] | None, typer.Option(help="Configs: KEY=VALUE that changes it.")] = None,
     extension: Annotated[
@@ -47,84 +50,66 @@ def command(
     out: Annotated[
         Path | None, typer.Option(help="Folder for sensitivity.json, table and plot; default: nabn_results/TARGET.")
     ] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Processes, one thread each; default: this one.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with what an interrupted run has measured.")] = False,
 ) -> None:
     """Measure what each layer costs alone on the chip, the others digital: which ones to keep digital, or to mend."""
     from rich.console import Console
 
     from aihwkit_nabn.commands._evaluation import check_out, folder_name, parse_scenarios, split_names
-    from aihwkit_nabn.commands._openmmlab import is_config, read_config, refuse_options
-    from aihwkit_nabn.commands._sensitivity import (
-        Study,
-        digits_arguments,
-        openmmlab_arguments,
-        run_study,
-        show_sensitivity,
-        torchvision_arguments,
-    )
-    from aihwkit_nabn.commands._torchvision import classifier_options
+    from aihwkit_nabn.commands._workload import describe, import_extensions, progress_on, workload_source
     from aihwkit_nabn.evaluation.methods import method_specs
-    from aihwkit_nabn.extension import import_extension
+    from aihwkit_nabn.results import RecordLog
+    from aihwkit_nabn.studies import run_study
+    from aihwkit_nabn.studies.layers import LayersStudy
+    from aihwkit_nabn.workloads import CalibrationRequest, LoadSettings
 
-    for source in extension or ():
-        import_extension(source)
+    imports = import_extensions(extension)
     scenarios = parse_scenarios(noise, time)
     specs = method_specs(split_names(methods))
-    if target is None:
-        if weights is not None or data is not None:
-            raise NabnError("the embedded digits take neither a checkpoint nor --data; name a TARGET")
-        name = "digits"
-    else:
-        if weights is None:
-            raise NabnError(f"CHECKPOINT is missing: the trained weights of {target}")
-        name = folder_name(target)
-    folder = out or Path("nabn_results") / name
-    study = Study(
+    folder = out or Path("nabn_results") / folder_name(target)
+    own = {"data": None if data is None else str(data), "image_size": image_size, "take": take, "device": device}
+    settings = LoadSettings(
+        seed=seed,
+        test_images=test_images,
+        batch_size=batch_size,
+        loader_workers=loader_workers,
+        work_dir=folder / "logs",
+    )
+    source = workload_source(target, checkpoint, settings, {**own, "cfg_options": cfg_options})
+    study = LayersStudy(
+        source,
         scenarios=scenarios,
         methods=specs,
         chips=chips,
         seed=seed,
-        max_samples=max_samples,
-        reverse=reverse,
+        request=CalibrationRequest(n=calibration_images, seed=seed, batch_size=batch_size),
         exclude=tuple(exclude or ()),
+        reverse=reverse,
+        imports=imports,
     )
-    if target is None:
-        arguments = digits_arguments(study, limit=limit)
-    elif is_config(target):
-        refuse_options({"data": data, "image-size": image_size, "device": device})
-        config = read_config(target, list(cfg_options or ()))
-        arguments = openmmlab_arguments(
-            study,
-            config,
-            str(weights),
-            noises=noise,
-            times=time,
-            limit=limit,
-            batch_size=batch_size,
-            workers=workers,
-            take=take,
-            work_dir=check_out(folder) / "logs",
-        )
-    else:
-        options = classifier_options(
-            str(weights),
-            data=data,
-            batch_size=batch_size,
-            workers=workers,
-            device=device,
-            cfg_options=cfg_options,
-            max_samples=max_samples,
-            limit=limit,
-            image_size=image_size,
-            take=take,
-            seed=seed,
-        )
-        arguments = torchvision_arguments(target, options, Console())
+    console = Console()
     check_out(folder)
-    setup = {"target": name, "noise": noise, "time": time, "methods": methods, "seed": seed, "limit": limit}
-    setup |= {"max_samples": max_samples, "exclude": list(exclude or ())}
-    # What decides about network and images; a reverse study measures the same and more.
-    setup |= {"network": target, "weights": weights, "data": None if data is None else str(data)}
+    describe(console, study.workload)
+    # As logs of version 0.1 have it; a reverse study measures the same and more.
+    setup = {"target": folder_name(target), "noise": noise, "time": time, "methods": methods, "seed": seed}
+    setup |= {"limit": test_images, "max_samples": calibration_images, "exclude": list(exclude or ())}
+    setup |= {"network": None if target == "digits" else target, "weights": checkpoint, "data": own["data"]}
     setup |= {"batch_size": batch_size, "image_size": image_size, "cfg_options": cfg_options, "take": take}
-    result = run_study(study, arguments, folder / "sensitivity.jsonl", setup, resume=resume)
-    show_sensitivity(Console(), result, folder)
+    with RecordLog(folder / "sensitivity.jsonl", setup, resume=resume) as log, progress_on(console) as shown:
+        run_study(study, log, workers=jobs, **shown)
+        result = study.result(log.records)
+    _show(console, result, folder)
+
+
+def _show(console: Console, result: Results, folder: Path) -> None:
+    """Print the tables, write ``sensitivity.json``, ``sensitivity.md`` and a plot, and say where they are."""
+    from aihwkit_nabn.commands._evaluation import say_written
+    from aihwkit_nabn.files import write_text
+    from aihwkit_nabn.reporting.sensitivity import plot_sensitivity, print_sensitivity, sensitivity_markdown
+
+    print_sensitivity(result, console)
+    result.to_json(folder / "sensitivity.json")
+    write_text(folder / "sensitivity.md", sensitivity_markdown(result))
+    plot_sensitivity(result, folder / "sensitivity.png")
+    say_written(console, folder, ["sensitivity.json", "sensitivity.md", "sensitivity.png"])

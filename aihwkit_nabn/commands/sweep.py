@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from aihwkit_nabn.results import RecordLog
-    from aihwkit_nabn.sweeps import SweepSpec
+    from aihwkit_nabn.studies.grid import GridStudy, SweepSpec
 
 LAUNCHERS = ("none", "pytorch", "slurm", "mpi")
 
@@ -23,9 +23,7 @@ def command(
     out: Annotated[
         Path | None, typer.Option(help="Folder for records, tables and plots; default: nabn_results/NAME.")
     ] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes, one thread each; default: one per core.")
-    ] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Processes, one thread each; default: one per core.")] = None,
     executor: Annotated[str, typer.Option(help="local: processes of this machine; ray: a Ray cluster.")] = "local",
     launcher: Annotated[
         str, typer.Option(help="Configs: pytorch, slurm or mpi, where several processes share one big model.")
@@ -39,107 +37,89 @@ def command(
     """Measure everything a sweep file asks for; the same command again goes on where an interrupted one stopped."""
     from rich.console import Console
 
-    from aihwkit_nabn.sweeps import EXECUTORS, parse_spec, read_yaml
+    from aihwkit_nabn.studies import EXECUTORS
+    from aihwkit_nabn.studies.grid import GridStudy, read_yaml
 
     console = Console()
     content = read_yaml(file)
     if extension and isinstance(content, dict):
         own = content.get("import") or []
         content = {**content, "import": [*([own] if isinstance(own, str) else own), *extension]}
-    spec = parse_spec(content)
     EXECUTORS.get(executor)
     if launcher not in LAUNCHERS:
         raise NabnError(f"launcher must be one of {', '.join(LAUNCHERS)}, got {launcher!r}")
-    folder = out or Path("nabn_results") / spec.name
+    study = GridStudy(content, launcher=launcher)
+    folder = out or Path("nabn_results") / study.spec.name
     if folder.exists() and not folder.is_dir():
         raise NabnError(f"out must be a folder, got the file {str(folder)!r}")
+    study.work_dir = folder / "logs"
     if dry_run:
-        _show_plan(console, spec, folder)
-        return
-    if launcher != "none":
-        store = _run_launched(console, content, folder, launcher)
-        if store is None:
-            return
+        _show_plan(console, study, folder)
+    elif launcher != "none":
+        from aihwkit_nabn.studies.grid.launched import run_launched
+
+        log = run_launched(study, folder, lambda record: _say(console, record.key))
+        if log is not None:
+            _write_results(console, study.spec, log, folder)
     else:
-        store = _run(console, spec, content, folder, workers, executor, file, out)
-    _write_results(console, spec, store, folder)
+        again = f"nabn sweep {file}{'' if out is None else f' --out {out}'}"
+        log = _run(console, study, folder, jobs, executor, again)
+        _write_results(console, study.spec, log, folder)
 
 
-def _run_launched(console: Console, content: Any, folder: Path, launcher: str) -> RecordLog | None:
-    from aihwkit_nabn.sweeps.launched import run_launched
-
-    def tell(record: Any) -> None:
-        console.print(record.key, markup=False, highlight=False, soft_wrap=True)
-
-    return run_launched(content, folder, launcher, on_record=tell)
-
-
-def _run(
-    console: Console,
-    spec: SweepSpec,
-    content: Any,
-    folder: Path,
-    workers: int | None,
-    executor: str,
-    file: Path,
-    out: Path | None,
-) -> RecordLog:
+def _run(console: Console, study: GridStudy, folder: Path, jobs: int | None, executor: str, again: str) -> RecordLog:
     import os
 
     from aihwkit_nabn.commands._sweep_view import SweepView
-    from aihwkit_nabn.sweeps import run_sweep
+    from aihwkit_nabn.studies import run_study
 
-    console.print(_plan_line(spec), markup=False, highlight=False, soft_wrap=True)
-    view = SweepView(console, spec)
+    _say(console, _plan_line(study.spec))
+    notes = study.check()
+    view = SweepView(console, study.spec)
     try:
-        with view:
-            return run_sweep(
-                content, folder, workers=workers or os.cpu_count() or 1, executor=executor, on_progress=view.update
+        with study.open_log(folder) as log, view:
+            for name, value in notes.items():
+                log.note(name, value)
+            return run_study(
+                study, log, workers=jobs or os.cpu_count() or 1, executor=executor, on_progress=view.update
             )
     except KeyboardInterrupt:
-        again = f"nabn sweep {file}{'' if out is None else f' --out {out}'}"
-        console.print(
-            f"Stopped. {view.done} of {view.total} measurements are kept in {folder}/; to go on: {again}",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
-        )
+        _say(console, f"Stopped. {view.done} of {view.total} measurements are kept in {folder}/; to go on: {again}")
         raise
 
 
-def _plan_line(spec: SweepSpec) -> str:
-    from aihwkit_nabn.sweeps import all_jobs, tasks_of
+def _say(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    jobs, tasks = all_jobs(spec), tasks_of(spec, ())
+
+def _plan_line(spec: SweepSpec) -> str:
+    from aihwkit_nabn.studies.grid import all_measurements, chip_jobs
+
     models = ", ".join(model.name for model in spec.models)
     windows = "" if spec.stream is None else f", each along a stream of {spec.stream.images} images"
     return (
-        f"{spec.name}: {len(jobs)} measurements{windows}, on {len(tasks)} chips "
+        f"{spec.name}: {len(all_measurements(spec))} measurements{windows}, on {len(chip_jobs(spec, ()))} chips "
         f"(each programmed anew for every noise setting, time and image quality); models: {models}"
     )
 
 
-def _show_plan(console: Console, spec: SweepSpec, folder: Path) -> None:
+def _show_plan(console: Console, study: GridStudy, folder: Path) -> None:
     from aihwkit_nabn.results.log import finished_keys
-    from aihwkit_nabn.sweeps import tasks_of
-    from aihwkit_nabn.sweeps.run import RECORDS, check_models
+    from aihwkit_nabn.studies.grid import chip_jobs
+    from aihwkit_nabn.studies.grid.study import RECORDS
 
-    check_models(spec)
-    console.print(_plan_line(spec), markup=False, highlight=False, soft_wrap=True)
-    tasks = tasks_of(spec, finished_keys(folder / RECORDS))
-    left = sum(len(task.jobs) for task in tasks)
-    console.print(
-        f"Left to do in {folder}/: {left} measurements on {len(tasks)} chips. Nothing was run.",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )
+    study.check()
+    _say(console, _plan_line(study.spec))
+    jobs = chip_jobs(study.spec, finished_keys(folder / RECORDS))
+    left = sum(len(job.measurements) for job in jobs)
+    _say(console, f"Left to do in {folder}/: {left} measurements on {len(jobs)} chips. Nothing was run.")
 
 
 def _write_results(console: Console, spec: SweepSpec, store: RecordLog, folder: Path) -> None:
+    from aihwkit_nabn.commands._evaluation import say_written
     from aihwkit_nabn.reporting import print_table
-    from aihwkit_nabn.sweeps import results_of
-    from aihwkit_nabn.sweeps.plots import write_axis_plots
+    from aihwkit_nabn.studies.grid import results_of
+    from aihwkit_nabn.studies.grid.plots import write_axis_plots
 
     for name, result in results_of(spec, store).items():
         console.print(f"\n{name}", style="bold", markup=False, highlight=False)
@@ -147,5 +127,4 @@ def _write_results(console: Console, spec: SweepSpec, store: RecordLog, folder: 
         target = folder / name
         result.report(target)
         write_axis_plots(spec, name, store.sorted_records(), target)
-        files = ", ".join(sorted(path.name for path in target.iterdir() if path.is_file()))
-        console.print(f"Written to {target}/: {files}", style="bold", highlight=False, soft_wrap=True, markup=False)
+        say_written(console, target, sorted(path.name for path in target.iterdir() if path.is_file()))

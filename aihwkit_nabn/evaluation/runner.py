@@ -10,15 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from aihwkit_nabn.chip import program_chip
-from aihwkit_nabn.evaluation.first_call import FirstCall
-from aihwkit_nabn.evaluation.measuring import Measuring
 from aihwkit_nabn.evaluation.methods import MethodSpec
 from aihwkit_nabn.evaluation.plan import CalibrationBatches, EvalFn, Plan, PlannedMethod, make_plan
+from aihwkit_nabn.evaluation.protocol import EvaluationProtocol
 from aihwkit_nabn.evaluation.result import EvaluationResult
 from aihwkit_nabn.evaluation.scenario import Scenario, config_key
 from aihwkit_nabn.evaluation.settings import describe, describe_shifts
-from aihwkit_nabn.nn import convert_to_noise_aware
 from aihwkit_nabn.nn.evaluation_mode import evaluation_mode
 from aihwkit_nabn.progress import Meter
 from aihwkit_nabn.results import DIGITAL, Record, RecordLog
@@ -96,29 +93,38 @@ def evaluate(
         stack.enter_context(_generators_restored(model, derive_seed(seed, "run")))
         stack.enter_context(evaluation_mode(model))
         meter = stack.enter_context(Meter(plan.n_records + 1, shown=progress))
-        measuring = Measuring(model, seed, eval_fn, forward_fn, reference_forward_fn, max_samples)
-        run = _Run(plan, measuring, meter, record_file)
-        for record in run.records(exclude):
+        protocol = EvaluationProtocol(
+            model,
+            eval_fn,
+            seed=seed,
+            forward_fn=forward_fn,
+            reference_forward_fn=reference_forward_fn,
+            max_samples=max_samples,
+            exclude=exclude,
+            range_batches=plan.range_batches,
+        )
+        run = _Run(plan, protocol, meter, record_file)
+        for record in run.records():
             if on_record is not None:
                 on_record(record)
+        protocol.on_digital = None  # which holds the file of records
     settings["conversion"] = run.conversions
     settings["layer_shifts"] = run.shifts
-    return EvaluationResult(records=run.done, digital=run.digital, settings=settings)
+    return EvaluationResult(records=run.done, digital=protocol.digital, settings=settings)
 
 
 class _Run:
     """One evaluation under way."""
 
-    def __init__(self, plan: Plan, measuring: Measuring, meter: Meter, file: RecordLog | None) -> None:
-        self.plan, self.measuring, self.meter, self.file = plan, measuring, meter, file
+    def __init__(self, plan: Plan, protocol: EvaluationProtocol, meter: Meter, file: RecordLog | None) -> None:
+        self.plan, self.protocol, self.meter, self.file = plan, protocol, meter, file
         self.done: list[Record] = []
         self.conversions: dict[str, str] = {}
         self.shifts: dict[str, dict[str, Any]] = {}
-        self.first_call: FirstCall | None = None
-        self.digital: dict[str, float] = {}
         self.known: dict[tuple[str, int | None, str], Record] = {}
+        protocol.on_digital = self._digital_is_there
         if file is not None:
-            self.digital = dict(file.notes.get(DIGITAL, {}))
+            protocol.digital = dict(file.notes.get(DIGITAL, {}))
             places: dict[str, dict[str, Any]] = {
                 scenario.name: {"group": scenario.group, "strength": scenario.strength} for scenario in plan.scenarios
             }
@@ -128,36 +134,31 @@ class _Run:
                 if record.scenario in places  # which group it is in depends on what else is asked for
             }
             wanted = [key for scenario in plan.scenarios for key in self._keys(scenario)]
-            done = bool(self.digital) + sum(key in self.known for key in wanted)
+            done = bool(protocol.digital) + sum(key in self.known for key in wanted)
             meter.update(done, plan.n_records + 1, before=done)
 
     def _keys(self, scenario: Scenario) -> list[tuple[str, int, str]]:
         return [(scenario.name, chip, method.label) for chip in self.plan.chip_seeds for method in self.plan.methods]
 
-    def records(self, exclude: tuple[str, ...]) -> Iterator[Record]:
+    def records(self) -> Iterator[Record]:
         """Do everything that is not known, giving each record when it is measured."""
-        keys = [config_key(scenario.rpu_config) for scenario in self.plan.scenarios]
-        models: dict[bytes, nn.Module] = {}
-        for index, (scenario, key) in enumerate(zip(self.plan.scenarios, keys, strict=True)):
+        configs = [scenario.rpu_config for scenario in self.plan.scenarios]
+        keys = [config_key(config) for config in configs]
+        for index, scenario in enumerate(self.plan.scenarios):
             if not self._take_known(scenario):
-                is_new = key not in models
-                if is_new:
-                    models[key] = convert_to_noise_aware(self.measuring.model, scenario.rpu_config, exclude=exclude)
-                    self.measuring.set_input_ranges(models[key], self.plan.range_batches)
-                if not self.digital:  # after the first conversion: what cannot be converted should cost no evaluation
-                    self._measure_digital()
-                if is_new:
-                    self.measuring.verify(models[key], self._inputs())
-                yield from self._on_chips(models[key], scenario)
-                self.conversions[scenario.name] = str(getattr(models[key], "conversion_report", ""))
+                if not self.protocol.digital:
+                    self.meter.show("digital")
+                analog = self.protocol.analog(scenario.rpu_config)
+                yield from self._on_chips(analog, scenario)
+                self.conversions[scenario.name] = str(getattr(analog, "conversion_report", ""))
                 self._note(_conversion(scenario), self.conversions[scenario.name])
-            if key not in keys[index + 1 :]:
-                models.pop(key, None)  # a large model per noise setting would fill the memory
+            if keys[index] not in keys[index + 1 :]:
+                self.protocol.release(scenario.rpu_config)
 
     def _take_known(self, scenario: Scenario) -> bool:
         """Take what an earlier run left of a scenario; whether that is all of it."""
         keys = self._keys(scenario)
-        if self.file is None or not self.digital or any(key not in self.known for key in keys):
+        if self.file is None or not self.protocol.digital or any(key not in self.known for key in keys):
             return False
         if _conversion(scenario) not in self.file.notes:  # it ended right there
             return False
@@ -174,21 +175,9 @@ class _Run:
         if found:
             self.shifts[scenario.name] = found
 
-    def _measure_digital(self) -> None:
-        self.meter.show("digital")
-        model, seed = self.measuring.model, self.measuring.seed
-        with FirstCall(model) as self.first_call:
-            self.digital = self.measuring.measure(model, seed, place="for the digital model")
-        self._note(DIGITAL, self.digital)
+    def _digital_is_there(self, metrics: dict[str, float]) -> None:
+        self._note(DIGITAL, metrics)
         self.meter.advance()
-
-    def _inputs(self) -> FirstCall:
-        """Return what the model is first called with, asking again where it was measured in an earlier run."""
-        if self.first_call is None:
-            model, seed = self.measuring.model, self.measuring.seed
-            with FirstCall(model, stop=True) as self.first_call:
-                self.measuring.measure(model, seed, place="for the digital model")
-        return self.first_call
 
     def _on_chips(self, analog: nn.Module, scenario: Scenario) -> Iterator[Record]:
         for chip_seed in self.plan.chip_seeds:
@@ -199,13 +188,10 @@ class _Run:
                     self.done.append(known)
                     continue
                 if not programmed:
-                    program_chip(analog, chip_seed, float(scenario.t_inference))
+                    self.protocol.program(analog, scenario, chip_seed)
                     programmed = True
                 self.meter.show(f"{scenario.name}, chip {chip_seed}, {method.label}")
-                place = f"in scenario {scenario.name!r}, chip {chip_seed}, method {method.label!r}"
-                record, layers = self.measuring.record(
-                    analog, scenario, chip_seed, method, place=place, expected=self.digital
-                )
+                record, layers = self.protocol.record(analog, scenario, chip_seed, method)
                 if layers is not None and chip_seed == self.plan.chip_seeds[0]:
                     shifts = describe_shifts(layers)
                     self.shifts.setdefault(scenario.name, {})[method.label] = shifts

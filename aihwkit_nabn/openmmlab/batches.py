@@ -23,8 +23,6 @@ from aihwkit_nabn.seeding import derive_seed, private_rng
 # LoadAnnotations, LoadPanopticAnnotations, LoadBiomedicalAnnotation, LoadDepthAnnotation, ...
 _LABELS = re.compile(r"Load\w*Annotations?|LoadProposals|FilterAnnotations")
 
-_SKIPS = ", reference without "
-
 
 class CalibrationImages:
     """Batches as the model's `data_preprocessor` takes them; the same ones each time they are run through.
@@ -121,19 +119,13 @@ class TwinImages:
         return map(Twins, self.reference, self.chip)
 
 
-def set_name(name: str, reference_skips: Sequence[str] = ()) -> str:
-    """Return the name of a calibration set, among those of a run, for `calibration_set_of`."""
-    return f"{name}{_SKIPS}{' '.join(reference_skips)}" if reference_skips else name
-
-
-def calibration_set_of(
-    cfg: Any, name: str, max_samples: int | None, batch_size: int | None, seed: int
+def calibration_images(
+    cfg: Any, name: str, max_samples: int | None, batch_size: int | None, seed: int, skips: Sequence[str] = ()
 ) -> CalibrationImages | TwinImages:
-    """Return the calibration set of that name, see `set_name`."""
-    images, _, skips = name.partition(_SKIPS)
+    """Return calibration images, of which the reference sees a twin where there are transforms that it skips."""
     if skips:
-        return TwinImages(cfg, images, max_samples, batch_size, seed, skips.split())
-    return CalibrationImages(cfg, images, max_samples, batch_size, seed)
+        return TwinImages(cfg, name, max_samples, batch_size, seed, skips)
+    return CalibrationImages(cfg, name, max_samples, batch_size, seed)
 
 
 def calibration_forward(model: nn.Module, batch: Any) -> Any:

@@ -14,11 +14,11 @@ from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
 from aihwkit_nabn.chip.variation import rewind_variation
+from aihwkit_nabn.data.state_dicts import find_weights, fitting_weights
+from aihwkit_nabn.data.weights import DAMAGED, PLAIN
 from aihwkit_nabn.errors import NabnError, NotProgrammedError
 from aihwkit_nabn.nn import calibration_tensors, load_calibration_tensors
 from aihwkit_nabn.nn.layers import named_analog_layers
-from aihwkit_nabn.targets._state_dicts import find_weights, fitting_weights
-from aihwkit_nabn.targets._weights import DAMAGED, PLAIN
 
 CHIP_KEY = "aihwkit_nabn"
 """Where a checkpoint keeps its chip; every other entry is what mmengine writes for the digital model."""

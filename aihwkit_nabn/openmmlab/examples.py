@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,43 +14,43 @@ from mmengine.dataset import pseudo_collate
 from PIL import Image, ImageDraw
 from torch import nn
 
-from aihwkit_nabn.calibration import calibrate
-from aihwkit_nabn.calibration.input_ranges import calibrate_input_ranges
-from aihwkit_nabn.chip import program_chip, set_read_noise_seed
+from aihwkit_nabn.chip import set_read_noise_seed
 from aihwkit_nabn.evaluation.methods import PLAIN, label_methods
+from aihwkit_nabn.evaluation.protocol import EvaluationProtocol
 from aihwkit_nabn.files import write_text
-from aihwkit_nabn.nn import convert_to_noise_aware
-from aihwkit_nabn.nn.input_ranges import ranged_layers
-from aihwkit_nabn.openmmlab.batches import calibration_forward, reference_forward
-from aihwkit_nabn.results import Cell
-from aihwkit_nabn.seeding import derive_seed, isolated_rng
+from aihwkit_nabn.results import Cell, Results
+from aihwkit_nabn.seeding import derive_seed
 
 _WIDTH = 480  # pixels of a drawn picture at most
 _SCORE = 0.4  # boxes below it are not drawn
 _OPACITY = 0.6
 
 
-def write_examples(loop: Any, model: nn.Module, folder: Path) -> Path:
-    """Draw the first test images as the networks of a finished `AnalogTestLoop` see them.
+def write_examples(
+    result: Results, model: nn.Module, arguments: Mapping[str, Any], dataset: Any, count: int, folder: Path
+) -> Path:
+    """Draw the first test images as the networks of a finished evaluation see them.
 
     The setting is the one that costs most without calibration, the method the best one there, the chip the first.
 
     Args:
-        loop: With its result.
+        result: What was measured.
         model: The digital model.
+        arguments: What `evaluate` was called with.
+        dataset: The test set.
+        count: Number of images at most.
         folder: Gets JPEG files and ``examples.json``, which names them.
 
     Returns:
         The folder.
     """
-    cells = loop.result.cells()
+    cells = result.cells()
     worst = min((c for c in cells if not c.calibrated), key=lambda c: c.estimate.mean)
     rivals = [c for c in cells if c.calibrated and c.record.scenario == worst.record.scenario]
     best: Cell | None = max(rivals, key=lambda c: c.estimate.mean, default=None)
-    dataset = loop.dataloader.dataset
-    samples = [dataset[index] for index in range(min(loop.examples, len(dataset)))]
+    samples = [dataset[index] for index in range(min(count, len(dataset)))]
     seen = [("digital", _predict(model, samples))]
-    seen += _on_chip(loop, model, worst, best, samples)
+    seen += _on_chip(model, arguments, worst, best, samples)
     classes = list(dataset.metainfo.get("classes") or ())
     colors = _colors(len(classes))
     images = []
@@ -80,34 +81,27 @@ def write_examples(loop: Any, model: nn.Module, folder: Path) -> Path:
 
 
 def _on_chip(
-    loop: Any, model: nn.Module, worst: Cell, best: Cell | None, samples: list[Any]
+    model: nn.Module, arguments: Mapping[str, Any], worst: Cell, best: Cell | None, samples: list[Any]
 ) -> list[tuple[str, list[Any]]]:
-    scenario = next(s for s in loop.scenarios if s.name == worst.record.scenario)
-    arguments = loop.arguments()
-    sets = arguments["calibration_batches"] or {}
-    analog = convert_to_noise_aware(model, scenario.rpu_config, exclude=arguments["exclude"])
-    if ranged_layers(analog):
-        with isolated_rng(derive_seed(loop.seed, "calibration")):
-            calibrate_input_ranges(analog, sets[PLAIN], forward_fn=calibration_forward)
-    seed = loop.seed  # of the first chip, whose record a cell holds
-    program_chip(analog, seed, float(scenario.t_inference))
+    scenario = next(s for s in arguments["scenarios"] if s.name == worst.record.scenario)
+    sets, seed = arguments["calibration_batches"] or {}, arguments["seed"]
+    exclude = arguments["exclude"]
+    protocol = EvaluationProtocol(
+        model,
+        seed=seed,
+        forward_fn=arguments["forward_fn"],
+        reference_forward_fn=arguments["reference_forward_fn"],
+        exclude=(exclude,) if isinstance(exclude, str) else exclude,
+        range_batches=sets.get(PLAIN),
+    )
+    analog = protocol.convert(scenario.rpu_config)
+    protocol.program(analog, scenario, seed)  # of the first chip, whose record a cell holds
     set_read_noise_seed(analog, derive_seed(seed, "evaluate"))
     seen = [("on the chip", _predict(analog, samples))]
     if best is not None:
         # By its label: one method may be there with several options.
-        spec = next(s for s in label_methods(loop.methods) if s.label == best.record.method)
-        set_read_noise_seed(analog, derive_seed(seed, "evaluate"))
-        with isolated_rng(derive_seed(loop.seed, "calibration")):
-            calibrate(
-                analog,
-                None if spec.batches is None else sets[spec.batches],
-                method=spec.method,
-                reference=model,
-                forward_fn=calibration_forward,
-                reference_forward_fn=reference_forward,
-                progress=False,
-                **spec.options,
-            )
+        spec = next(s for s in label_methods(arguments["methods"]) if s.label == best.record.method)
+        protocol.calibrate_with(analog, seed, spec.method, sets.get(str(spec.batches)), **spec.options)
         set_read_noise_seed(analog, derive_seed(seed, "evaluate"))
         seen.append((f"on the chip, {best.record.method}", _predict(analog, samples)))
     return seen

@@ -12,11 +12,10 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from torch import Tensor, nn
 
-from aihwkit_nabn.calibration import calibrate
-from aihwkit_nabn.calibration.input_ranges import calibrate_input_ranges
 from aihwkit_nabn.chip import parse_time, program_chip, set_read_noise_seed
 from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.evaluation.methods import PLAIN
+from aihwkit_nabn.evaluation.protocol import EvaluationProtocol
 from aihwkit_nabn.nn import convert_to_noise_aware
 from aihwkit_nabn.nn.evaluation_mode import evaluation_mode
 from aihwkit_nabn.nn.input_ranges import ranged_layers
@@ -24,7 +23,7 @@ from aihwkit_nabn.nn.verification import Verification, note_verification, verify
 from aihwkit_nabn.openmmlab.batches import (
     CalibrationImages,
     calibration_forward,
-    calibration_set_of,
+    calibration_images,
     reference_forward,
 )
 from aihwkit_nabn.openmmlab.checkpoints import (
@@ -38,7 +37,7 @@ from aihwkit_nabn.openmmlab.checkpoints import (
 )
 from aihwkit_nabn.openmmlab.forks import mend_ssd_head
 from aihwkit_nabn.openmmlab.iterations import ChipIterations, unwrapped
-from aihwkit_nabn.openmmlab.settings import build_calibration, build_rpu_config, calibration_set
+from aihwkit_nabn.openmmlab.settings import build_calibration, build_rpu_config, images_of
 from aihwkit_nabn.seeding import check_seed, derive_seed, isolated_rng
 
 VERIFIED_IMAGES = 2
@@ -222,31 +221,34 @@ class AnalogHook(Hook):
             return
         n, batch_size = self.options.get("max_samples", RANGE_IMAGES), self.options.get("batch_size")
         images = CalibrationImages(runner.cfg, PLAIN, n, batch_size, self.seed)
-        with isolated_rng(derive_seed(self.seed, "calibration")):
-            ranges = calibrate_input_ranges(analog, images, forward_fn=calibration_forward)
+        ranges = self._protocol(analog).set_input_ranges(analog, images)
         runner.logger.info(f"input ranges of {len(ranges)} layers set from {len(images.indices)} images")
 
     def _calibrate(self, runner: Any, analog: nn.Module, digital: nn.Module) -> None:
         method: Any = self.method
         images = None
         if method.needs_batches:
-            name = calibration_set(method, self.options["pipeline"], self.options.get("reference_skips", ()))
-            images = calibration_set_of(
-                runner.cfg, name, self.options["max_samples"], self.options["batch_size"], self.seed
+            images = calibration_images(
+                runner.cfg,
+                images_of(method, self.options["pipeline"]),
+                self.options["max_samples"],
+                self.options["batch_size"],
+                self.seed,
+                self.options.get("reference_skips", ()),
             )
-        with isolated_rng(derive_seed(self.seed, "calibration")):
-            report = calibrate(
-                analog,
-                images,
-                method,
-                reference=digital if method.needs_reference else None,
-                max_samples=self.options["max_samples"],
-                forward_fn=calibration_forward,
-                reference_forward_fn=reference_forward,
-            )
+        report = self._protocol(digital).calibrate_with(analog, self.seed, method, images, method.needs_reference)
         runner.logger.info(
             f"calibrated with {method.name!r}: {report.n_samples} images, {len(report.layers)} layers, "
             f"{report.seconds:.1f} s"
+        )
+
+    def _protocol(self, model: nn.Module) -> EvaluationProtocol:
+        return EvaluationProtocol(
+            model,
+            seed=self.seed,
+            forward_fn=calibration_forward,
+            reference_forward_fn=reference_forward,
+            max_samples=self.options.get("max_samples"),
         )
 
     def _leave(self) -> None:
@@ -264,6 +266,23 @@ class AnalogHook(Hook):
         record = chip_record(test.chip, self.settings)
         write_checkpoint(path, self._tested, meta, record)
         runner.logger.info(f"chip and calibration written to {path}")
+
+
+def start_test(runner: Any) -> nn.Module:
+    """Return the digital model in eval mode, with the run's hooks told that a test begins; no hook makes a chip of it.
+
+    Raises:
+        NabnError: no checkpoint has been loaded.
+    """
+    check_loaded(runner)
+    mend_ssd_head()
+    for hook in runner.hooks:
+        if isinstance(hook, AnalogHook) and hook.enabled:
+            hook.enabled = False
+            runner.logger.info("AnalogHook is switched off: the model is converted for every noise setting anew")
+    runner.call_hook("before_test")
+    runner.call_hook("before_test_epoch")
+    return unwrapped(runner.model).eval()
 
 
 def check_loaded(runner: Any) -> None:

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mmengine.dist import broadcast_object_list, is_main_process
+from mmengine.dist import get_rank, is_main_process
 from mmengine.registry import LOOPS
 from mmengine.runner.loops import TestLoop
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from torch import nn
 
 from aihwkit_nabn.calibration.method import DEFAULT_METHOD
@@ -22,17 +17,15 @@ from aihwkit_nabn.evaluation import EvaluationResult, evaluate
 from aihwkit_nabn.evaluation.methods import PLAIN
 from aihwkit_nabn.evaluation.plan import has_input_ranges
 from aihwkit_nabn.evaluation.settings import setup_of
-from aihwkit_nabn.openmmlab.batches import calibration_forward, calibration_set_of, reference_forward
+from aihwkit_nabn.openmmlab.batches import calibration_forward, calibration_images, reference_forward
 from aihwkit_nabn.openmmlab.checkpoints import FitCheckpoint
 from aihwkit_nabn.openmmlab.examples import write_examples
-from aihwkit_nabn.openmmlab.forks import mend_ssd_head
-from aihwkit_nabn.openmmlab.hook import AnalogHook, check_loaded
-from aihwkit_nabn.openmmlab.iterations import unwrapped
+from aihwkit_nabn.openmmlab.hook import start_test
 from aihwkit_nabn.openmmlab.measure import evaluator_of
+from aihwkit_nabn.openmmlab.run import data_setup, from_main_process
 from aihwkit_nabn.openmmlab.settings import build_methods, build_scenarios, check_pipeline, check_samples
-from aihwkit_nabn.reporting import print_table
+from aihwkit_nabn.reporting import print_metrics, print_table
 from aihwkit_nabn.results import RecordLog
-from aihwkit_nabn.results.metrics import main_metrics
 from aihwkit_nabn.seeding import check_seed
 
 
@@ -93,7 +86,7 @@ class AnalogTestLoop(TestLoop):
         resume: bool = False,
     ) -> None:
         self.scenarios = build_scenarios(rpu_config, t_inference)
-        self.methods = build_methods(methods, check_pipeline(pipeline))
+        self.methods, self.sets = build_methods(methods, check_pipeline(pipeline))
         self.chips = check_count("chips", chips, minimum=1)
         self.seed = check_seed("seed", seed)
         self.calibration_seed = (
@@ -113,18 +106,20 @@ class AnalogTestLoop(TestLoop):
 
     def run(self) -> dict[str, float]:
         """Evaluate, print, write; return the means as ``SCENARIO/METHOD/METRIC``."""
-        model = self.start()
+        model = start_test(self.runner)
         folder = Path(self.runner.log_dir) / "analog"
         with self._record_log(model, folder) as log:
-            self.result = evaluate(model, progress=is_main_process(), record_file=log, **self.arguments())
-        self.example_folder = None
+            arguments = self.arguments()
+            self.result = evaluate(model, progress=is_main_process(), record_file=log, **arguments)
         metrics = flat_metrics(self.result)
         if is_main_process():
             self.result.report(folder)
-            show(self.result)
+            console = Console()
+            print_table(self.result, console)
+            print_metrics(self.result, console)
             if self.examples:
-                self.example_folder = folder / "examples"
-                write_examples(self, model, self.example_folder)
+                dataset = self.dataloader.dataset
+                write_examples(self.result, model, arguments, dataset, self.examples, folder / "examples")
             self.runner.logger.info(f"tables, plots and numbers are in {folder}")
             self.runner.visualizer.add_scalars(metrics)
         self.runner.call_hook("after_test_epoch", metrics=metrics)
@@ -132,7 +127,6 @@ class AnalogTestLoop(TestLoop):
         return metrics
 
     def _record_log(self, model: nn.Module, folder: Path) -> RecordLog:
-        """Return where measurements are kept: a file of the main process, which the others know the content of."""
         setup = setup_of(
             model,
             seed=self.seed,
@@ -142,36 +136,21 @@ class AnalogTestLoop(TestLoop):
             exclude=[self.exclude] if isinstance(self.exclude, str) else list(self.exclude),
             fp16=self.fp16,
             per_class=self.per_class,
-            **{name: _digest(self.runner.cfg.get(name)) for name in ("test_dataloader", "test_evaluator")},
+            **data_setup(self.runner.cfg),
         )
         path = Path(self.records) if self.records is not None else folder / "records.jsonl"
-        log = RecordLog(path if is_main_process() else None, setup, resume=self.resume)
-        known = [(log.records, log.notes)]
-        broadcast_object_list(known)
-        log.records, log.notes = known[0]
-        return log
-
-    def start(self) -> nn.Module:
-        """Return the digital model in eval mode, with the run's hooks told that a test begins."""
-        check_loaded(self.runner)
-        mend_ssd_head()
-        for hook in self.runner.hooks:
-            if isinstance(hook, AnalogHook) and hook.enabled:
-                hook.enabled = False
-                self.runner.logger.info("AnalogHook is switched off: AnalogTestLoop converts the model itself")
-        self.runner.call_hook("before_test")
-        self.runner.call_hook("before_test_epoch")
-        model = unwrapped(self.runner.model)
-        model.eval()
-        return model
+        return RecordLog(path, setup, resume=self.resume, rank=get_rank(), broadcast=from_main_process)
 
     def arguments(self) -> dict[str, Any]:
         """Return what `evaluate` is called with."""
-        sets = {spec.batches for spec in self.methods if spec.batches is not None}
+        sets = dict(self.sets)
         if any(has_input_ranges(scenario.rpu_config) for scenario in self.scenarios):
-            sets.add(PLAIN)
+            sets.setdefault(PLAIN, (PLAIN, ()))
         taken = self.max_samples, self.calibration_batch_size, self.calibration_seed
-        batches = {name: calibration_set_of(self.runner.cfg, name, *taken) for name in sorted(sets)}
+        batches = {
+            name: calibration_images(self.runner.cfg, images, *taken, skips)
+            for name, (images, skips) in sorted(sets.items())
+        }
         return {
             "scenarios": self.scenarios,
             "methods": self.methods,
@@ -185,14 +164,6 @@ class AnalogTestLoop(TestLoop):
         }
 
 
-def _digest(settings: Any) -> str:
-    """Return what tells settings of a loader apart; how many processes read the images is none of them."""
-    processes = ("num_workers", "persistent_workers")
-    plain = {k: v for k, v in settings.items() if k not in processes} if isinstance(settings, Mapping) else settings
-    text = json.dumps(plain, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
 def flat_metrics(result: EvaluationResult) -> dict[str, float]:
     """Return the digital metrics and the means over chips under names a logger can take."""
     flat = {f"digital/{name}": value for name, value in result.digital.items()}
@@ -200,27 +171,3 @@ def flat_metrics(result: EvaluationResult) -> dict[str, float]:
         for cell in result.cells(name):
             flat[f"{cell.record.scenario}/{cell.record.method}/{name}"] = cell.estimate.mean
     return flat
-
-
-def show(result: EvaluationResult, console: Console | None = None) -> None:
-    """Print the table of the main metric, and one with all metrics where there are more."""
-    console = console or Console()
-    print_table(result, console)
-    if len(main_metrics(result.metrics)) == 1:
-        return
-    n_chips = len({record.chip_seed for record in result.records})
-    table = Table(title=f"every metric, mean over {n_chips} chips" if n_chips > 1 else "every metric", box=box.SIMPLE)
-    # COCO reports -1 where the set has no object of a size.
-    shown = [name for name in main_metrics(result.metrics) if result.digital[name] != -1] or result.metrics
-    table.add_column("scenario")
-    table.add_column("method", no_wrap=True)
-    for name in shown:
-        table.add_column(name.rpartition("/")[2].replace("_", "\n"), justify="right", no_wrap=True)
-    table.add_row("", "digital", *(f"{result.digital[name]:.3g}" for name in shown))
-    columns = [result.cells(name) for name in shown]
-    last = None
-    for row in zip(*columns, strict=True):
-        record = row[0].record
-        title, last = record.scenario if record.scenario != last else "", record.scenario
-        table.add_row(title, record.method, *(f"{cell.estimate.mean:.3g}" for cell in row))
-    console.print(table)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from aihwkit.simulator.parameters.base import RPUConfigBase
 
@@ -14,7 +14,6 @@ from aihwkit_nabn.errors import NabnError, check_count
 from aihwkit_nabn.evaluation import MethodSpec, Scenario
 from aihwkit_nabn.evaluation.methods import AUGMENTED, PLAIN, method_spec, suiting_set
 from aihwkit_nabn.evaluation.scenario import scenarios_over_times
-from aihwkit_nabn.openmmlab.batches import set_name
 from aihwkit_nabn.results import UNCALIBRATED
 from aihwkit_nabn.simulator import build_preset, get_preset, parse_preset
 
@@ -73,7 +72,20 @@ def build_scenarios(rpu_config: object, t_inference: object) -> list[Scenario]:
     return scenarios_over_times(noises, seconds)
 
 
-def build_methods(methods: object, pipeline: str | None) -> list[MethodSpec]:
+class Methods(NamedTuple):
+    """Methods as a config has them.
+
+    Attributes:
+        specs: The methods, each naming its calibration set.
+        sets: By name of a set, which images it is made of (``"plain"`` or ``"augmented"``), and the transforms that the
+            digital model's images skip.
+    """
+
+    specs: list[MethodSpec]
+    sets: dict[str, tuple[str, tuple[str, ...]]]
+
+
+def build_methods(methods: object, pipeline: str | None) -> Methods:
     """Return the methods, each with the calibration set that suits it (or that of `pipeline`).
 
     Args:
@@ -87,7 +99,7 @@ def build_methods(methods: object, pipeline: str | None) -> list[MethodSpec]:
         UnknownNameError: there is no such method.
         NabnError: an option is not allowed.
     """
-    specs = []
+    found = Methods([], {})
     for entry in as_list("methods", methods):
         options = dict(entry) if isinstance(entry, Mapping) else {"method": entry}
         name, label, skips = (options.pop(key, None) for key in ("method", "label", "reference_skips"))
@@ -97,9 +109,12 @@ def build_methods(methods: object, pipeline: str | None) -> list[MethodSpec]:
             method = CALIBRATION_METHODS.get(spec.method)
             skips = check_skips(method, skips or ())
             if spec.batches is not None:
-                spec = replace(spec, batches=calibration_set(method, chosen, skips))
-        specs.append(spec)
-    return specs
+                images = images_of(method, chosen)
+                name = f"{images}, reference without {' '.join(skips)}" if skips else images
+                found.sets[name] = images, skips
+                spec = replace(spec, batches=name)
+        found.specs.append(spec)
+    return found
 
 
 def build_calibration(calibration: object) -> tuple[CalibrationMethod | None, dict[str, Any]]:
@@ -137,11 +152,9 @@ def build_calibration(calibration: object) -> tuple[CalibrationMethod | None, di
     return method, options | {"method": tuple(sorted(rest.items()))}
 
 
-def calibration_set(
-    method: CalibrationMethod | type[CalibrationMethod], pipeline: str | None, reference_skips: Sequence[str] = ()
-) -> str:
-    """Return the name of the calibration set that suits a method."""
-    return set_name(suiting_set(method) if pipeline is None else PIPELINES[pipeline], reference_skips)
+def images_of(method: CalibrationMethod | type[CalibrationMethod], pipeline: str | None) -> str:
+    """Return which images a method calibrates with: those of a pipeline, or None: those that suit it."""
+    return suiting_set(method) if pipeline is None else PIPELINES[pipeline]
 
 
 def check_skips(method: CalibrationMethod | type[CalibrationMethod], skips: object) -> tuple[str, ...]:

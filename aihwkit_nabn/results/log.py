@@ -6,7 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -28,11 +28,12 @@ class RecordLog:
     cut off when the file is opened again. One process at a time may have it open. Logs of version 0.1 are read too.
 
     Args:
-        path: The file; made if missing. None keeps measurements in memory only, as all but one process of a
-            distributed run do.
+        path: The file; made if missing.
         setup: What must be the same for measurements to belong together, as plain values.
         resume: Take in what is there; otherwise begin anew, an old file being kept as ``NAME.old``.
         mend: What a user can do about a file of another set-up, for messages.
+        rank: Of this process in a distributed run: all but the first keep measurements in memory only.
+        broadcast: Returns the first process's object in all of them.
 
     Attributes:
         path: The file.
@@ -46,30 +47,33 @@ class RecordLog:
 
     def __init__(
         self,
-        path: Path | None,
+        path: Path,
         setup: dict[str, Any],
         *,
         resume: bool = True,
         mend: str = "run with the same, or without --resume, or with another --out",
+        rank: int = 0,
+        broadcast: Callable[[Any], Any] | None = None,
     ) -> None:
-        self.path = path or Path("memory")
+        self.path = path
         self.records: dict[str, Record] = {}
         self.notes: dict[str, Any] = {}
         self._setup: dict[str, Any] = json.loads(json.dumps(setup, default=str))
         self._mend = mend
         self._file: BinaryIO | None = None
-        if path is None:
-            return
-        self._file = self._open()
-        try:
-            if not resume and path.stat().st_size:
+        if rank == 0:
+            self._file = self._open()
+            try:
+                if not resume and path.stat().st_size:
+                    self.close()
+                    path.replace(path.with_name(f"{path.name}.old"))
+                    self._file = self._open()
+                self._read(self._file)
+            except BaseException:
                 self.close()
-                path.replace(path.with_name(f"{path.name}.old"))
-                self._file = self._open()
-            self._read(self._file)
-        except BaseException:
-            self.close()
-            raise
+                raise
+        if broadcast is not None:
+            self.records, self.notes = broadcast((self.records, self.notes))
 
     def add(self, record: Record) -> bool:
         """Keep a record; return whether it is new.

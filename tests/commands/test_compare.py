@@ -116,7 +116,18 @@ def test_a_classifier_against_retraining(shapes_folder: Callable[..., Path], tmp
     out = tmp_path / "out"
     arguments = ["compare", "torchvision:resnet18", "random", "--data", str(shapes_folder()), "--image-size", "32"]
     arguments += ["--noise", "gaussian:sigma=0.1", "--noise", "pcm", "--time", "1h", "--chips", "1", "--epochs", "1"]
-    arguments += ["--batch-size", "6", "--methods", "paired", "--wrong", "0.25", "--workers", "0", "--out", str(out)]
+    arguments += [
+        "--batch-size",
+        "6",
+        "--methods",
+        "paired",
+        "--wrong",
+        "0.25",
+        "--loader-workers",
+        "0",
+        "--out",
+        str(out),
+    ]
     assert run(cli.app, arguments) == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "3 classes" in text and "1 epochs of 12 labelled images" in text
@@ -139,12 +150,13 @@ def test_a_classifier_against_retraining(shapes_folder: Callable[..., Path], tmp
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--noise", "pcm"], "the embedded digits take no --noise"),
+        (["--time", "1d"], "--time and --trained-at go with --noise"),
+        (["digits", "x.pth", "--noise", "pcm"], "digits takes no checkpoint"),
         (["--wrong", "half"], "wrong must be numbers separated by commas, got 'half'"),
         (["--wrong", "1"], "wrong must hold different factors other than 1"),
-        (["torchvision:resnet18", "--noise", "pcm"], "CHECKPOINT is missing"),
+        (["torchvision:resnet18", "--noise", "pcm"], "torchvision:resnet18 needs checkpoint"),
         (["torchvision:resnet18", "random"], "--noise is missing"),
-        (["torchvision:resnet18", "random", "--noise", "pcm"], "--data FOLDER is missing"),
+        (["torchvision:resnet18", "random", "--noise", "pcm"], "torchvision:resnet18 needs data"),
         (["torchvision:resnet18", "random", "--noise", "pcm", "--quick"], "--quick is for the embedded digits"),
         (["torchvision:resnet18", "random", "--noise", "pmc", "--data", "."], "did you mean 'pcm'"),
         (["torchvision:resnet18", "random", "--noise", "pcm", "--trained-at", "x", "--data", "."], "time must be"),

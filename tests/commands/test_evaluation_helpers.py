@@ -8,9 +8,8 @@ import torch
 from torch import nn
 
 import aihwkit_nabn as nabn
-from aihwkit_nabn.commands._evaluation import check_out, loop_methods, parse_scenarios, split_names
+from aihwkit_nabn.commands._evaluation import check_out, parse_scenarios, split_names
 from aihwkit_nabn.errors import NabnError
-from aihwkit_nabn.evaluation.methods import method_specs
 from aihwkit_nabn.extension import import_extension
 from aihwkit_nabn.noise import NOISE_MODELS
 
@@ -18,14 +17,6 @@ from aihwkit_nabn.noise import NOISE_MODELS
 def test_split_names() -> None:
     assert split_names(" none, paired ,,population") == ["none", "paired", "population"]
     assert split_names("") == []
-
-
-def test_methods_with_options_for_the_test_loop() -> None:
-    assert loop_methods(method_specs(["paired", "distill:steps=3"])) == [
-        "none",
-        "paired",
-        {"method": "distill", "label": "distill (steps=3)", "steps": 3},
-    ]
 
 
 def test_one_setting_is_a_curve_over_time() -> None:

@@ -13,7 +13,7 @@ from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.results import Results
 from aihwkit_nabn.results.layers import SHARES, WHOLE
 
-QUICK = ["--chips", "2", "--limit", "60", "--max-samples", "32"]
+QUICK = ["--chips", "2", "--test-images", "60", "--calibration-images", "32"]
 
 
 def _run(*arguments: str):
@@ -50,7 +50,18 @@ def test_another_networks_measurements_are_not_taken_for_this_ones(tmp_path: Pat
             image.save(tmp_path / part / name / "0.png")
     other = tmp_path / "other.pth"
     torch.save(torchvision.models.squeezenet1_1(num_classes=2).state_dict(), other)
-    options = ["--data", str(tmp_path), "--image-size", "32", "--workers", "0", "--chips", "1", "--methods", "none"]
+    options = [
+        "--data",
+        str(tmp_path),
+        "--image-size",
+        "32",
+        "--loader-workers",
+        "0",
+        "--chips",
+        "1",
+        "--methods",
+        "none",
+    ]
     options += ["--out", str(tmp_path / "out")]
     assert _run("torchvision:squeezenet1_1", "random", *options).exit_code == 0
     with pytest.raises(NabnError, match="without --resume"):
@@ -62,9 +73,9 @@ def test_another_networks_measurements_are_not_taken_for_this_ones(tmp_path: Pat
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["torchvision:resnet18"], "CHECKPOINT"),
-        (["torchvision:resnet18", "random"], "--data"),
-        (["--data", "x"], "name a TARGET"),
+        (["torchvision:resnet18"], "needs checkpoint"),
+        (["torchvision:resnet18", "random"], "needs data"),
+        (["--data", "x"], "digits takes no data"),
         (["--noise", "pmc"], "pmc"),
         (["--methods", "pared"], "pared"),
     ],

@@ -10,9 +10,8 @@ import pytest
 from aihwkit_nabn import cli
 from aihwkit_nabn.commands._run import run
 from aihwkit_nabn.evaluation import EvaluationResult
-from aihwkit_nabn.sweeps import EXECUTORS
-from aihwkit_nabn.sweeps.executors import TaskDone
-from aihwkit_nabn.sweeps.worker import Worker
+from aihwkit_nabn.studies import EXECUTORS
+from aihwkit_nabn.studies._base import Worker
 
 CONTENT = {
     "version": 1,
@@ -42,13 +41,10 @@ def spec_file(tmp_path: Path) -> Callable[..., Path]:
 def in_process() -> Any:
     """Register an executor that measures in this process: spawning one takes seconds."""
 
-    def work(setup: Any, tasks: Any, workers: int) -> Any:
-        worker = Worker(setup.content)
-        for task in tasks:
-            records: list[Any] = []
-            worker.measure(task, records.append)
-            yield from records
-            yield TaskDone(key=task.key)
+    def work(study: Any, jobs: Any, workers: int) -> Any:
+        worker = Worker(study)
+        for job in jobs:
+            yield from worker.events(job)
 
     EXECUTORS.register("in_process")(work)
     yield "in_process"
@@ -94,8 +90,12 @@ def test_a_dry_run_writes_nothing(
         ({}, ["--executor", "rey"], "unknown executor 'rey', did you mean 'ray'"),
         ({}, ["--launcher", "torch"], "launcher must be one of"),
         ({}, ["--launcher", "pytorch"], "--launcher is for configs"),
-        ({}, ["--workers", "0"], "--workers"),
-        ({"models": [{"model": "no.py", "checkpoint": "no.pth"}], "test_images": None}, [], "checkpoint 'no.pth'"),
+        ({}, ["--jobs", "0"], "--jobs"),
+        (
+            {"models": [{"model": "no.py", "checkpoint": "no.pth"}], "test_images": None},
+            [],
+            "config 'no.py' does not exist",
+        ),
     ],
 )
 def test_bad_input_is_one_line(
@@ -106,7 +106,7 @@ def test_bad_input_is_one_line(
     options: list[str],
     message: str,
 ) -> None:
-    if "no.pth" in message:
+    if "no.py" in message:
         pytest.importorskip("mmengine")  # without it, that is the message
     out = tmp_path / "out"
     assert run(cli.app, ["sweep", str(spec_file(**changed)), "--out", str(out), *options]) == 2
@@ -126,18 +126,19 @@ def test_the_live_table() -> None:
 
     from aihwkit_nabn.commands._sweep_view import SweepView
     from aihwkit_nabn.results import Record
-    from aihwkit_nabn.sweeps import Progress, all_jobs, parse_spec
+    from aihwkit_nabn.studies import Progress
+    from aihwkit_nabn.studies.grid import all_measurements, parse_spec
 
     spec = parse_spec({**CONTENT, "noise": [{"preset": "gaussian", "strength": [i / 100 for i in range(30)]}]})
     console = Console(force_terminal=True, width=100, record=True, file=open("/dev/null", "w"))
     view = SweepView(console, spec)
-    jobs = all_jobs(spec)
+    jobs = all_measurements(spec)
     with view:
         for done, job in enumerate(jobs[:100], start=1):
             place = {"scenario": job.noise, "t_inference": job.t_inference, "chip_seed": job.chip_seed}
             metrics = {"accuracy": 40.0 + done % 2}
             record = Record(**place, method=job.method, method_name="x", metrics=metrics, axes=job.axes())
-            view.update(Progress(done=done, total=len(jobs), before=0, tasks_left=9, latest=record))
+            view.update(Progress(done=done, total=len(jobs), before=0, latest=record))
         console.print(view._render())
     shown = console.export_text()
     assert "100/180" in shown and "40.5" in shown and "16 of 30 noise settings" in shown

@@ -10,6 +10,8 @@ import torchvision
 
 from aihwkit_nabn import cli
 from aihwkit_nabn.commands._run import run
+from aihwkit_nabn.studies import run_study
+from aihwkit_nabn.studies.grid import GridStudy
 
 Folder = Callable[..., Path]
 
@@ -27,8 +29,8 @@ def _arguments(folder: Path, weights: Path | str, out: Path, **changed: str | No
         "--chips": "2",
         "--methods": "none,population,paired",
         "--image-size": "32",
-        "--max-samples": "8",
-        "--workers": "0",
+        "--calibration-images": "8",
+        "--loader-workers": "0",
         "--out": str(out),
     }
     options |= {f"--{name.replace('_', '-')}": value for name, value in changed.items()}
@@ -45,7 +47,7 @@ def test_a_classifier_end_to_end(shapes_folder: Folder, tmp_path: Path, capsys: 
     for expected in (
         "resnet18",
         "3 classes",
-        "8 of the 12",
+        "some of the 12",
         "paired",
         "uncalibrated",
         "pcm",
@@ -156,15 +158,15 @@ def _cut(path: Path, lines: int) -> str:
 def test_an_interrupted_run_goes_on_and_ends_as_if_it_had_not_been(
     shapes_folder: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from aihwkit_nabn.evaluation import measuring
+    from aihwkit_nabn.evaluation import protocol
 
     weights, out, folder = _save_resnet18(tmp_path / "w.pth"), tmp_path / "out", shapes_folder()
     assert run(cli.app, _arguments(folder, weights, out, chips="3")) == 0
     table, printed = (out / "table.md").read_text(), capsys.readouterr().out
     calibrated: list[str] = []
-    calibrate = measuring.calibrate
+    calibrate = protocol.calibrate
     monkeypatch.setattr(
-        measuring, "calibrate", lambda *a, method, **k: calibrated.append(method) or calibrate(*a, method=method, **k)
+        protocol, "calibrate", lambda *a, method, **k: calibrated.append(method) or calibrate(*a, method=method, **k)
     )
     whole = _cut(
         out / "records.jsonl", 8
@@ -182,7 +184,7 @@ def test_an_interrupted_run_goes_on_and_ends_as_if_it_had_not_been(
     other = tmp_path / "other.pth"
     torch.save(torchvision.models.resnet18(num_classes=3).state_dict(), other)
     for changed, message in (
-        (_arguments(folder, weights, out, max_samples="4"), "max_samples = 8, not 4"),
+        (_arguments(folder, weights, out, calibration_images="4"), "max_samples = 8, not 4"),
         (_arguments(folder, other, out), "model = 'ResNet "),
         ([*_arguments(folder, weights, out), "--seed", "1"], "seed = 0, not 1"),
     ):
@@ -192,27 +194,27 @@ def test_an_interrupted_run_goes_on_and_ends_as_if_it_had_not_been(
         assert (out / "records.jsonl").read_text() == content
 
 
-def test_a_target_of_the_users_own_goes_on_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_workload_of_the_users_own_goes_on_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "own.py").write_text(
         """
 import torch
 from torch import nn
-from aihwkit_nabn.targets import TARGETS, Task
+from aihwkit_nabn.workloads import WORKLOADS, Workload, WorkloadKind
 
-@TARGETS.register("own")
-def load(name, options):
+def load(name, settings, data):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6), nn.Linear(6, 2)).eval()
     x = torch.randn(32, 6)
     def accuracy(candidate):
-        print("measured", file=open(options.data / "count.txt", "a"))
+        print("measured", file=open(data + "/count.txt", "a"))
         return {"accuracy": 100.0 * (candidate(x).argmax(1) == model(x).argmax(1)).double().mean().item()}
-    return Task(model=model, eval_fn=accuracy, calibration_batches={"plain": [x], "augmented": [x]},
-                forward_fn=lambda candidate, batch: candidate(batch))
+    return Workload(model=model, eval_fn=accuracy, calibration=lambda request: [x])
+
+WORKLOADS.register("own")(WorkloadKind(load=load, options={"data": lambda field, value: value}, named=True))
 """
     )
     out = tmp_path / "out"
-    arguments = ["test", "own:x", "none", "--data", str(tmp_path), "--noise", "gaussian:sigma=0.3", "--chips", "2"]
+    arguments = ["test", "own:x", "--data", str(tmp_path), "--noise", "gaussian:sigma=0.3", "--chips", "2"]
     arguments += ["--methods", "none,paired", "--out", str(out), "--import", str(tmp_path / "own.py")]
     assert run(cli.app, arguments) == 0
     table, count = (out / "table.md").read_text(), tmp_path / "count.txt"
@@ -220,3 +222,36 @@ def load(name, options):
     _cut(out / "records.jsonl", 6)
     assert run(cli.app, [*arguments, "--resume"]) == 0
     assert len(count.read_text().splitlines()) == 5 + 2 and (out / "table.md").read_text() == table
+
+
+def test_old_names_of_options_work_and_say_what_they_are_called(
+    shapes_folder: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    new = [*_arguments(shapes_folder(count=2), "random", tmp_path / "new", methods="none"), "--test-images", "4"]
+    names = {"--calibration-images": "--max-samples", "--loader-workers": "--workers", "--test-images": "--limit"}
+    old = [names.get(text, text) for text in new]
+    old[old.index("--out") + 1] = str(tmp_path / "old")
+    assert run(cli.app, new) == 0 and "is now called" not in capsys.readouterr().err
+    assert run(cli.app, [*old[:-2], "--limit=4"]) == 0
+    told = capsys.readouterr().err
+    assert all(f"{before} is now called {now}; the old name works until 0.3" in told for now, before in names.items())
+    records = [json.loads((tmp_path / name / "results.json").read_text())["records"] for name in ("new", "old")]
+    assert [r["metrics"] for r in records[0]] == [r["metrics"] for r in records[1]]
+
+
+def test_a_sweep_gives_the_numbers_of_a_test(
+    shapes_folder: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same request is measured alike, whichever command asks."""
+    root, out = shapes_folder(), tmp_path / "out"
+    arguments = _arguments(root, "random", out, batch_size="4", methods="none,population,paired", noise="pcm")
+    assert run(cli.app, [*arguments, "--seed", "2", "--time", "1h"]) == 0
+    content = {"version": 1, "name": "same", "seed": 2, "chips": 2, "noise": ["pcm"], "time": ["1h"], "samples": [8]}
+    content |= {"methods": ["none", "population", "paired"], "test_batch": 4, "calibration_batch": 4}
+    model = {"model": "torchvision:resnet18", "name": "m", "checkpoint": "random", "data": str(root), "image_size": 32}
+    study = GridStudy({**content, "models": [model]})
+    with study.open_log(tmp_path / "sweep") as log:
+        run_study(study, log)
+    found = {(r.method_name, r.chip_seed): r.metrics for r in log.records.values() if r.chip_seed is not None}
+    expected = json.loads((out / "results.json").read_text())["records"]
+    assert found == {(r["method_name"], r["chip_seed"]): r["metrics"] for r in expected} and len(found) == 6

@@ -9,7 +9,7 @@ from aihwkit_nabn.evaluation.methods import AUGMENTED, PLAIN, MethodSpec, method
 from aihwkit_nabn.evaluation.plan import make_plan
 from aihwkit_nabn.evaluation.scenario import Scenario
 from aihwkit_nabn.simulator import parse_preset
-from aihwkit_nabn.sweeps.methods import read_method
+from aihwkit_nabn.studies.grid.methods import read_method
 from tests.built_in import METHOD_NAMES
 
 
@@ -54,7 +54,7 @@ def test_configs_give_it_the_same_images_too(name: str) -> None:
     pytest.importorskip("mmengine")
     from aihwkit_nabn.openmmlab.settings import build_methods
 
-    assert build_methods([name], None)[0].batches == method_spec(name).batches
+    assert build_methods([name], None).specs[0].batches == method_spec(name).batches
     with pytest.raises(NabnError, match="takes neither batches nor options"):
         build_methods([{"method": "none", "shrink": 0.0}], None)
 

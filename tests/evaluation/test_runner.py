@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import aihwkit_nabn as nabn
 from aihwkit_nabn.errors import ConversionError, NabnError, UnknownNameError
-from aihwkit_nabn.evaluation import EvaluationResult, MethodSpec, Scenario, evaluate, measuring, runner
+from aihwkit_nabn.evaluation import EvaluationResult, MethodSpec, Scenario, evaluate, protocol
 from aihwkit_nabn.results import Record, RecordLog
 from tests.tensors import state_of
 
@@ -128,7 +128,7 @@ def test_records_are_those_of_the_steps_done_by_hand(net, scenarios, eval_fn, ba
 def test_each_method_is_undone_bit_for_bit(net, scenarios, eval_fn, batches, monkeypatch) -> None:
     programmed: list[dict[str, Tensor]] = []
     calibrated = 0
-    original_program, original_calibrate = runner.program_chip, measuring.calibrate
+    original_program, original_calibrate = protocol.program_chip, protocol.calibrate
 
     def assert_undone(model: nn.Module) -> None:
         _assert_same_state(state_of(model), programmed[-1])
@@ -147,8 +147,8 @@ def test_each_method_is_undone_bit_for_bit(net, scenarios, eval_fn, batches, mon
         calibrated += 1
         return report
 
-    monkeypatch.setattr(runner, "program_chip", program)
-    monkeypatch.setattr(measuring, "calibrate", calibrate)
+    monkeypatch.setattr(protocol, "program_chip", program)
+    monkeypatch.setattr(protocol, "calibrate", calibrate)
     _run(net, scenarios[1], eval_fn, batches, methods=ALL)
     assert len(programmed) == 2 and calibrated == 2 * len(ALL)
 
@@ -222,13 +222,13 @@ def test_a_shuffling_loader_gives_all_the_same_images(net, scenarios, eval_fn, i
 
 def test_scenarios_of_one_config_share_a_conversion(net, eval_fn, batches, monkeypatch) -> None:
     converted: list[str] = []
-    original = runner.convert_to_noise_aware
+    original = protocol.convert_to_noise_aware
 
     def convert(model: nn.Module, rpu_config: Any, **options: Any) -> nn.Module:
         converted.append(type(rpu_config).__name__)
         return original(model, rpu_config, **options)
 
-    monkeypatch.setattr(runner, "convert_to_noise_aware", convert)
+    monkeypatch.setattr(protocol, "convert_to_noise_aware", convert)
     pcm = nabn.presets.build_preset("pcm")
     scenarios = [
         Scenario(name="hour", rpu_config=pcm, t_inference="1h"),

@@ -15,7 +15,7 @@ import yaml
 
 import aihwkit_nabn as nabn
 from tests.frozen.runs import nabn as command
-from tests.frozen.tiny_target import tiny_images, tiny_network  # also enters ``tiny:net``
+from tests.frozen.tiny_workload import tiny_images, tiny_network  # also enters ``tiny:net``
 
 OLD = Path(__file__).with_name("version_0_1")
 SWEEP = {
@@ -46,7 +46,7 @@ def sweep(out: Path) -> None:
     """Run ``nabn sweep`` on the digits."""
     file = out.parent / "old.yaml"
     file.write_text(yaml.safe_dump(SWEEP))
-    command("sweep", file, "--workers", 1, "--out", out)
+    command("sweep", file, "--jobs", 1, "--out", out)
 
 
 def chip() -> torch.nn.Module:

@@ -150,17 +150,19 @@ def sweep_content(folder: Path, *, stream: bool = False) -> dict[str, Any]:
 
 
 def _sweep(folder: Path, *, stream: bool) -> dict[str, Any]:
-    from aihwkit_nabn.sweeps import parse_spec, tasks_of
-    from aihwkit_nabn.sweeps.worker import Worker
+    from aihwkit_nabn.studies._base import Worker
+    from aihwkit_nabn.studies.grid import GridStudy
 
     content = sweep_content(folder, stream=stream)
     # What a worker does, in this process: the seeds of another one could not be seen.
-    worker = Worker(content)
-    for task in tasks_of(parse_spec(content), ()):
-        worker.measure(task, lambda record: None)
+    study = GridStudy(content)
+    worker = Worker(study)
+    for job in study.jobs({}):
+        for _ in worker.events(job):
+            pass
     file = folder / "sweep.yaml"
     file.write_text(yaml.safe_dump(content))
-    nabn("sweep", file, "--workers", 1, "--out", folder / "out")
+    nabn("sweep", file, "--jobs", 1, "--out", folder / "out")
     return result_of(folder / "out" / "digits" / "results.json")
 
 

@@ -16,7 +16,7 @@ import torch
 import aihwkit_nabn as nabn
 from tests.frozen import files
 from tests.frozen.files import OLD
-from tests.frozen.tiny_target import tiny_images, tiny_network
+from tests.frozen.tiny_workload import tiny_images, tiny_network
 
 MARK = 77.0
 """A value that no run gives: where it comes out, it was read and not measured again."""

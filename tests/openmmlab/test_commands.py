@@ -14,7 +14,7 @@ from aihwkit_nabn import cli
 from aihwkit_nabn.commands._run import run
 from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.openmmlab.config import load_config
-from aihwkit_nabn.openmmlab.run import TestRun, prepare
+from aihwkit_nabn.openmmlab.run import prepare
 
 YOLOX = "mmdet::yolox/yolox_tiny_8xb8-300e_coco.py"
 
@@ -30,7 +30,18 @@ def _refused(arguments: list[str], message: str, capsys: pytest.CaptureFixture[s
 def test_a_config_end_to_end(name, request, tmp_path, capsys) -> None:
     case, out = request.getfixturevalue(name), tmp_path / "out"
     arguments = ["test", str(case.path), str(case.checkpoint), "--noise", "gaussian:sigma=0.05", "--noise", "pcm"]
-    arguments += ["--time", "1d", "--methods", "none,paired", "--chips", "1", "--max-samples", "4", "--out", str(out)]
+    arguments += [
+        "--time",
+        "1d",
+        "--methods",
+        "none,paired",
+        "--chips",
+        "1",
+        "--calibration-images",
+        "4",
+        "--out",
+        str(out),
+    ]
     assert run(cli.app, [*arguments, "--cfg-options", "env_cfg.cudnn_benchmark=False", "nabn_mark=3"]) == 0
     printed = capsys.readouterr().out
     assert "uncalibrated" in printed and "paired" in printed and "Written to" in printed
@@ -49,8 +60,8 @@ def test_a_config_end_to_end(name, request, tmp_path, capsys) -> None:
         ({"methods": "none,piared"}, "did you mean 'paired'"),
         ({"time": "1 fortnight"}, "time must be seconds >= 0"),
         ({"launcher": "rocket"}, "launcher must be one of none, pytorch, slurm, mpi, got 'rocket'"),
-        ({"data": "."}, "--data is not for configs"),
-        ({"device": "cpu"}, "--device is not for configs"),
+        ({"data": "."}, "takes no data; use cfg_options test_dataloader.dataset.data_root=FOLDER"),
+        ({"device": "cpu"}, "takes no device; use CUDA_VISIBLE_DEVICES"),
         ({"cfg-options": "novalue"}, "cfg-options must be KEY=VALUE"),
         ({"cfg-options": "test_dataloader=None"}, "has no test_dataloader"),
     ],
@@ -79,8 +90,16 @@ def test_what_a_config_cannot_build_is_said_in_one_line(option, message, detecto
     assert error.startswith("nabn: error: ") and message in error
 
 
-def test_a_limit_needs_a_test_set(detector, tmp_path, capsys) -> None:
-    arguments = ["sensitivity", str(detector.path), str(detector.checkpoint), "--limit", "2", "--out", str(tmp_path)]
+def test_a_number_of_test_images_needs_a_test_set(detector, tmp_path, capsys) -> None:
+    arguments = [
+        "sensitivity",
+        str(detector.path),
+        str(detector.checkpoint),
+        "--test-images",
+        "2",
+        "--out",
+        str(tmp_path),
+    ]
     _refused([*arguments, "--cfg-options", "test_dataloader=None"], "has no test_dataloader", capsys)
 
 
@@ -101,6 +120,7 @@ def test_files_that_are_no_checkpoint_of_this_network(kind, detector, tmp_path, 
 
 
 def test_method_options_reach_the_loop_and_its_pictures(detector, tmp_path, capsys, monkeypatch) -> None:
+    from aihwkit_nabn.evaluation import protocol
     from aihwkit_nabn.openmmlab import examples
 
     drawn = []
@@ -109,14 +129,14 @@ def test_method_options_reach_the_loop_and_its_pictures(detector, tmp_path, caps
         drawn.append((kwargs["method"], kwargs.get("shrink")))
         return calibrate(*args, **kwargs)
 
-    calibrate = examples.calibrate
-    monkeypatch.setattr(examples, "calibrate", spy)
+    calibrate = protocol.calibrate
+    monkeypatch.setattr(protocol, "calibrate", spy)
     # The last of the rivals is the best one, whatever they measured.
     chosen = lambda *values, **keys: list(values[0])[-1] if keys else max(*values)  # noqa: E731
     monkeypatch.setattr(examples, "max", chosen, raising=False)
     out = tmp_path / "out"
     arguments = ["test", str(detector.path), str(detector.checkpoint), "--noise", "gaussian:sigma=0.1,inp_bits=8"]
-    arguments += ["--methods", "paired,paired:shrink=0", "--chips", "1", "--max-samples", "4", "--examples", "1"]
+    arguments += ["--methods", "paired,paired:shrink=0", "--chips", "1", "--calibration-images", "4", "--examples", "1"]
     with warnings.catch_warnings():
         warnings.filterwarnings("error", "the input range of layer")
         assert run(cli.app, [*arguments, "--out", str(out)]) == 0
@@ -126,30 +146,26 @@ def test_method_options_reach_the_loop_and_its_pictures(detector, tmp_path, caps
         ("paired (shrink=0)", {"shrink": 0}),
     ]
     assert json.loads((out / "examples" / "examples.json").read_text())["method"] == "paired (shrink=0)"
-    assert drawn == [("paired", 0)]
+    assert drawn == [("paired", None), ("paired", 0), ("paired", 0)], "measured, measured, drawn"
 
 
 def test_stray_arguments_and_missing_data(detector, capsys) -> None:
     _refused(["test", str(detector.path), "x.pth", "a=1", "--noise", "pcm"], "unexpected argument 'a=1'", capsys)
-    _refused(["test", "torchvision:resnet18", "random", "--noise", "pcm"], "--data FOLDER is missing", capsys)
+    _refused(["test", "torchvision:resnet18", "random", "--noise", "pcm"], "torchvision:resnet18 needs data", capsys)
     torchvision = ["test", "torchvision:resnet18", "random", "--noise", "pcm", "--data", "."]
-    _refused([*torchvision, "--cfg-options", "a=1"], "for configs of mmdetection", capsys)
+    _refused([*torchvision, "--cfg-options", "a=1"], "torchvision:resnet18 takes no cfg_options", capsys)
 
 
 def test_the_prepared_config(detector) -> None:
     config = load_config(detector.path)
-    options = TestRun(
-        checkpoint=str(detector.checkpoint), noises=["pcm"], times=["1h", "1d"], exclude=["bbox_head"], batch_size=2,
-        workers=0, launcher="none", work_dir="here",
-    )  # fmt: skip
-    prepared = prepare(config, options)
+    config.test_cfg = {"type": "AnalogTestLoop", "rpu_config": "pcm", "fp16": True}
+    prepared = prepare(config, str(detector.checkpoint), workers=0, work_dir="here")
     assert prepared.load_from == str(detector.checkpoint) and prepared.work_dir == "here"
-    assert prepared.test_cfg.type == "AnalogTestLoop" and prepared.test_cfg.t_inference == ["1h", "1d"]
-    assert prepared.test_cfg.exclude == ["bbox_head"] and prepared.test_cfg.calibration_batch_size == 2
-    assert config.test_cfg.type == "TestLoop"
+    assert prepared.test_cfg == {"type": "TestLoop", "fp16": True} and prepared.test_dataloader.num_workers == 0
+    assert config.test_cfg.type == "AnalogTestLoop"
     config.default_scope = "mmpose"
     with pytest.raises(NabnError, match="mmpose"):
-        prepare(config, options)
+        prepare(config, str(detector.checkpoint))
 
 
 def test_inspect_a_config(capsys, monkeypatch) -> None:
@@ -175,9 +191,9 @@ def test_inspect_lists_layers_of_torchvision_models(capsys, monkeypatch) -> None
 
 
 def test_inspect_refuses(capsys) -> None:
-    _refused(["inspect", "resnet18"], "target must be a config file", capsys)
+    _refused(["inspect", "resnet18"], "unknown workload 'resnet18'", capsys)
     _refused(["inspect", "torchvision:resnt18"], "did you mean 'resnet18'", capsys)
-    _refused(["inspect", "torchvision:resnet18", "--cfg-options", "a=1"], "for configs of mmdetection", capsys)
+    _refused(["inspect", "torchvision:resnet18", "--cfg-options", "a=1"], "takes no cfg_options", capsys)
     _refused(["inspect", YOLOX, "--exclude", "no_such_layer"], "no_such_layer", capsys)
     _refused(["inspect", YOLOX, "a=1"], "unexpected argument", capsys)
 
@@ -193,7 +209,7 @@ def test_without_openmmlab_the_install_line_is_given(capsys, monkeypatch) -> Non
 def test_an_interrupted_run_of_a_config_goes_on(detector, tmp_path, capsys) -> None:
     out = tmp_path / "out"
     arguments = ["test", str(detector.path), str(detector.checkpoint), "--noise", "gaussian:sigma=0.05", "--chips", "2"]
-    arguments += ["--methods", "none,paired", "--max-samples", "4", "--workers", "0", "--out", str(out)]
+    arguments += ["--methods", "none,paired", "--calibration-images", "4", "--loader-workers", "0", "--out", str(out)]
     arguments += ["--cfg-options", "test_dataloader.dataset.indices=2"]
     assert run(cli.app, arguments) == 0
     table, file = (out / "table.md").read_text(), out / "records.jsonl"

@@ -57,7 +57,7 @@ def test_model_config(path: Path) -> None:
         settings = {key: value for key, value in config.test_cfg.items() if key not in ("type", "_scope_")}
         inspect.signature(AnalogTestLoop.__init__).bind(None, None, None, None, **settings)
         assert build_scenarios(settings["rpu_config"], settings["t_inference"])
-        assert build_methods(settings["methods"], None)
+        assert build_methods(settings["methods"], None).specs
     else:
         (settings,) = hooks
         AnalogHook(**settings)

@@ -13,7 +13,7 @@ from aihwkit_nabn.openmmlab.batches import (
     CalibrationImages,
     TwinImages,
     calibration_forward,
-    calibration_set_of,
+    calibration_images,
     reference_forward,
 )
 from aihwkit_nabn.openmmlab.jpeg import CompressJPEG, compress_inputs
@@ -70,8 +70,9 @@ def test_the_reference_sees_the_clean_twin_of_what_the_chip_sees(detector, name:
 
 def test_paired_with_a_clean_reference_aligns_the_chip_with_clean_images(detector) -> None:
     cfg = compress_inputs(detector.cfg(), 10)
-    spec = build_methods([dict(method="paired", reference_skips="CompressJPEG", shrink=0.0)], None)[0]
-    images = calibration_set_of(cfg, spec.batches, 4, 4, 0)
+    found = build_methods([dict(method="paired", reference_skips="CompressJPEG", shrink=0.0)], None)
+    name, skips = found.sets[found.specs[0].batches]
+    images = calibration_images(cfg, name, 4, 4, 0, skips)
     assert isinstance(images, TwinImages)
     model = detector.model()
     model.load_state_dict(torch.load(detector.checkpoint, weights_only=True)["state_dict"])
@@ -85,7 +86,7 @@ def test_paired_with_a_clean_reference_aligns_the_chip_with_clean_images(detecto
         forward_fn=calibration_forward,
         reference_forward_fn=reference_forward,
         progress=False,
-        **spec.options,
+        **found.specs[0].options,
     )
     assert report.n_samples == 4
     name = next(iter(named_analog_layers(analog)))

@@ -13,8 +13,7 @@ import pytest
 from aihwkit_nabn.data.demo_configs import demo_checkpoint_path, demo_config_path
 from aihwkit_nabn.data.shapes import write_shapes
 from aihwkit_nabn.errors import NabnError
-from aihwkit_nabn.openmmlab.config import load_config
-from aihwkit_nabn.openmmlab.run import TestRun, run_test
+from aihwkit_nabn.workloads import LoadSettings, load_workload
 
 pytest.importorskip("mmseg")
 
@@ -51,6 +50,6 @@ def test_several_processes_measure_what_one_does(tmp_path: Path) -> None:
 def test_launcher_without_torchrun_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.delenv("RANK", raising=False)
-    run = TestRun(checkpoint=str(demo_checkpoint_path(NAME)), noises=("pcm",), launcher="pytorch")
+    settings = LoadSettings(launcher="pytorch")
     with pytest.raises(NabnError, match="RANK is not set"):
-        run_test(load_config(demo_config_path(NAME)), run)
+        load_workload(str(demo_config_path(NAME)), settings, checkpoint=str(demo_checkpoint_path(NAME)))

@@ -11,10 +11,9 @@ from pathlib import Path
 import pytest
 
 from aihwkit_nabn.errors import NabnError
-from aihwkit_nabn.results import RecordLog
-from aihwkit_nabn.sweeps import parse_spec, results_of, tasks_of
-from aihwkit_nabn.sweeps.run import check_models, described
-from aihwkit_nabn.sweeps.worker import Worker
+from aihwkit_nabn.results import Record
+from aihwkit_nabn.studies._base import Worker
+from aihwkit_nabn.studies.grid import GridStudy, results_of
 
 
 def _content(case, **changed) -> dict:
@@ -36,30 +35,31 @@ def _content(case, **changed) -> dict:
     }
 
 
+def _measured(study: GridStudy, jobs: list) -> dict[str, Record]:
+    worker = Worker(study)
+    events = [event for job in jobs for event in worker.events(job)]
+    return {event.key: event for event in events if isinstance(event, Record)}
+
+
 @pytest.mark.slow
 def test_a_config_with_every_axis_it_can_have(segmentor, tmp_path: Path, capsys) -> None:
-    content = _content(segmentor)
-    spec = parse_spec(content)
-    assert check_models(spec) == {}
-    records: dict = {}
-    worker = Worker(content, work_dir=str(tmp_path / "logs"))
-    for task in reversed(tasks_of(spec, ())):
-        worker.measure(task, lambda record: records.update({record.key: record}))
+    study = GridStudy(_content(segmentor), work_dir=tmp_path / "logs")
+    assert study.check()["model segmentor"]["test_images"] > 0
+    records = _measured(study, study.jobs({})[::-1])
     # The clean reference only where images are compressed.
     assert len(records) == 2 * 2 * (1 + 2 * 2) + 2 * 2 + 2
     printed = capsys.readouterr()
     assert printed.out == "", "what mmengine prints goes into the log folder"
     assert "Logging error" not in printed.err, "of loggers that were made for the run before"
     assert {r.n_calibration_samples for r in records.values()} == {0, 3, 6}
-    again: dict = {}
-    part = tasks_of(spec, [key for key, record in records.items() if record.method != "paired"])[0]
-    Worker(content, work_dir=str(tmp_path / "again")).measure(part, lambda record: again.update({record.key: record}))
+    part = study.jobs({key: record for key, record in records.items() if record.method != "paired"})[:1]
+    again = _measured(GridStudy(_content(segmentor), work_dir=tmp_path / "again"), part)
     assert len(again) == 2 + 1
     assert all(again[key].comparable() == records[key].comparable() for key in again)
-    with RecordLog(tmp_path / "r.jsonl", described(spec)) as store:
+    with study.open_log(tmp_path) as log:
         for record in records.values():
-            store.add(record)
-    result = results_of(spec, store)["segmentor"]
+            log.add(record)
+    result = results_of(study.spec, log)["segmentor"]
     assert result.metrics[0] == "mIoU" and len(result.scenarios) == 4
     assert result.report(tmp_path / "out").is_dir()
 
@@ -67,20 +67,20 @@ def test_a_config_with_every_axis_it_can_have(segmentor, tmp_path: Path, capsys)
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"calibration": ["one_class"]}, "calibration of the config"),
+        ({"calibration": ["one_class"]}, "calibration of 'segmentor' must be one of representative"),
         ({"methods": [{"method": "population", "reference": "clean"}]}, "not for 'population'"),
     ],
 )
 def test_what_configs_cannot_have(segmentor, changed: dict, message: str) -> None:
     with pytest.raises(NabnError, match=message):
-        parse_spec(_content(segmentor, **changed))
+        GridStudy(_content(segmentor, **changed)).check()
 
 
 def test_a_missing_checkpoint_is_found_before_the_work(segmentor) -> None:
     content = _content(segmentor)
     content["models"][0]["checkpoint"] = "nothing.pth"
-    with pytest.raises(NabnError, match=r"checkpoint 'nothing\.pth' of segmentor does not exist"):
-        check_models(parse_spec(content))
+    with pytest.raises(NabnError, match=r"checkpoint 'nothing\.pth' does not exist"):
+        GridStudy(content).check()
 
 
 @pytest.mark.slow
@@ -98,12 +98,12 @@ def test_two_processes_on_one_model_give_what_one_gives(segmentor, tmp_path: Pat
     ):
         out = tmp_path / number
         command = [sys.executable, *launched, "-m", "aihwkit_nabn.cli", "sweep", str(file), "--out", str(out)]
-        command += ["--launcher", "pytorch"] if launched else ["--workers", "1"]
+        command += ["--launcher", "pytorch"] if launched else ["--jobs", "1"]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500, check=False)
         assert done.returncode == 0, done.stderr[-3000:]
         assert (out / "segmentor" / "results.json").is_file()
-        with RecordLog(out / "records.jsonl", described(parse_spec(content))) as store:
+        with GridStudy(content).open_log(out) as store:
             keys.append({key: record.metrics["mIoU"] for key, record in store.records.items()})
     assert keys[0].keys() == keys[1].keys() and len(keys[0]) == 4
     assert all(keys[1][key] == pytest.approx(value, abs=1.0) for key, value in keys[0].items())

@@ -23,7 +23,7 @@ from aihwkit_nabn.results import RecordLog, Results
 from aihwkit_nabn.results.layers import rankings
 from aihwkit_nabn.results.log import finished_keys
 from aihwkit_nabn.simulator import parse_preset
-from aihwkit_nabn.sweeps import read_spec
+from aihwkit_nabn.studies.grid import read_spec
 from aihwkit_nabn.training.report import TrainedModel, TrainingReport
 from aihwkit_nabn.training.store import TrainedStore
 from tests.properties.mutations import mutated_json, mutated_text, record, survives

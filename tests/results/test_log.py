@@ -163,9 +163,12 @@ def test_a_full_disk_is_one_clear_error_and_earlier_measurements_stay(tmp_path: 
     assert len(finished_keys(path)) == 2
 
 
-def test_in_memory_only() -> None:
-    log = RecordLog(None, SETUP)
-    assert log.add(_record(1)) and list(log.records.values()) == [_record(1)] and not Path("memory").exists()
+def test_all_but_the_first_process_keep_records_in_memory(tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    told = {_record(2).key: _record(2)}, {"note": 1}
+    log = RecordLog(path, SETUP, rank=1, broadcast=lambda own: told)
+    assert list(log.records.values()) == [_record(2)] and log.notes == {"note": 1}
+    assert log.add(_record(1)) and len(log.records) == 2 and not path.exists()
 
 
 def test_a_folder_that_cannot_be(tmp_path: Path) -> None:

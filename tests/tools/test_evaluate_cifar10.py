@@ -1,11 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -39,7 +34,8 @@ def data_root(tmp_path: Path) -> Path:
 
 
 def _arguments(root: Path, out: Path, **changed: str) -> list[str]:
-    options = {"methods": "population,batch,paired", "settings": "additive-0.06,pcm-1h", "chips": "1", "samples": "8"}
+    options = {"methods": "population,batch,paired", "settings": "additive-0.06,pcm-1h", "chips": "1"}
+    options["calibration-images"] = "8"
     options |= {name.replace("_", "-"): value for name, value in changed.items()}
     given = [text for name, value in options.items() for text in (f"--{name}", value)]
     return ["--data-root", str(root), "--out", str(out), *given]
@@ -92,65 +88,6 @@ def test_run_stop_and_resume(load_tool: Load, data_root: Path, tmp_path: Path) -
     before = (halves / "records.jsonl").read_text()
     assert run(tool.app, [*_arguments(data_root, halves, chips="2"), "--resume"]) == 0
     assert (halves / "records.jsonl").read_text() == before
-
-
-@pytest.mark.slow
-def test_worker_processes_measure_the_same(data_root: Path, tmp_path: Path) -> None:
-    # As a script: worker processes import the module that was started.
-    script = Path(__file__).parents[2] / "tools" / "evaluate_cifar10.py"
-    for workers in ("1", "2"):
-        arguments = _arguments(data_root, tmp_path / workers, chips="2", settings="additive-0.06", workers=workers)
-        subprocess.run([sys.executable, str(script), *arguments], check=True, capture_output=True)
-    assert _records(tmp_path / "1") == _records(tmp_path / "2")
-
-
-@pytest.mark.slow
-def test_worker_processes_end_with_the_one_that_is_killed(data_root: Path, tmp_path: Path) -> None:
-    script = Path(__file__).parents[2] / "tools" / "evaluate_cifar10.py"
-    arguments = _arguments(data_root, tmp_path / "out", chips="500", methods="none", workers="2")
-    process = subprocess.Popen([sys.executable, str(script), *arguments], stdout=subprocess.DEVNULL)
-    try:
-        _wait_for(lambda: '"record"' in _text(tmp_path / "out" / "records.jsonl"))
-        children = [int(pid) for pid in _text(Path(f"/proc/{process.pid}/task/{process.pid}/children")).split()]
-        assert len(children) >= 2 and all(map(_runs, children))
-    finally:
-        process.kill()
-        process.wait()
-    _wait_for(lambda: not any(map(_runs, children)))
-
-
-@pytest.mark.slow
-def test_a_killed_worker_process_is_one_error(data_root: Path, tmp_path: Path) -> None:
-    script = Path(__file__).parents[2] / "tools" / "evaluate_cifar10.py"
-    arguments = _arguments(data_root, tmp_path / "out", chips="500", methods="none", workers="2")
-    process = subprocess.Popen(
-        [sys.executable, str(script), *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
-    try:
-        _wait_for(lambda: '"record"' in _text(tmp_path / "out" / "records.jsonl"))
-        children = _text(Path(f"/proc/{process.pid}/task/{process.pid}/children")).split()
-        os.kill(max(map(int, children)), signal.SIGKILL)
-        _, errors = process.communicate(timeout=120)
-    finally:
-        process.kill()
-    assert process.returncode == 2
-    assert "a worker process was killed" in errors and "Traceback" not in errors
-
-
-def _wait_for(condition: Callable[[], bool], seconds: float = 120.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.2)
-
-
-def _text(path: Path) -> str:
-    return path.read_text() if path.exists() else ""
-
-
-def _runs(pid: int) -> bool:
-    state = _text(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
-    return bool(state) and state[0] != "Z"
 
 
 def test_resuming_with_another_set_up_is_refused(

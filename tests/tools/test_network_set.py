@@ -17,6 +17,7 @@ from aihwkit_nabn.commands._run import run
 from aihwkit_nabn.errors import MissingDependencyError, NabnError, UnknownNameError
 from aihwkit_nabn.evaluation import EvaluationResult
 from aihwkit_nabn.results import Record
+from aihwkit_nabn.workloads import CalibrationRequest, Workload
 
 TOOLS = Path(__file__).parents[2] / "tools"
 
@@ -51,7 +52,9 @@ class _Calls:
         layers = nn.Conv2d(1, 4, 3), middle, nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 3)
         self.model = nn.Sequential(*layers).eval()
         self.images = torch.randn(12, 1, 8, 8)
-        tool.NETWORKS.register("stand_in")(tool.networks.NetworkKind(require=self.require, load=self.load))
+        tool.NETWORKS.register("stand_in")(
+            tool.networks.NetworkKind(require=self.require, load=self.load, request=CalibrationRequest(n=12))
+        )
 
     def require(self, options: Any) -> None:
         self.required += 1
@@ -59,11 +62,8 @@ class _Calls:
             raise self.missing
 
     def load(self, options: Any) -> Any:
-        from networks import Network
-
         batches = list(self.images.split(6))
-        sets = {"plain": batches, "augmented": batches}
-        return Network(model=self.model, eval_fn=self.evaluate, calibration_batches=sets, setup={"stand_in": 1})
+        return Workload(model=self.model, eval_fn=self.evaluate, calibration=lambda request: batches)
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         score = float(model(self.images).mean())
@@ -332,7 +332,8 @@ def test_imagenet_images_are_calibrated_on_or_measured_on(
         given: dict[str, Any] = {}
         monkeypatch.setattr(module, "classifier", lambda model, given=given, **parts: given.update(parts))
         module.load(_options(tmp_path, split=split))
-        calibration = greys(given["calibration"].plain(given["numbers"], None))
+        plain = given["calibration"].batches(given["numbers"], 10, images="plain")
+        calibration = greys(torch.cat(list(plain)))
         measured = greys(given["tested"].images)
         assert given["tested"].labels.tolist() == [2 * number for number in measured]
         assert not set(calibration) & set(measured)
@@ -356,7 +357,7 @@ def test_digits_networks_are_trained_once(tool: ModuleType, tmp_path: Path, monk
     first, second = (network.model.state_dict() for network in loaded)
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert set(loaded[0].eval_fn(loaded[0].model)) == {"accuracy"}
-    assert [len(batch) for batch in loaded[0].calibration_batches["plain"]] == [32, 32]
+    assert [len(batch) for batch in loaded[0].calibration(_digits.REQUEST)] == [32, 32]
     path = tmp_path / "out" / "trained"
     (path / "vit_digits.safetensors").rename(path / "convnext_digits.safetensors")
     with pytest.raises(NabnError, match=r"convnext_digits.safetensors does not hold this network .* remove it"):
@@ -375,7 +376,7 @@ def test_a_detector_is_measured_on_images_it_is_not_calibrated_on(
     from aihwkit_nabn.data.shapes import write_shapes
 
     write_shapes(tmp_path / "shapes", n_train=20, n_val=6)
-    monkeypatch.setattr(_config, "IMAGES", 8)
+    monkeypatch.setattr(_config, "REQUEST", CalibrationRequest(n=8, batch_size=4))
     network = _config.load_network(
         demo_config_path("shapes_detector"),
         demo_checkpoint_path("shapes_detector"),
@@ -383,7 +384,8 @@ def test_a_detector_is_measured_on_images_it_is_not_calibrated_on(
         _options(tmp_path, split=split, test_images=5),
     )
     calibrated, tested = set(), []
-    for batches in network.calibration_batches.values():
+    for images in ("plain", "augmented"):
+        batches = network.calibration(CalibrationRequest(n=8, images=images))
         calibrated |= {sample.img_path for batch in batches for sample in batch["data_samples"]}
     step = network.model.test_step
 
@@ -392,7 +394,7 @@ def test_a_detector_is_measured_on_images_it_is_not_calibrated_on(
         return step(batch)
 
     monkeypatch.setattr(network.model, "test_step", noted)
-    with network.around(), torch.no_grad():
+    with torch.no_grad():
         metrics = network.eval_fn(network.model)
     assert next(iter(metrics)).endswith("bbox_mAP") and metrics[next(iter(metrics))] > 0.5
     assert len(calibrated) == 8 and len(tested) == len(set(tested)) == 5 and not calibrated & set(tested)

@@ -20,7 +20,7 @@ from torch import Tensor
 from aihwkit_nabn.commands._run import run
 from aihwkit_nabn.files import write_between
 from aihwkit_nabn.openmmlab.switching import compiled, mmcv_calls, ours, require_compiled
-from aihwkit_nabn.targets.torchvision import check_device
+from aihwkit_nabn.workloads.torchvision import check_device
 
 COMMAND = "python tools/benchmarks/operators.py --out docs/operators.md"
 BEGIN, END = "<!-- timed: written by tools/benchmarks/operators.py -->", "<!-- end -->"

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from torch import nn
 
 from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.registry import Registry
+from aihwkit_nabn.workloads import CalibrationRequest, Workload
 
 SPLITS = ("test", "train")
 
@@ -43,40 +40,19 @@ class Options:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Network:
-    """A trained network with its images.
-
-    Attributes:
-        model: The digital model, in eval mode.
-        eval_fn: As `aihwkit_nabn.evaluate` takes it; the first metric is the one in the table.
-        calibration_batches: The sets ``"plain"`` and ``"augmented"``, of the same images.
-        forward_fn: As `aihwkit_nabn.evaluate` takes it.
-        reference_forward_fn: The same.
-        setup: What decides, beside the model and the options, which numbers come out.
-        around: Entered while it is measured.
-    """
-
-    model: nn.Module
-    eval_fn: Callable[[nn.Module], Mapping[str, float]]
-    calibration_batches: Mapping[str, Iterable[Any]]
-    forward_fn: Callable[[nn.Module, Any], Any] | None = None
-    reference_forward_fn: Callable[[nn.Module, Any], Any] | None = None
-    setup: Mapping[str, Any] = field(default_factory=dict)
-    around: Callable[[], AbstractContextManager[Any]] = nullcontext
-
-
-@dataclass(frozen=True, kw_only=True)
 class NetworkKind:
     """An entry of the set.
 
     Attributes:
         require: Called before anything is measured; raises a `NabnError` that says what is missing and where it comes
             from.
-        load: Called when it is its turn.
+        load: Called when it is its turn; returns the trained network with its images.
+        request: Which calibration images; the seed is that of the options.
     """
 
     require: Callable[[Options], None]
-    load: Callable[[Options], Network]
+    load: Callable[[Options], Workload]
+    request: CalibrationRequest
 
 
 NETWORKS: Registry[NetworkKind] = Registry("network")

@@ -2,53 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-from aihwkit_nabn.data.classification import ImageSet, accuracy_on, image_batches
-from aihwkit_nabn.evaluation.methods import AUGMENTED, PLAIN
-from aihwkit_nabn.sweeps.models import Images
-from networks._base import Network
+from aihwkit_nabn.data.classification import ImageSet, accuracy_on
+from aihwkit_nabn.evaluation.methods import PLAIN
+from aihwkit_nabn.workloads import CalibrationRequest, Workload
+from aihwkit_nabn.workloads._images import Images
 
 TEST_BATCH = 64
 
 
 def classifier(
-    model: nn.Module,
-    *,
-    calibration: Images,
-    numbers: Sequence[int],
-    batch_size: int,
-    seed: int,
-    tested: ImageSet,
-    **setup: Any,
-) -> Network:
+    model: nn.Module, *, calibration: Images, numbers: Sequence[int], seed: int, tested: ImageSet
+) -> Workload:
     """Return a classifier of the set.
 
     Args:
         model: The digital model, in eval mode.
         calibration: Where the calibration images come from.
-        numbers: Which of them.
-        batch_size: Calibration images per batch.
+        numbers: Which of them, in their order.
         seed: Of their augmentation.
         tested: What accuracy is measured on, as the network takes it.
-        setup: As `Network` has it.
     """
-    images = {
-        PLAIN: calibration.plain(numbers, None),
-        AUGMENTED: calibration.augmented(numbers, None, seed),
-    }
-    return Network(
-        model=model,
-        eval_fn=accuracy_on(tested, batch_size=TEST_BATCH),
-        calibration_batches={name: image_batches(each, batch_size) for name, each in images.items()},
-        setup={"calibration_images": len(numbers), "batch_size": batch_size, **setup},
-    )
+
+    def batches(request: CalibrationRequest) -> Iterable[Any]:
+        size = request.batch_size or TEST_BATCH
+        return list(calibration.batches(numbers[: request.n], size, images=request.images, seed=seed))
+
+    return Workload(model=model, eval_fn=accuracy_on(tested, batch_size=TEST_BATCH), calibration=batches)
 
 
 def chosen(images: Images, numbers: Sequence[int]) -> ImageSet:
     """Return these of the images, as the network takes them at test time, with their labels."""
-    return ImageSet(images=images.plain(numbers, None), labels=images.labels[torch.tensor(list(numbers))])
+    found = torch.cat(list(images.batches(numbers, TEST_BATCH, images=PLAIN)))
+    return ImageSet(images=found, labels=images.labels[torch.tensor(list(numbers))])

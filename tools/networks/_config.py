@@ -7,20 +7,19 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aihwkit_nabn.data.image_folder import choose
 from aihwkit_nabn.errors import NabnError, missing_extra
 from aihwkit_nabn.evaluation.methods import AUGMENTED, PLAIN
-from networks._base import Network, Options, need_data
+from aihwkit_nabn.workloads import CalibrationRequest, LoadSettings, Workload
+from networks._base import Options, need_data
 
 if TYPE_CHECKING:
     from mmengine.config import Config
 
-IMAGES = 64
-BATCH = 16
+REQUEST = CalibrationRequest(n=64, batch_size=16)
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "real"
 
 
@@ -76,13 +75,13 @@ def trained_checkpoint(name: str, scope: str, options: Options) -> Path:
     return epochs[max(epochs)]
 
 
-def load_trained(name: str, scope: str, options: Options) -> Network:
+def load_trained(name: str, scope: str, options: Options) -> Workload:
     """Return the network of a config in `configs/real/`."""
     checkpoint = trained_checkpoint(name, scope, options)
     return load_network(CONFIGS / f"{name}.py", checkpoint, options.data_root, options)
 
 
-def load_network(path: Path, checkpoint: Path, data_root: Path, options: Options) -> Network:
+def load_network(path: Path, checkpoint: Path, data_root: Path, options: Options) -> Workload:
     """Return the network of a config.
 
     Args:
@@ -91,40 +90,14 @@ def load_network(path: Path, checkpoint: Path, data_root: Path, options: Options
         data_root: What ``NABN_DATA`` is to say.
         options: Which images; ``train`` measures on the training images that are not calibrated on.
     """
-    from aihwkit_nabn.openmmlab.batches import calibration_forward, calibration_set_of, reference_forward
-    from aihwkit_nabn.openmmlab.config import load_config
-    from aihwkit_nabn.openmmlab.measure import evaluator_of
-    from aihwkit_nabn.openmmlab.output import output_in
-    from aihwkit_nabn.openmmlab.run import TestRun, build_loop
+    from aihwkit_nabn.workloads.config import config_workload, read_config
 
     logs = options.out / "logs" / path.stem
-    run = TestRun(
-        checkpoint=str(checkpoint),
-        noises=["gaussian"],
-        methods=["none"],
-        seed=options.seed,
-        max_samples=IMAGES,
-        batch_size=BATCH,
-        workers=0,
-        work_dir=str(logs),
-    )
-    with output_in(logs), _data_in(data_root):
-        config = load_config(path, {"log_level": "ERROR"})
+    with _data_in(data_root):
+        config = read_config(str(path), ["log_level=ERROR"])
         _choose_tested(config, options)
-        loop = build_loop(config, run)
-        sets = {
-            name: calibration_set_of(config, name, IMAGES, BATCH, options.seed)  # files are read when it is iterated
-            for name in (PLAIN, AUGMENTED)
-        }
-    return Network(
-        model=loop.start(),
-        eval_fn=evaluator_of(loop),
-        calibration_batches=sets,
-        forward_fn=calibration_forward,
-        reference_forward_fn=reference_forward,
-        setup={"calibration_images": IMAGES, "batch_size": BATCH},
-        around=partial(output_in, logs),
-    )
+        settings = LoadSettings(seed=options.seed, loader_workers=0, work_dir=logs)
+        return config_workload(config, settings, checkpoint=str(checkpoint))
 
 
 def _choose_tested(config: Config, options: Options) -> None:
@@ -133,7 +106,7 @@ def _choose_tested(config: Config, options: Options) -> None:
         return
     from mmengine.registry import DATASETS, DefaultScope
 
-    from aihwkit_nabn.openmmlab.batches import calibration_set_of, with_test_pipeline
+    from aihwkit_nabn.openmmlab.batches import CalibrationImages, with_test_pipeline
     from aihwkit_nabn.openmmlab.config import register_modules, scope_of
 
     register_modules(scope_of(config))
@@ -149,7 +122,7 @@ def _choose_tested(config: Config, options: Options) -> None:
     if options.split == "train":
         used = set()
         for name in (PLAIN, AUGMENTED):
-            images = calibration_set_of(config, name, IMAGES, BATCH, options.seed)
+            images = CalibrationImages(config, name, REQUEST.n, REQUEST.batch_size, options.seed)
             used |= {images.dataset.get_data_info(index)["img_path"] for index in images.indices}
         numbers = [number for number in numbers if built.get_data_info(number)["img_path"] not in used]
     dataset["indices"] = sorted(numbers[: options.test_images])

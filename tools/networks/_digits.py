@@ -17,12 +17,12 @@ from aihwkit_nabn.data.image_folder import choose
 from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.files import write_bytes
 from aihwkit_nabn.seeding import isolated_rng
-from aihwkit_nabn.sweeps.models._base import MemoryImages
-from networks._base import Network, Options
+from aihwkit_nabn.workloads import CalibrationRequest, Workload
+from aihwkit_nabn.workloads._images import MemoryImages
+from networks._base import Options
 from networks._classifier import classifier
 
-IMAGES = 64
-BATCH = 32
+REQUEST = CalibrationRequest(n=64, batch_size=32)
 
 
 class Enlarged(nn.Module):
@@ -45,7 +45,7 @@ class Enlarged(nn.Module):
 
 def load_digits_network(
     name: str, build: Callable[[], nn.Module], options: Options, *, epochs: int, learning_rate: float
-) -> Network:
+) -> Workload:
     """Return a network on the digits; ``train`` measures on the validation images, which it was not trained on.
 
     Args:
@@ -61,8 +61,7 @@ def load_digits_network(
     return classifier(
         _trained(path, build, epochs=epochs, learning_rate=learning_rate),
         calibration=images,
-        numbers=choose(len(images.labels), IMAGES, options.seed),
-        batch_size=BATCH,
+        numbers=choose(len(images.labels), REQUEST.n, options.seed),
         seed=options.seed,
         tested=tested if options.test_images is None else tested.first(options.test_images),
     )

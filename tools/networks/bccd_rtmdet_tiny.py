@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from networks._base import NETWORKS, NetworkKind
-from networks._config import load_trained, require_trained
+from networks._config import REQUEST, load_trained, require_trained
 
 NAME, SCOPE = "bccd_rtmdet_tiny", "mmdet"
 
@@ -13,5 +13,6 @@ NETWORKS.register(NAME)(
     NetworkKind(
         require=partial(require_trained, NAME, SCOPE, "bccd"),
         load=partial(load_trained, NAME, SCOPE),
+        request=REQUEST,
     )
 )

@@ -6,8 +6,9 @@ from torch import nn
 from torchvision.models import ConvNeXt
 from torchvision.models.convnext import CNBlockConfig
 
-from networks._base import NETWORKS, Network, NetworkKind, Options
-from networks._digits import Enlarged, load_digits_network
+from aihwkit_nabn.workloads import Workload
+from networks._base import NETWORKS, NetworkKind, Options
+from networks._digits import REQUEST, Enlarged, load_digits_network
 
 NAME = "convnext_digits"
 
@@ -19,9 +20,9 @@ def build() -> nn.Module:
     return Enlarged(ConvNeXt(stages, num_classes=10, layer_scale=1.0), 32)
 
 
-def load(options: Options) -> Network:
+def load(options: Options) -> Workload:
     """Return the network."""
     return load_digits_network(NAME, build, options, epochs=50, learning_rate=4e-3)
 
 
-NETWORKS.register(NAME)(NetworkKind(require=lambda options: None, load=load))
+NETWORKS.register(NAME)(NetworkKind(require=lambda options: None, load=load, request=REQUEST))

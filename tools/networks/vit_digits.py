@@ -5,8 +5,9 @@ from __future__ import annotations
 from torch import nn
 from torchvision.models import VisionTransformer
 
-from networks._base import NETWORKS, Network, NetworkKind, Options
-from networks._digits import Enlarged, load_digits_network
+from aihwkit_nabn.workloads import Workload
+from networks._base import NETWORKS, NetworkKind, Options
+from networks._digits import REQUEST, Enlarged, load_digits_network
 
 NAME = "vit_digits"
 
@@ -20,9 +21,9 @@ def build() -> nn.Module:
     return Enlarged(network, 32)
 
 
-def load(options: Options) -> Network:
+def load(options: Options) -> Workload:
     """Return the network."""
     return load_digits_network(NAME, build, options, epochs=60, learning_rate=2e-3)
 
 
-NETWORKS.register(NAME)(NetworkKind(require=lambda options: None, load=load))
+NETWORKS.register(NAME)(NetworkKind(require=lambda options: None, load=load, request=REQUEST))

@@ -1,0 +1,88 @@
+"""What the commands that measure a workload share: finding it, and saying what it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from aihwkit_nabn.errors import NabnError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from aihwkit_nabn.studies._base import WorkloadSource
+    from aihwkit_nabn.workloads import LoadSettings, Workload
+
+TARGETS = "digits, cifar10, torchvision:NAME, or a config of mmdetection or mmsegmentation."
+DIGITS = "digits"
+
+
+def workload_source(
+    target: str, checkpoint: str | None, settings: LoadSettings, options: Mapping[str, Any]
+) -> WorkloadSource:
+    """Return where a workload is found, its options checked.
+
+    Args:
+        target: As `load_workload` takes it.
+        checkpoint: File with the weights, or None.
+        settings: How much of the data.
+        options: What the user gave, None where nothing.
+
+    Raises:
+        NabnError: there is no such workload, or it does not take an option.
+    """
+    from aihwkit_nabn.studies._base import WorkloadSource
+    from aihwkit_nabn.workloads import find_workload
+
+    given = {name: value for name, value in {"checkpoint": checkpoint, **options}.items() if value not in (None, False)}
+    kind, _ = find_workload(target)
+    kind.checked(target, given)
+    return WorkloadSource(text=target, settings=settings, options=given)
+
+
+def describe(console: Console, workload: Workload) -> None:
+    """Say what is measured, in the first of several processes."""
+    for line in workload.description if workload.rank == 0 else ():
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+def cfg_option_items(options: Sequence[str] | None, more: Sequence[str] | None) -> list[str] | None:
+    """Return all ``KEY=VALUE`` texts, None if there are none; upstream takes several behind one ``--cfg-options``.
+
+    Raises:
+        NabnError: there are further arguments, but no ``--cfg-options`` that they could belong to.
+    """
+    if more and not options:
+        raise NabnError(f"unexpected argument {more[0]!r}; KEY=VALUE pairs come after --cfg-options")
+    return [*options, *(more or ())] if options else None
+
+
+@contextmanager
+def progress_on(console: Console) -> Iterator[dict[str, Any]]:
+    """Give `run_study` what shows its progress on the error stream, and what it notes on trainings on `console`."""
+    from aihwkit_nabn.progress import Meter
+    from aihwkit_nabn.studies import Note, Progress
+    from aihwkit_nabn.studies.retraining import training_line
+
+    with Meter(transient=True) as meter:
+
+        def on_progress(progress: Progress) -> None:
+            meter.update(progress.done, progress.total, before=progress.before)
+            meter.show("begins" if progress.latest is None else progress.latest.key)
+
+        def on_note(note: Note) -> None:
+            line = training_line(note)
+            if line is not None:
+                meter.tell(console, line)
+
+        yield {"on_progress": on_progress, "on_note": on_note}
+
+
+def import_extensions(sources: Sequence[str] | None) -> tuple[str, ...]:
+    """Import the user's own modules and return them."""
+    from aihwkit_nabn.extension import import_extension
+
+    for source in sources or ():
+        import_extension(source)
+    return tuple(sources or ())

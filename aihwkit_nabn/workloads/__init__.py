@@ -1,0 +1,93 @@
+"""What can be put on chips and measured: one file per kind of workload, each entering itself in `WORKLOADS`.
+
+A workload is written ``KIND``, ``KIND:NAME``, or is the path of a config. Its file ends with
+``WORKLOADS.register("kind")(WorkloadKind(load=...))``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from typing import Any
+
+from aihwkit_nabn.errors import NabnError, UnknownNameError
+from aihwkit_nabn.workloads._base import (
+    SOURCES,
+    WORKLOADS,
+    CalibrationRequest,
+    LoadSettings,
+    Workload,
+    WorkloadKind,
+)
+
+for _module in pkgutil.iter_modules(__path__):
+    if not _module.name.startswith("_"):
+        importlib.import_module(f"{__name__}.{_module.name}")
+
+
+def find_workload(text: str) -> tuple[WorkloadKind, str]:
+    """Return the kind of a workload, and its name within the kind.
+
+    Raises:
+        NabnError: the text is none of the forms.
+        UnknownNameError: there is no such kind.
+    """
+    if not isinstance(text, str):
+        raise NabnError(f"a workload must be text, {', '.join(_forms())}, got {text!r}")
+    if is_config(text):
+        return WORKLOADS.get("config"), text
+    kind, colon, name = text.partition(":")
+    if kind not in WORKLOADS or kind == "config":
+        raise UnknownNameError("workload", text, _forms())
+    found = WORKLOADS.get(kind)
+    if found.named != bool(colon and name):
+        raise NabnError(f"workload {text!r} must be written {kind}:NAME" if found.named else f"{kind} takes no name")
+    return found, name
+
+
+def load_workload(text: str, settings: LoadSettings | None = None, **options: Any) -> Workload:
+    """Return a trained model with its data, ready to be measured.
+
+    Args:
+        text: ``digits``, ``cifar10``, ``torchvision:NAME``, a config of mmdetection or mmsegmentation (``FILE.py``,
+            ``mmdet::FILE``, ``mmseg::FILE``), or what an extension has registered.
+        settings: How much of the data, how it is read.
+        options: What the kind takes; for ``torchvision`` and configs ``checkpoint``, the file with the weights.
+
+    Raises:
+        NabnError: an option is unknown or missing, or what the text names cannot be loaded.
+        UnknownNameError: there is no such kind.
+
+    Example:
+        >>> workload = load_workload("digits")
+        >>> sorted(workload.eval_fn(workload.model))
+        ['accuracy']
+    """
+    kind, name = find_workload(text)
+    settings = settings or LoadSettings()
+    if settings.launcher != "none" and not is_config(text):
+        raise NabnError(f"launcher is for configs of mmdetection and mmsegmentation, which {text} is not")
+    return kind.load(name, settings, **kind.checked(text, options))
+
+
+def is_config(text: str) -> bool:
+    """Return whether a workload means a config file."""
+    return text.endswith(".py") or "::" in text
+
+
+def _forms() -> list[str]:
+    kinds = [f"{kind}:NAME" if WORKLOADS.get(kind).named else kind for kind in WORKLOADS if kind != "config"]
+    return [*kinds, "FILE.py", "mmdet::FILE", "mmseg::FILE"]
+
+
+__all__ = [
+    "SOURCES",
+    "WORKLOADS",
+    "CalibrationRequest",
+    "LoadSettings",
+    "Workload",
+    "WorkloadKind",
+    "find_workload",
+    "is_config",
+    "load_workload",
+]

@@ -1,0 +1,206 @@
+"""What a workload is, what it is asked for, and the table of kinds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from aihwkit_nabn.calibration import CALIBRATION_METHODS
+from aihwkit_nabn.data.classification import ImageSet
+from aihwkit_nabn.errors import NabnError, check_count, suggestion
+from aihwkit_nabn.evaluation import MethodSpec
+from aihwkit_nabn.evaluation.methods import PLAIN, suiting_set
+from aihwkit_nabn.evaluation.plan import EvalFn
+from aihwkit_nabn.registry import Registry
+
+if TYPE_CHECKING:
+    from aihwkit_nabn.training import TrainedModel, TrainingNoise
+    from aihwkit_nabn.training.recipe import Recipe
+
+SOURCES = ("representative", "one_class", "other_data")
+"""Where calibration images come from: the train set; one class of it, another for each chip; another data set."""
+
+CHECKPOINT = "checkpoint"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationRequest:
+    """Which unlabelled images a method calibrates with.
+
+    Attributes:
+        n: How many; where there are fewer, all of them, unless `exact`. None: all.
+        images: ``"plain"``, as at test time, or ``"augmented"``, as in training.
+        seed: Chooses the images, their order and their augmentation. A smaller set is the beginning of a larger one.
+        source: Where they come from, one of `SOURCES`.
+        chip_seed: Chooses the class of ``one_class``.
+        reference_skips: Transforms that the digital model's images do not go through, such as ``"CompressJPEG"``: each
+            batch is then a pair, see `Workload.reference_forward_fn`.
+        batch_size: Images per batch; None: what suits the workload.
+        exact: Whether fewer images than `n` are an error.
+    """
+
+    n: int | None = 256
+    images: str = PLAIN
+    seed: int = 0
+    source: str = SOURCES[0]
+    chip_seed: int = 0
+    reference_skips: tuple[str, ...] = ()
+    batch_size: int | None = None
+    exact: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """A trained model, its data, and how to measure it.
+
+    Attributes:
+        model: The digital model, in eval mode, on its device.
+        eval_fn: Called as ``eval_fn(model)``; returns metric names to numbers, higher being better.
+        calibration: Called with a `CalibrationRequest`; returns batches that can be run through again and again.
+        forward_fn: Called as ``forward_fn(model, batch)`` when calibrating; None: as `aihwkit_nabn.calibrate` does.
+        reference_forward_fn: The same for the digital model.
+        train: Trains the model at a noise, on a chip's configuration, by a recipe; None where there are no labels.
+        check_recipe: Raises a `NabnError` where a recipe cannot be followed; None: it always can.
+        compressed: Called with a JPEG quality; returns the workload with its images compressed. None: it cannot.
+        test_set: Returns the test images as the network takes them, for streams; None: it cannot.
+        write_examples: Draws test images as chips see them, see `aihwkit_nabn.openmmlab.examples`; None: it cannot.
+        sources: Which of `SOURCES` it has.
+        description: Lines that say what is measured, for the user.
+        facts: More about its data, as plain values by name.
+        rank: Of this process, among those that measure together.
+        broadcast: Returns the first process's object in all of them.
+    """
+
+    model: nn.Module
+    eval_fn: EvalFn
+    calibration: Callable[[CalibrationRequest], Iterable[Any]]
+    forward_fn: Callable[[nn.Module, Any], Any] | None = None
+    reference_forward_fn: Callable[[nn.Module, Any], Any] | None = None
+    train: Callable[[TrainingNoise, Any, Recipe], TrainedModel] | None = None
+    check_recipe: Callable[[Recipe], None] | None = None
+    compressed: Callable[[int], Workload] | None = None
+    test_set: Callable[[], ImageSet] | None = None
+    write_examples: Callable[..., Path] | None = None
+    sources: tuple[str, ...] = SOURCES[:1]
+    description: tuple[str, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    rank: int = 0
+    broadcast: Callable[[Any], Any] = lambda found: found
+
+    def calibration_sets(
+        self, methods: Iterable[MethodSpec], request: CalibrationRequest, *, ranges: bool = False
+    ) -> dict[str, Iterable[Any]] | None:
+        """Return what `aihwkit_nabn.evaluate` takes as ``calibration_batches``: the sets that methods name.
+
+        Args:
+            methods: The methods; one that names no set takes the one that suits it.
+            request: How many images, and which.
+            ranges: Whether input ranges are set, from plain images.
+        """
+        names = {name for spec in methods if (name := _set_of(spec)) is not None} | ({PLAIN} if ranges else set())
+        return {name: self.calibration(replace(request, images=name)) for name in sorted(names)} or None
+
+
+def _set_of(spec: MethodSpec) -> str | None:
+    if spec.batches is not None or spec.method not in CALIBRATION_METHODS:
+        return spec.batches
+    method = CALIBRATION_METHODS.get(spec.method)
+    return suiting_set(method) if method.needs_batches else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadSettings:
+    """What every kind of workload is told.
+
+    Attributes:
+        seed: Chooses the test images.
+        test_images: How many; None: all.
+        batch_size: Images per forward pass when testing; None: what suits the workload. A config has its own.
+        loader_workers: Processes that read images; None: what suits the workload.
+        work_dir: Folder for logs.
+        launcher: How the processes of a distributed run were started: none, pytorch, slurm or mpi.
+    """
+
+    seed: int = 0
+    test_images: int | None = None
+    batch_size: int | None = None
+    loader_workers: int | None = None
+    work_dir: Path | None = None
+    launcher: str = "none"
+
+    def __post_init__(self) -> None:
+        for name, minimum in (("test_images", 1), ("batch_size", 1), ("loader_workers", 0)):
+            if getattr(self, name) is not None:
+                check_count(name, getattr(self, name), minimum=minimum)
+
+
+Check = Callable[[str, Any], Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkloadKind:
+    """A kind of workload.
+
+    Attributes:
+        load: Called as ``load(name, settings, **options)``; returns a `Workload`. ``name`` is the part behind the colon
+            of ``KIND:NAME``.
+        options: Checks of its own options by name, each called as ``check(field, value)``.
+        required: Those that must be given.
+        named: Whether it is written ``KIND:NAME``.
+        instead: What serves in place of an option that other kinds have, by its name, for messages.
+        build: Returns the network of a name with random weights, without any data; None: it always has its weights.
+    """
+
+    load: Callable[..., Workload]
+    options: Mapping[str, Check] = field(default_factory=dict)
+    required: Sequence[str] = ()
+    named: bool = False
+    instead: Mapping[str, str] = field(default_factory=dict)
+    build: Callable[..., nn.Module] | None = None
+
+    def checked(self, text: str, options: Mapping[str, Any], *, partial: bool = False) -> dict[str, Any]:
+        """Return the options, checked.
+
+        Args:
+            text: The workload, for messages.
+            options: By name.
+            partial: Whether required ones may be missing.
+
+        Raises:
+            NabnError: one is unknown, missing, or has a value that is not allowed.
+        """
+        for name in options:
+            if name not in self.options:
+                instead = f"; use {self.instead[name]}" if name in self.instead else ""
+                known = ", ".join(self.options) or "no options"
+                near = "" if instead else suggestion(name, self.options)
+                raise NabnError(f"{text} takes no {name}{near}{instead}; it takes {known}")
+        for name in self.required:
+            if name not in options and not partial:
+                raise NabnError(f"{text} needs {name}{_explained(name)}")
+        return {name: self.options[name](f"{name} of {text}", value) for name, value in options.items()}
+
+
+def _explained(name: str) -> str:
+    texts = {
+        CHECKPOINT: ": the file with its trained weights",
+        "data": ": the folder with train/CLASS/images and val/CLASS/images",
+    }
+    return texts.get(name, "")
+
+
+def check_source(source: str, known: Sequence[str]) -> None:
+    """Raise unless a workload has calibration images from there.
+
+    Raises:
+        NabnError: it has none.
+    """
+    if source not in known:
+        raise NabnError(f"calibration must be one of {', '.join(known)}, got {source!r}{suggestion(source, known)}")
+
+
+WORKLOADS: Registry[WorkloadKind] = Registry("kind of workload")
