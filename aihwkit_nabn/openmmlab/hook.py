@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from aihwkit_nabn.calibration import calibrate
 from aihwkit_nabn.calibration.input_ranges import calibrate_input_ranges
-from aihwkit_nabn.chip import parse_time, program_chip, set_read_noise_seed
+from aihwkit_nabn.chip import program_chip, set_read_noise_seed
 from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.evaluation.methods import PLAIN
 from aihwkit_nabn.nn import convert_to_noise_aware
@@ -40,6 +40,7 @@ from aihwkit_nabn.openmmlab.forks import mend_ssd_head
 from aihwkit_nabn.openmmlab.iterations import ChipIterations, unwrapped
 from aihwkit_nabn.openmmlab.settings import build_calibration, build_rpu_config, calibration_set
 from aihwkit_nabn.seeding import check_seed, derive_seed, isolated_rng
+from aihwkit_nabn.times import parse_time
 
 VERIFIED_IMAGES = 2
 RANGE_IMAGES = 64  # for static input ranges, where no number of calibration images is given

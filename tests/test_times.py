@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from aihwkit_nabn.chip import format_time, parse_time
 from aihwkit_nabn.errors import NabnError
+from aihwkit_nabn.times import format_time, parse_time
 
 YEAR = 365.25 * 86_400.0
 
