@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 
 import pytest
 import torch
@@ -51,6 +52,14 @@ def test_describes_itself(name):
     assert issubclass(method, CalibrationMethod) and method.name == name
     assert 10 < len(method.summary) < 110 and method.__doc__
     assert all(isinstance(flag, bool) for flag in (method.needs_reference, method.needs_batches))
+
+
+def test_errors_of_its_options_say_what_they_are(name):
+    method = CALIBRATION_METHODS.get(name)
+    for option, parameter in inspect.signature(method).parameters.items():
+        if isinstance(parameter.default, float):
+            with pytest.raises(NabnError, match=f"^{option} must be (the|how) .*, got -1.0$"):
+                method(**{option: -1.0})
 
 
 def test_calibrates_and_undoes_bit_for_bit(name, chip, run, batches, images, bits, same):
