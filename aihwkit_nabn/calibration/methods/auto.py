@@ -115,7 +115,9 @@ class Auto(CalibrationMethod):
         what = apart if is_apart else "the calibration images, which cannot be divided"
         if store.n_samples(learn) < _FEW:
             session.notes.append(f"with fewer than {_FEW} images to learn from, no method can be told from luck")
-        session.notes += [f"took {name}", f"disagreement with the reference on {what}: {', '.join(map(str, tried))}"]
+        scale = "0 (none) to 1 (no better than a constant)"
+        losses = ", ".join(map(str, tried))
+        session.notes += [f"took {name}", f"disagreement with the reference, {scale}, on {what}: {losses}"]
 
 
 def _can_be_tried(method: type[CalibrationMethod]) -> bool:
