@@ -245,8 +245,9 @@ class AnalogHook(Hook):
                 forward_fn=calibration_forward,
                 reference_forward_fn=reference_forward,
             )
+        taken = "" if report.taken == method.name else f", which took {report.taken!r}"
         runner.logger.info(
-            f"calibrated with {method.name!r}: {report.n_samples} images, {len(report.layers)} layers, "
+            f"calibrated with {method.name!r}{taken}: {report.n_samples} images, {len(report.layers)} layers, "
             f"{report.seconds:.1f} s"
         )
 

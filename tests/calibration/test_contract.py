@@ -67,6 +67,7 @@ def test_calibrates_and_undoes_bit_for_bit(name, chip, run, batches, images, bit
     before, uncalibrated = bits(chip), chip(x)
     report = run(name, chip, batches)
     assert isinstance(report, CalibrationReport) and report.method == name and report.seconds > 0
+    assert report.taken == name or (name == "auto" and report.taken in ("none", "population", "low_rank"))
     assert not torch.equal(chip(x), uncalibrated) and torch.isfinite(chip(x)).all()
     assert not same(bits(chip), before)
     report.undo()

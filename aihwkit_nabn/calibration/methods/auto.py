@@ -118,6 +118,7 @@ class Auto(CalibrationMethod):
         scale = "0 (none) to 1 (no better than a constant)"
         losses = ", ".join(map(str, tried))
         session.notes += [f"took {name}", f"disagreement with the reference, {scale}, on {what}: {losses}"]
+        session.taken = name
 
 
 def _can_be_tried(method: type[CalibrationMethod]) -> bool:

@@ -108,9 +108,11 @@ class Distill(CalibrationMethod):
             session.notes.append("the calibration set cannot be divided, so nothing was tuned")
             return
         descent = _Descent(tuned, objective, (learn, held), size, self.seed)
+        before = descent.best
         with _frozen(session.model), torch.enable_grad(), tuned.in_place():
             descent.run(self.steps, self.lr, lambda done: session.step_done(done, self.steps))
         tuned.finish(descent.best_state)
+        session.losses = (before, descent.best) if held else None
         if descent.stayed:
             session.notes.append("tuning found nothing better, so it stayed at its start")
 
@@ -119,7 +121,8 @@ class _Descent:
     """Adam on the moves, which goes back to the best state, with smaller steps, where it went up.
 
     Attributes:
-        best_state: The best moves on the samples held out; the last ones where none are.
+        best: The least loss on the samples held out; infinity where none are.
+        best_state: The best moves on them; the last ones where none are.
         stayed: Whether that is where it began.
     """
 
