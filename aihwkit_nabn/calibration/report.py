@@ -102,8 +102,9 @@ class CalibrationReport:
         n_batches: Batches it saw.
         seconds: Wall-clock time it took.
         layers: Shift of each layer before and after.
-        n_passes: How often the chip ran over the batches, those of step-by-step tuning aside: once where no layer is
-            called several times and all batches fit in memory, halted side by side.
+        n_passes: Forward passes of the chip over all of the batches, those begun again among them, those of
+            step-by-step tuning not: one where no layer is called several times and all batches fit in memory, halted
+            side by side.
         notes: What the method has to say, such as that tuning stayed at its start.
         verified: What is known of the chip without noise computing what the digital model does.
         taken: The method whose calibration the chip has now: what ``auto`` took, ``"none"`` for nothing; else `method`.
@@ -139,7 +140,7 @@ class CalibrationReport:
         freeze_calibration(self._model)
 
     def __str__(self) -> str:
-        passes = f", {self.n_passes} passes" if self.n_passes > 1 else ""
+        passes = f", {self.n_passes} passes over them" if self.n_passes > 1 else ""
         lines = [f"{self.method}: {self.n_samples} samples in {self.n_batches} batches{passes}, {self.seconds:.2f} s"]
         lines += self.notes
         if self.loss_before is not None and self.loss_after is not None:
