@@ -43,7 +43,7 @@ from aihwkit_nabn.seeding import check_seed, derive_seed, isolated_rng
 from aihwkit_nabn.times import parse_time
 
 VERIFIED_IMAGES = 2
-RANGE_IMAGES = 64  # for static input ranges, where no number of calibration images is given
+RANGE_IMAGES = 256  # for static input ranges where nothing is calibrated: as many as calibrate by default
 
 
 @HOOKS.register_module()
