@@ -20,7 +20,6 @@ if TYPE_CHECKING:
         chip_info,
         drift_chip,
         load_chip,
-        parse_time,
         program_chip,
         save_chip,
         set_read_noise_seed,
@@ -41,6 +40,7 @@ if TYPE_CHECKING:
     )
     from aihwkit_nabn.noise import WeightNoiseModel, register_noise_model
     from aihwkit_nabn.simulator import presets
+    from aihwkit_nabn.times import parse_time
     from aihwkit_nabn.training import TrainedModel, TrainingNoise, matched_noise, train_hardware_aware
     from aihwkit_nabn.workloads import Workload, load_workload
 
@@ -73,7 +73,7 @@ _HOME = {
     "load_chip": "chip",
     "load_workload": "workloads",
     "matched_noise": "training",
-    "parse_time": "chip",
+    "parse_time": "times",
     "presets": "simulator",
     "program_chip": "chip",
     "register": "nn",

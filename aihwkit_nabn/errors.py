@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import numbers
+import re
 from collections.abc import Iterable
 
 
@@ -19,11 +20,18 @@ class UnknownNameError(NabnError, KeyError):
         kind: What was looked up, e.g. ``"noise model"``.
         name: The name as given.
         known: The names that exist.
+        hint: What to do instead, where that is known; in place of the nearest name and the list.
     """
 
-    def __init__(self, kind: str, name: object, known: Iterable[str]) -> None:
+    def __init__(self, kind: str, name: object, known: Iterable[str], hint: str = "") -> None:
         self.known = sorted(known)
-        super().__init__(f"unknown {kind} {name!r}{suggestion(name, self.known)}; known: {', '.join(self.known)}")
+        if not hint:
+            alone = name_with_options(name)[0]
+            near = (
+                f": options do not go with the name {alone!r}" if alone in self.known else suggestion(name, self.known)
+            )
+            hint = f"{near}; known: {', '.join(self.known)}"
+        super().__init__(f"unknown {kind} {name!r}{hint}")
 
     def __str__(self) -> str:
         # KeyError would show the repr of the message, quotes and all.
@@ -65,6 +73,17 @@ def suggestion(name: object, known: Iterable[str]) -> str:
     return f", did you mean {by_lower[near[0]]!r}?" if near else ""
 
 
+def name_with_options(text: object) -> tuple[str, list[str]]:
+    """Return the name and the options in a text such as ``"name:a=1,b=2"`` or ``"name(a=1)"``; empty in any other."""
+    found = _NAME_WITH_OPTIONS.fullmatch(text) if isinstance(text, str) else None
+    if found is None:
+        return "", []
+    return found[1], [option.strip() for option in found[2].removesuffix(")").split(",")]
+
+
+_NAME_WITH_OPTIONS = re.compile(r"\s*(\w+)\s*[:(](.*)", re.DOTALL)
+
+
 def missing_extra(package: str, extra: str) -> MissingDependencyError:
     """Return the error for an optional `package` that the named extra of this project would install."""
     return MissingDependencyError(f"{package} is not installed; run: pip install 'aihwkit-nabn[{extra}]'")
@@ -77,6 +96,7 @@ def check_number(
     minimum: float | None = None,
     maximum: float | None = None,
     exclusive_minimum: float | None = None,
+    meaning: str = "",
 ) -> float:
     """Return `value` as a float if it is a finite number in range.
 
@@ -86,6 +106,7 @@ def check_number(
         minimum: Smallest allowed value.
         maximum: Largest allowed value.
         exclusive_minimum: The value must be larger than this.
+        meaning: What the number is, for the message, where the field's name does not say it: ``"the share of ..."``.
 
     Raises:
         NabnError: `value` is no finite number or lies outside the range.
@@ -98,6 +119,9 @@ def check_number(
     if maximum is not None:
         bounds.append(f"<= {maximum:g}")
     allowed = "a finite number" + (" " + " and ".join(bounds) if bounds else "")
+    if meaning and minimum is not None and maximum is not None:
+        allowed = f"between {minimum:g} and {maximum:g}"
+    allowed = f"{meaning}, {allowed}" if meaning else allowed
     if not is_finite_number(value):
         raise NabnError(f"{field} must be {allowed}, got {value!r}")
     number = float(value)  # type: ignore[arg-type]

@@ -15,6 +15,7 @@ from aihwkit_nabn.errors import (
     check_count,
     check_number,
     missing_extra,
+    name_with_options,
     suggestion,
 )
 
@@ -30,6 +31,32 @@ def test_unknown_name_reads_as_a_sentence():
     assert str(error) == "unknown noise model 'gausian', did you mean 'gaussian'?; known: gaussian, pcm"
     assert error.known == ["gaussian", "pcm"]
     assert str(UnknownNameError("noise model", 7, ["pcm"])) == "unknown noise model 7; known: pcm"
+
+
+def test_unknown_name_with_options_or_with_a_hint():
+    known = ["pcm", "gaussian"]
+    error = UnknownNameError("noise model", "pcm:g_max_us=20", known)
+    assert str(error) == (
+        "unknown noise model 'pcm:g_max_us=20': options do not go with the name 'pcm'; known: gaussian, pcm"
+    )
+    assert str(UnknownNameError("noise model", "none", known, "; leave it out")) == (
+        "unknown noise model 'none'; leave it out"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("a:b=1,c=2", ("a", ["b=1", "c=2"])),
+        (" a ( b=1 )", ("a", ["b=1"])),
+        ("a:", ("a", [""])),
+        ("a", ("", [])),
+        ("a-b:c", ("", [])),
+        (3, ("", [])),
+    ],
+)
+def test_names_with_options(text, found):
+    assert name_with_options(text) == found
 
 
 def test_suggestion_ignores_case_and_gives_up_on_the_far_off():
@@ -55,6 +82,13 @@ def test_numbers_out_of_range(value):
     with pytest.raises(NabnError, match=r"^share must be a finite number >= 0 and <= 1, got ") as caught:
         check_number("share", value, minimum=0.0, maximum=1.0)
     assert str(caught.value).endswith(repr(value))
+
+
+def test_numbers_say_what_they_are():
+    with pytest.raises(NabnError, match="^x must be the share of all, between 0 and 1, got 5$"):
+        check_number("x", 5, minimum=0.0, maximum=1.0, meaning="the share of all")
+    with pytest.raises(NabnError, match="^x must be the share of all, a finite number > 0 and <= 1, got 5$"):
+        check_number("x", 5, exclusive_minimum=0.0, maximum=1.0, meaning="the share of all")
 
 
 def test_exclusive_minimum():

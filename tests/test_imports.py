@@ -18,6 +18,9 @@ def test_the_house_is_as_the_contract_says(capsys: pytest.CaptureFixture[str]) -
     assert "ignore_imports" not in CONTRACT.read_text(), "a contract with exceptions is none"
 
 
-def test_results_load_no_torch() -> None:
-    code = "import sys, aihwkit_nabn.results; sys.exit(bool({'torch', 'aihwkit', 'matplotlib'} & set(sys.modules)))"
+@pytest.mark.parametrize(
+    ("module", "unwanted"), [("results", {"torch", "aihwkit", "matplotlib"}), ("reporting", {"torch", "aihwkit"})]
+)
+def test_what_lives_on_results_alone_loads_no_torch(module: str, unwanted: set[str]) -> None:
+    code = f"import sys, aihwkit_nabn.{module}; sys.exit(bool({unwanted!r} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

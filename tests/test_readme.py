@@ -1,5 +1,6 @@
 """The README's Python examples run as they stand; adding something takes what the pages say."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,6 +36,14 @@ def test_example_runs(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_the_readme_fits_on_two_screens() -> None:
     assert len(documents.README.read_text().splitlines()) <= 130
+
+
+def test_it_says_how_to_install_into_an_own_environment() -> None:
+    text = documents.README.read_text()
+    assert "`uv pip install .`" in text
+    project = (documents.ROOT / "pyproject.toml").read_text()
+    extras = re.findall(r"\.\[(\w+)\]", text)
+    assert extras and all(f"\n{extra} = [" in project for extra in extras)
 
 
 @pytest.mark.parametrize("code", [NOISE_MODEL, METHOD], ids=["noise model", "method"])

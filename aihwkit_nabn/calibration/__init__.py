@@ -9,7 +9,7 @@ from aihwkit_nabn.calibration.method import (
     register_calibration_method,
 )
 from aihwkit_nabn.calibration.moments import Moments
-from aihwkit_nabn.calibration.report import CalibrationReport, LayerShift
+from aihwkit_nabn.calibration.report import CalibrationReport, CorrectionCost, LayerShift
 from aihwkit_nabn.calibration.routine import calibrate
 from aihwkit_nabn.calibration.session import CalibrationSession
 
@@ -18,6 +18,7 @@ __all__ = [
     "CalibrationMethod",
     "CalibrationReport",
     "CalibrationSession",
+    "CorrectionCost",
     "LayerShift",
     "Moments",
     "build_method",

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from aihwkit_nabn.calibration.regression import Correction, HalvedMoments, InputMoments, Solved, solve, solve_checked
+from aihwkit_nabn.calibration.report import CorrectionCost
 from aihwkit_nabn.calibration.sampling import Positions
 from aihwkit_nabn.calibration.session import CalibrationSession
 from aihwkit_nabn.chip.moment import ChipMoment
@@ -186,10 +187,10 @@ class LayerErrors:
         ranks = share_out({name: (solved[name].gains, cost) for name, cost in costs.items()}, budget * total)
         spent = sum(rank * costs[name] for name, rank in ranks.items()) / total if total else 0.0
         stored = sum(rank * solved[name].numbers_of_a_rank for name, rank in ranks.items())
+        cost = CorrectionCost(share=spent, n_numbers=stored, ranks={name: rank for name, rank in ranks.items() if rank})
         notes = self._session.notes
-        notes.append(
-            f"corrections cost {100 * spent:.1f} percent of the network's multiplications and store {stored:,} numbers"
-        )
+        notes.append(str(cost))
+        self._session.corrections = cost
         left_out = len(self._found) - len(solved)
         if left_out:
             notes.append(

@@ -155,7 +155,9 @@ def _measure(session: CalibrationSession, gates: Mapping[str, Gate[M, C]], batch
         for name, gate in gates.items():
             gate.is_done = bool(gate.calls) and name not in behind
         before = now
-    session.notes.append(f"layers that are called several times had not settled after {_MOST_PASSES} passes")
+    session.notes.append(
+        f"layers that are called several times had not settled after {_MOST_PASSES} passes over all images"
+    )
 
 
 def _behind(shared: Collection[str], ways: Collection[Sequence[str]]) -> set[str]:

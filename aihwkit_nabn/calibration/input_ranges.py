@@ -61,7 +61,9 @@ def calibrate_input_ranges(
         NabnError: an argument has a value that is not allowed.
     """
     if quantile is not None:
-        quantile = check_number("quantile", quantile, exclusive_minimum=0.0, maximum=1.0)
+        quantile = check_number(
+            "quantile", quantile, exclusive_minimum=0.0, maximum=1.0, meaning="the share of inputs in range"
+        )
     if max_samples is not None:
         check_count("max_samples", max_samples, minimum=1)
     check_batches(batches, "calibrate_input_ranges")

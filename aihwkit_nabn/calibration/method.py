@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
 from aihwkit_nabn.calibration.session import CalibrationSession
-from aihwkit_nabn.errors import NabnError, suggestion
+from aihwkit_nabn.errors import NabnError, UnknownNameError, name_with_options, suggestion
 from aihwkit_nabn.registry import Registry
+from aihwkit_nabn.results import UNCALIBRATED
+from aihwkit_nabn.simulator.config.text import parse_value
 
 DEFAULT_METHOD = "auto"
 """The method that is taken where none is named."""
@@ -74,6 +76,28 @@ def takes_option(cls: type[CalibrationMethod], option: str) -> bool:
     return option in inspect.signature(cls).parameters
 
 
+def unknown_method(name: object, known: Iterable[str] = ()) -> UnknownNameError:
+    """Return the error for a name that no method has.
+
+    Args:
+        name: As given.
+        known: Further names that may stand in its place: ``"none"`` where the chip may stay as programmed.
+    """
+    hint = ""
+    if name == UNCALIBRATED and name not in known:
+        hint = ": to leave a chip as programmed, do not calibrate it; evaluate(methods=['none', ...]) measures it so"
+    alone, options = name_with_options(name)
+    if alone in CALIBRATION_METHODS:
+        pairs = [option.partition("=") for option in options]
+        given = {key.strip(): parse_value(key, value.strip()) for key, equals, value in pairs if equals}
+        keywords = ", ".join(f"{key}={value!r}" for key, value in given.items()) or "OPTION=VALUE"
+        hint = (
+            f": give options apart from the name, calibrate(..., method={alone!r}, {keywords}), "
+            f"MethodSpec({alone!r}, options={given}), or in a config dict(method={alone!r}, {keywords})"
+        )
+    return UnknownNameError(CALIBRATION_METHODS.kind, name, [*known, *CALIBRATION_METHODS.names()], hint)
+
+
 def build_method(method: str | CalibrationMethod, /, **options: Any) -> CalibrationMethod:
     """Return a method from its name and options; an instance passes through.
 
@@ -85,6 +109,8 @@ def build_method(method: str | CalibrationMethod, /, **options: Any) -> Calibrat
         if options:
             raise NabnError(f"options {sorted(options)} go with a method's name, not with an instance")
         return method
+    if not isinstance(method, str) or method not in CALIBRATION_METHODS:
+        raise unknown_method(method)
     cls = CALIBRATION_METHODS.get(method)
     known = list(inspect.signature(cls).parameters)
     for option in options:

@@ -71,6 +71,27 @@ def distance(got: Moments, target: Moments) -> tuple[float, float]:
     return float(shift.square().mean().sqrt()), float(spread.square().mean().sqrt())
 
 
+@dataclass(frozen=True, kw_only=True)
+class CorrectionCost:
+    """What the low-rank corrections of a chip's layers cost.
+
+    Args:
+        share: Share of the network's multiplications that they take, 0 to 1.
+        n_numbers: Numbers that the chip stores for them.
+        ranks: Rank of each layer that is corrected, by name; a gain of a group's mean counts as rank 1.
+    """
+
+    share: float
+    n_numbers: int
+    ranks: dict[str, int]
+
+    def __str__(self) -> str:
+        return (
+            f"corrections cost {100 * self.share:.1f} percent of the network's multiplications and store "
+            f"{self.n_numbers:,} numbers"
+        )
+
+
 @dataclass(kw_only=True)
 class CalibrationReport:
     """Returned by `calibrate`.
@@ -81,10 +102,17 @@ class CalibrationReport:
         n_batches: Batches it saw.
         seconds: Wall-clock time it took.
         layers: Shift of each layer before and after.
-        n_passes: How often the chip ran over the batches, those of step-by-step tuning aside: once where no layer is
-            called several times and all batches fit in memory, halted side by side.
+        n_passes: Forward passes of the chip over all of the batches, those begun again among them, those of
+            step-by-step tuning not: one where no layer is called several times and all batches fit in memory, halted
+            side by side.
         notes: What the method has to say, such as that tuning stayed at its start.
         verified: What is known of the chip without noise computing what the digital model does.
+        taken: The method whose calibration the chip has now: what ``auto`` took, ``"none"`` for nothing; else `method`.
+        corrections: What ``low_rank`` corrections cost; None where there are none.
+        loss_before: What ``distill`` tunes, on the samples held out, where it starts: the squared error of the blocks'
+            outputs in parts of their variance, plus the weighted divergence of the predictions if there is one. None
+            for other methods, and where no samples are held out.
+        loss_after: The same where it ends.
     """
 
     method: str
@@ -95,6 +123,10 @@ class CalibrationReport:
     n_passes: int = 1
     notes: list[str] = field(default_factory=list)
     verified: str = ""
+    taken: str = ""
+    corrections: CorrectionCost | None = None
+    loss_before: float | None = None
+    loss_after: float | None = None
     _model: nn.Module = field(repr=False)
     _before: CalibrationSnapshot = field(repr=False)
 
@@ -108,16 +140,20 @@ class CalibrationReport:
         freeze_calibration(self._model)
 
     def __str__(self) -> str:
-        passes = f", {self.n_passes} passes" if self.n_passes > 1 else ""
+        passes = f", {self.n_passes} passes over them" if self.n_passes > 1 else ""
         lines = [f"{self.method}: {self.n_samples} samples in {self.n_batches} batches{passes}, {self.seconds:.2f} s"]
         lines += self.notes
+        if self.loss_before is not None and self.loss_after is not None:
+            lines.append(f"loss on the samples held out: {self.loss_before:.3g} -> {self.loss_after:.3g}")
+        ranks = {} if self.corrections is None else self.corrections.ranks
         if self.layers:
             width = max(len(layer.name) for layer in self.layers)
-            lines.append(f"{'layer':<{width}}  mean shift [std]   ln(std ratio)")
+            lines.append(f"{'layer':<{width}}  mean shift [std]   ln(std ratio)" + "   rank" * bool(ranks))
             for layer in self.layers:
                 lines.append(
                     f"{layer.name:<{width}}  {layer.mean_before:6.3f} -> {layer.mean_after:6.3f}  "
                     f"{layer.spread_before:6.3f} -> {layer.spread_after:6.3f}"
+                    + (f"{ranks.get(layer.name, 0):>7}" if ranks else "")
                 )
         lines += [self.verified] if self.verified else []
         return "\n".join(lines)

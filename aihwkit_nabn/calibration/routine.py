@@ -67,7 +67,8 @@ def calibrate(
         options: The method's own options.
 
     Returns:
-        A report with each layer's shift before and after, the samples seen, the time it took, and `undo()`.
+        A report: the method taken, what corrections cost, each layer's shift before and after, the samples seen, the
+        time it took, and `undo()`.
 
     Raises:
         UnknownNameError: there is no such method.
@@ -145,6 +146,10 @@ def _calibrate(
         n_passes=session.n_passes,
         notes=session.notes,
         verified=str(verification_of(model) or NOT_VERIFIED),
+        taken=session.taken or run.name,
+        corrections=session.corrections,
+        loss_before=None if session.losses is None else session.losses[0],
+        loss_after=None if session.losses is None else session.losses[1],
         _model=model,
         _before=before,
     )

@@ -24,7 +24,7 @@ from aihwkit_nabn.calibration.batches import (
 from aihwkit_nabn.calibration.batchnorms import StatisticsRule, measure_batchnorms
 from aihwkit_nabn.calibration.moments import Moments
 from aihwkit_nabn.calibration.rehearsal import Rehearsal, rehearse
-from aihwkit_nabn.calibration.report import LayerShift
+from aihwkit_nabn.calibration.report import CorrectionCost, LayerShift
 from aihwkit_nabn.chip.moment import ChipMoment
 from aihwkit_nabn.errors import CalibrationError, NabnError, VerificationError, suggestion
 from aihwkit_nabn.nn.alignment import OutputAlignment
@@ -54,6 +54,9 @@ class CalibrationSession:
         dtypes: Data type of every analog layer.
         layers: Shifts for the report; methods fill it.
         notes: What a method has to say beside its numbers, for report and tables; likewise.
+        taken: Name of the method that was chosen, by one that chooses; likewise.
+        corrections: What corrections of layers cost; likewise.
+        losses: What was tuned, before and after; likewise.
         n_samples: Samples seen so far, those of the batch at hand included.
         n_batches: Batches seen so far, the one at hand included.
         n_passes: How often the chip has begun on the batches.
@@ -80,6 +83,9 @@ class CalibrationSession:
         self.dtypes: dict[str, torch.dtype] = {name: tile.get_dtype() for name, tile in tiles.items()}
         self.layers: list[LayerShift] = []
         self.notes: list[str] = []
+        self.taken = ""
+        self.corrections: CorrectionCost | None = None
+        self.losses: tuple[float, float] | None = None
         self.n_samples = 0
         self.n_batches = 0
         self.n_passes = 0

@@ -3,7 +3,7 @@
 from aihwkit_nabn.chip.chip_file import chip_info, load_chip, save_chip
 from aihwkit_nabn.chip.programming import ChipState, chip_state, drift_chip, program_chip
 from aihwkit_nabn.chip.read_noise import set_read_noise_seed
-from aihwkit_nabn.chip.times import format_time, parse_time
+from aihwkit_nabn.times import format_time, parse_time
 
 __all__ = [
     "ChipState",

@@ -31,6 +31,12 @@ def save_chip(model: nn.Module, path: str | Path) -> Path:
 
     The file holds what is on the tiles (targets, programmed and drifted weights, what drift needs, scales, input
     ranges), the digital rest of the network, the calibration, seed, time, read-noise streams, and the configuration.
+    Nothing in it is drawn anew when it is loaded, so it stays the same chip whatever becomes of the noise models.
+
+    For every weight on tiles, in single precision, that is 8 bytes (target, programmed weight); 4 more where the noise
+    changes with time (the weight at this time); and what goes on drifting needs: 4 for ``pcm``, ``crossbar``,
+    ``reram_cmo``, ``stuck`` and ``variational``, 8 for ``hermes``, 16 for ``reram_wan``. A ResNet-18, 11.7 million
+    weights, takes 94 MB with Gaussian noise, 187 MB with PCM.
 
     Args:
         model: A programmed model of `convert_to_noise_aware`.

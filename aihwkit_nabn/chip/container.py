@@ -16,7 +16,10 @@ from aihwkit_nabn.errors import ChipFileError
 from aihwkit_nabn.files import parse_json, write_bytes
 
 FORMAT = "aihwkit_nabn.chip"
-VERSION = 1
+VERSION = 2
+"""Of the files that are written. Version 1 holds the weights also where they are those programmed."""
+
+READABLE = ("1", "2")
 
 
 def write_container(path: Path, content: dict[str, Any], tensors: dict[str, Tensor]) -> None:
@@ -70,9 +73,10 @@ def _read(path: Path, *, with_tensors: bool) -> tuple[dict[str, Any], dict[str, 
         raise ChipFileError(f"{path} is truncated, damaged, or no chip file: {error}") from error
     if header.get("format") != FORMAT:
         raise ChipFileError(f"{path} is no chip file of this package: its format is not {FORMAT!r}")
-    if header.get("version") != str(VERSION):
+    if header.get("version") not in READABLE:
         raise ChipFileError(
-            f"{path} has version {header.get('version')!r} of the format; this release reads version {VERSION}"
+            f"{path} has version {header.get('version')!r} of the format; this release reads versions "
+            f"{' and '.join(READABLE)}"
         )
     text = header.get("content", "")
     try:

@@ -15,7 +15,6 @@ from aihwkit_nabn.chip.compensation import match_readout_dtype
 from aihwkit_nabn.chip.drift_readout import direct_readout
 from aihwkit_nabn.chip.read_noise import layers_of, restart_read_noise
 from aihwkit_nabn.chip.shared import share_programming
-from aihwkit_nabn.chip.times import parse_time
 from aihwkit_nabn.chip.variation import begin_variation, rewind_variation
 from aihwkit_nabn.chip.written import WrittenWeights
 from aihwkit_nabn.errors import NabnError, NotProgrammedError
@@ -25,6 +24,7 @@ from aihwkit_nabn.nn.input_ranges import warn_of_initial_ranges
 from aihwkit_nabn.seeding import check_seed, derive_seed, private_rng
 from aihwkit_nabn.simulator.product.scaled_gradient import keep_scaled_gradient
 from aihwkit_nabn.simulator.product.vectors import CrossbarTile
+from aihwkit_nabn.times import parse_time
 
 # Packages whose noise models draw through torch, never through numpy or Python.
 _DRAW_THROUGH_TORCH = ("aihwkit", "aihwkit_nabn")

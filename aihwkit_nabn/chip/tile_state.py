@@ -17,7 +17,10 @@ _DRIFT = "drift_noise_parameters"
 
 
 def tile_tensors(tile: Any) -> dict[str, Tensor]:
-    """Return a tile's tensors by name: weights, targets, what drift needs, scales, ranges."""
+    """Return a tile's tensors by name: weights, targets, what drift needs, scales, ranges.
+
+    Weights that are still as programmed, bit for bit, are left out: most noise changes nothing with time.
+    """
     found = {"weight": _weights(tile)}
     for name in (*_PLAIN, *_MODULE):
         value = getattr(tile, name, None)
@@ -28,7 +31,10 @@ def tile_tensors(tile: Any) -> dict[str, Tensor]:
     if layer_max is not None:
         found["layer_max"] = torch.as_tensor(layer_max)
     _flatten(getattr(tile, _DRIFT, None), _DRIFT, found)
-    return {name: torch.as_tensor(value.detach().cpu()).as_subclass(Tensor).clone() for name, value in found.items()}
+    tensors = {name: torch.as_tensor(value.detach().cpu()).as_subclass(Tensor).clone() for name, value in found.items()}
+    if "programmed_weights" in tensors and _same_bits(tensors["weight"], tensors["programmed_weights"]):
+        del tensors["weight"]
+    return tensors
 
 
 def tile_values(tile: Any) -> dict[str, Any]:
@@ -46,6 +52,7 @@ def check_tile(tile: Any, tensors: dict[str, Tensor], where: str) -> None:
         ChipFileError: names the first that does not fit.
     """
     shape = (tile.out_size, tile.in_size)
+    tensors = _with_weight(tensors)
     for name in ("weight", "reference_combined_weights", "programmed_weights"):
         found = tuple(tensors[name].shape) if name in tensors else None
         if found != shape:
@@ -68,6 +75,7 @@ def check_tile(tile: Any, tensors: dict[str, Tensor], where: str) -> None:
 @torch.no_grad()
 def restore_tile(tile: Any, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
     """Give a tile what `tile_tensors` and `tile_values` returned for another."""
+    tensors = _with_weight(tensors)
     device = tile.device
     for name in _PLAIN:
         setattr(tile, name, tensors.get(name))
@@ -92,6 +100,19 @@ def restore_tile(tile: Any, tensors: dict[str, Tensor], values: dict[str, Any]) 
     else:
         tile.tile.set_weights(tensors["weight"])
     share_programming(tile)
+
+
+def _with_weight(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return a tile's tensors with the weights that `tile_tensors` left out."""
+    programmed = tensors.get("programmed_weights")
+    return tensors if "weight" in tensors or programmed is None else {**tensors, "weight": programmed}
+
+
+def _same_bits(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors hold the same, the signs of zeros included."""
+    if a.dtype != b.dtype or a.shape != b.shape:
+        return False
+    return torch.equal(*(value.contiguous().reshape(-1).view(torch.uint8) for value in (a, b)))
 
 
 def _buffers(tile: Any) -> dict[str, Tensor]:

@@ -48,9 +48,9 @@ def parse_scenarios(noises: Sequence[str], times: Sequence[str]) -> list[Scenari
     Raises:
         NabnError: a preset or a time is unknown, malformed, out of range or given twice.
     """
-    from aihwkit_nabn.chip import parse_time
     from aihwkit_nabn.evaluation.scenario import scenarios_over_times
     from aihwkit_nabn.simulator import parse_preset
+    from aihwkit_nabn.times import parse_time
 
     return scenarios_over_times([(noise, parse_preset(noise)) for noise in noises], [parse_time(t) for t in times])
 

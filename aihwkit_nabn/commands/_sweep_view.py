@@ -10,11 +10,11 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from aihwkit_nabn.chip import format_time
 from aihwkit_nabn.progress import Meter
 from aihwkit_nabn.results import Record
 from aihwkit_nabn.studies import Progress as StudyProgress
 from aihwkit_nabn.studies.grid import SweepSpec, all_measurements
+from aihwkit_nabn.times import format_time
 
 _MOST_ROWS = 16
 

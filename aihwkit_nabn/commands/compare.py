@@ -71,10 +71,10 @@ def settings_of_noise(noises: Sequence[str], times: Sequence[str], trained_at: s
     Raises:
         NabnError: a preset or a time is unknown, malformed, out of range or given twice.
     """
-    from aihwkit_nabn.chip import parse_time
     from aihwkit_nabn.evaluation.scenario import scenarios_by_noise
     from aihwkit_nabn.simulator import parse_preset
     from aihwkit_nabn.studies.contenders import NoiseSetting
+    from aihwkit_nabn.times import parse_time
 
     moment = parse_time(times[0] if trained_at is None else trained_at)
     configs = [(noise, parse_preset(noise)) for noise in noises]

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from aihwkit_nabn.calibration import CALIBRATION_METHODS, CalibrationMethod
-from aihwkit_nabn.calibration.method import build_method
-from aihwkit_nabn.errors import NabnError, UnknownNameError
+from aihwkit_nabn.calibration.method import build_method, unknown_method
+from aihwkit_nabn.errors import NabnError, name_with_options
 from aihwkit_nabn.evaluation.scenario import check_label
 from aihwkit_nabn.results import DIGITAL, UNCALIBRATED
 from aihwkit_nabn.simulator.config.text import parse_value
@@ -49,6 +49,8 @@ class MethodSpec:
 
     def __post_init__(self) -> None:
         check_label("method", self.method)
+        if name_with_options(self.method)[0] in CALIBRATION_METHODS:
+            raise unknown_method(self.method, (UNCALIBRATED,))
         for name in ("batches", "label"):
             if getattr(self, name) is not None:
                 check_label(name, getattr(self, name))
@@ -94,7 +96,7 @@ def method_spec(
     if name == UNCALIBRATED:
         return MethodSpec(UNCALIBRATED, batches=batches, label=label, options=options or {})
     if not isinstance(name, str) or name not in CALIBRATION_METHODS:
-        raise UnknownNameError("calibration method", name, [*known, *CALIBRATION_METHODS.names()])
+        raise unknown_method(name, known)
     method = build_method(name, **(options or {}))
     if method.needs_batches:
         batches = batches or suiting_set(method)

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from aihwkit_nabn.calibration import CALIBRATION_METHODS, CalibrationMethod
-from aihwkit_nabn.calibration.method import build_method
-from aihwkit_nabn.errors import NabnError, UnknownNameError, check_count, is_finite_number, suggestion
+from aihwkit_nabn.calibration.method import build_method, unknown_method
+from aihwkit_nabn.errors import NabnError, check_count, is_finite_number, suggestion
 from aihwkit_nabn.evaluation.methods import PLAIN, MethodSpec, label_methods, suiting_set
 from aihwkit_nabn.evaluation.scenario import Scenario
 from aihwkit_nabn.results import UNCALIBRATED
@@ -162,7 +162,7 @@ def _plan_method(spec: MethodSpec, calibration_batches: CalibrationBatches | Non
     if spec.method == UNCALIBRATED:
         return PlannedMethod(spec=spec, batches=None, needs_reference=False)
     if spec.method not in CALIBRATION_METHODS:
-        raise UnknownNameError("calibration method", spec.method, [UNCALIBRATED, *CALIBRATION_METHODS.names()])
+        raise unknown_method(spec.method, (UNCALIBRATED,))
     method = build_method(spec.method, **spec.options)  # so that a wrong option is found now
     if not method.needs_batches:
         if spec.batches is not None:

@@ -24,9 +24,8 @@ from aihwkit_nabn.nn import convert_to_noise_aware
 from aihwkit_nabn.nn.evaluation_mode import evaluation_mode
 from aihwkit_nabn.nn.input_ranges import ranged_layers
 from aihwkit_nabn.nn.keeping import kept
-from aihwkit_nabn.nn.report import UNVERIFIED
 from aihwkit_nabn.nn.verification import verify
-from aihwkit_nabn.results import Record
+from aihwkit_nabn.results import UNVERIFIED, Record
 from aihwkit_nabn.seeding import derive_seed, isolated_rng, private_rng
 
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from aihwkit.simulator.parameters.base import RPUConfigBase
 
-from aihwkit_nabn.chip import format_time, parse_time
 from aihwkit_nabn.errors import NabnError, check_number
 from aihwkit_nabn.simulator.config.checks import check_rpu_config
+from aihwkit_nabn.times import format_time, parse_time
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-UNVERIFIED = "not verified: "
-"""How the report begins to say so, before the reason."""
+from aihwkit_nabn.results import UNVERIFIED
 
 NOT_VERIFIED = UNVERIFIED + "no inputs were given to run both models on (convert_to_noise_aware takes example_inputs=)"
 

@@ -21,8 +21,9 @@ from aihwkit_nabn.nn.keeping import copied, kept
 from aihwkit_nabn.nn.layers import named_analog_layers
 from aihwkit_nabn.nn.noise_free import TOLERANCE, ChipPass, DigitalPass
 from aihwkit_nabn.nn.probe import has_stock_forward
-from aihwkit_nabn.nn.report import UNVERIFIED, LayerEntry
+from aihwkit_nabn.nn.report import LayerEntry
 from aihwkit_nabn.nn.unregistered import note_kept
+from aihwkit_nabn.results import UNVERIFIED
 from aihwkit_nabn.seeding import isolated_rng
 
 _ELSEWHERE = (

@@ -40,7 +40,9 @@ class ReferenceCurrentVariation(WeightNoiseModel):
     def __init__(self, sigma: float = 0.1, shared: float = 0.5) -> None:
         super().__init__()
         self.sigma = check_number("sigma", sigma, minimum=0.0)
-        self.shared = check_number("shared", shared, minimum=0.0, maximum=1.0)
+        self.shared = check_number(
+            "shared", shared, minimum=0.0, maximum=1.0, meaning="the share of the variance that outputs have in common"
+        )
 
     def program(self, weights: Tensor, w_max: Tensor, generator: torch.Generator) -> Tensor:
         """Return the weights times their output's gain; ``[out, in]`` in the tile's units."""

@@ -38,8 +38,12 @@ class StuckDevices(HoldingNoise):
 
     def __init__(self, p_off: float = 0.01, p_on: float = 0.001, fault_scale: float = 1.0) -> None:
         super().__init__()
-        self.p_off = check_number("p_off", p_off, minimum=0.0, maximum=1.0)
-        self.p_on = check_number("p_on", p_on, minimum=0.0, maximum=1.0)
+        self.p_off = check_number(
+            "p_off", p_off, minimum=0.0, maximum=1.0, meaning="the probability of being stuck at 0"
+        )
+        self.p_on = check_number(
+            "p_on", p_on, minimum=0.0, maximum=1.0, meaning="the probability of being stuck at g_max"
+        )
         self.fault_scale = check_number("fault_scale", fault_scale, minimum=0.0)
         if self.fault_scale * (self.p_off + self.p_on) > 1.0 + 1e-12:
             raise NabnError(

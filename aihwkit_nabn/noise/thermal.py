@@ -67,7 +67,13 @@ class ThermalCrosstalk(WeightNoiseModel):
         self.thermal_resistance_k_per_uw = check_number(
             "thermal_resistance_k_per_uw", thermal_resistance_k_per_uw, minimum=0.0
         )
-        self.coupling = check_number("coupling", coupling, minimum=0.0, maximum=1.0)
+        self.coupling = check_number(
+            "coupling",
+            coupling,
+            minimum=0.0,
+            maximum=1.0,
+            meaning="the share of its temperature rise that a cell passes on to a neighbour",
+        )
         self.decay_cells = check_number("decay_cells", decay_cells, exclusive_minimum=0.0)
         self.radius_cells = check_count("radius_cells", radius_cells)
         self.temperature_coefficient_per_k = check_number(
@@ -76,7 +82,7 @@ class ThermalCrosstalk(WeightNoiseModel):
         self.coefficient_spread = check_number("coefficient_spread", coefficient_spread, minimum=0.0)
         self.g_max_us = check_number("g_max_us", g_max_us, exclusive_minimum=0.0)
         self.v_read = check_number("v_read", v_read, minimum=0.0)
-        self.duty = check_number("duty", duty, minimum=0.0, maximum=1.0)
+        self.duty = check_number("duty", duty, minimum=0.0, maximum=1.0, meaning="the share of the time a cell is read")
 
     def program(self, weights: Tensor, w_max: Tensor, generator: torch.Generator) -> Tensor:
         """Return the weights as the warm cells show them; ``[out, in]`` in the tile's units."""

@@ -12,7 +12,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from torch import Tensor, nn
 
-from aihwkit_nabn.chip import parse_time, program_chip, set_read_noise_seed
+from aihwkit_nabn.chip import program_chip, set_read_noise_seed
 from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.evaluation.methods import PLAIN
 from aihwkit_nabn.evaluation.protocol import EvaluationProtocol
@@ -39,9 +39,10 @@ from aihwkit_nabn.openmmlab.forks import mend_ssd_head
 from aihwkit_nabn.openmmlab.iterations import ChipIterations, unwrapped
 from aihwkit_nabn.openmmlab.settings import build_calibration, build_rpu_config, images_of
 from aihwkit_nabn.seeding import check_seed, derive_seed, isolated_rng
+from aihwkit_nabn.times import parse_time
 
 VERIFIED_IMAGES = 2
-RANGE_IMAGES = 64  # for static input ranges, where no number of calibration images is given
+RANGE_IMAGES = 256  # for static input ranges where nothing is calibrated: as many as calibrate by default
 
 
 @HOOKS.register_module()
@@ -237,8 +238,9 @@ class AnalogHook(Hook):
                 self.options.get("reference_skips", ()),
             )
         report = self._protocol(digital).calibrate_with(analog, self.seed, method, images, method.needs_reference)
+        taken = "" if report.taken == method.name else f", which took {report.taken!r}"
         runner.logger.info(
-            f"calibrated with {method.name!r}: {report.n_samples} images, {len(report.layers)} layers, "
+            f"calibrated with {method.name!r}{taken}: {report.n_samples} images, {len(report.layers)} layers, "
             f"{report.seconds:.1f} s"
         )
 

@@ -11,12 +11,12 @@ from mmengine.optim import OptimWrapperDict
 from mmengine.registry import HOOKS
 from torch import nn
 
-from aihwkit_nabn.chip import parse_time
 from aihwkit_nabn.errors import check_number
 from aihwkit_nabn.openmmlab.checkpoints import FitCheckpoint
 from aihwkit_nabn.openmmlab.iterations import unwrapped
 from aihwkit_nabn.openmmlab.settings import build_rpu_config
 from aihwkit_nabn.seeding import check_seed, derive_seed
+from aihwkit_nabn.times import parse_time
 from aihwkit_nabn.training.noise import TrainingNoise, matched_noise
 from aihwkit_nabn.training.weight_noise import WeightNoise
 

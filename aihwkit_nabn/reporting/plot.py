@@ -17,11 +17,11 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 from matplotlib.transforms import ScaledTranslation
 
-from aihwkit_nabn.chip import format_time
 from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.files import write_bytes
 from aihwkit_nabn.reporting.style import line_styles
 from aihwkit_nabn.results import Cell, Record, Results
+from aihwkit_nabn.times import format_time
 
 _DPI = 150
 _MOST_BANDS = 4  # more shaded bands than this blend into one grey

@@ -9,8 +9,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from aihwkit_nabn.nn.report import UNVERIFIED
-from aihwkit_nabn.results import DIGITAL, Cell, Estimate, Results
+from aihwkit_nabn.results import DIGITAL, UNVERIFIED, Cell, Estimate, Results
 
 # Numbers that stand for themselves, not those inside a name.
 _NUMBER = re.compile(r"(?<![\w.,])(?:inf|\d+(?:,\d{3})*(?:\.\d+)?(?:e[+-]?\d+)?)(?![\w])")

@@ -13,6 +13,9 @@ UNCALIBRATED = "none"
 DIGITAL = "digital"
 """The digital model's method, and the label of its row."""
 
+UNVERIFIED = "not verified: "
+"""How a conversion's report begins to say so, before the reason."""
+
 _TIMES = ("seconds_calibration", "seconds_evaluation")
 
 

@@ -48,7 +48,13 @@ def estimate(values: Sequence[float], confidence: float = 0.95) -> Estimate:
     Raises:
         NabnError: no value, a value that is not finite, or a confidence outside (0, 1).
     """
-    check_number("confidence", confidence, exclusive_minimum=0.0, maximum=1.0)
+    check_number(
+        "confidence",
+        confidence,
+        exclusive_minimum=0.0,
+        maximum=1.0,
+        meaning="the probability that the interval holds the mean",
+    )
     if confidence == 1.0:
         raise NabnError("confidence must be below 1, got 1.0")
     numbers = np.asarray(values, dtype=np.float64)

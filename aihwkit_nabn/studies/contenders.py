@@ -10,12 +10,12 @@ from typing import Any
 
 from torch import nn
 
-from aihwkit_nabn.chip import parse_time
 from aihwkit_nabn.errors import NabnError, check_number
 from aihwkit_nabn.evaluation import MethodSpec, Scenario
 from aihwkit_nabn.evaluation.methods import label_methods
 from aihwkit_nabn.evaluation.scenario import check_label
 from aihwkit_nabn.results import UNCALIBRATED
+from aihwkit_nabn.times import parse_time
 from aihwkit_nabn.training.noise import TrainingNoise, matched_noise
 
 HWA = "HWA"

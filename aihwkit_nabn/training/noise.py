@@ -11,13 +11,14 @@ from aihwkit.simulator.parameters.enums import WeightModifierType
 from aihwkit.simulator.parameters.inference import WeightModifierParameter
 from torch import nn
 
-from aihwkit_nabn.chip import parse_time, program_chip
+from aihwkit_nabn.chip import program_chip
 from aihwkit_nabn.errors import NabnError, check_count, check_number, suggestion
 from aihwkit_nabn.nn import convert_to_noise_aware
 from aihwkit_nabn.nn.layers import NoiseAwareLayer, named_analog_layers
 from aihwkit_nabn.noise.gaussian import GaussianWeightNoise
 from aihwkit_nabn.seeding import check_seed
 from aihwkit_nabn.simulator.product.tiles import tile_output_scale, tiles_of
+from aihwkit_nabn.times import parse_time
 
 KINDS = {"additive": WeightModifierType.ADD_NORMAL, "multiplicative": WeightModifierType.MULT_NORMAL}
 

@@ -12,6 +12,8 @@ import aihwkit_nabn as nabn
 from aihwkit_nabn import CalibrationMethod, register_calibration_method
 from aihwkit_nabn.calibration import CALIBRATION_METHODS
 from aihwkit_nabn.errors import CalibrationError, NabnError
+from aihwkit_nabn.reporting.text import NumberStyle, footnotes
+from aihwkit_nabn.results import Record, Results
 from tests.calibration.networks import deep
 
 NOISES = {
@@ -23,7 +25,7 @@ NOISES = {
 
 @pytest.fixture
 def ruin():
-    """A method that makes every chip worse."""
+    """Methods that make every chip worse: ``ruin`` and ``constant``."""
 
     @register_calibration_method("ruin")
     class Ruin(CalibrationMethod):
@@ -38,8 +40,20 @@ def ruin():
                 one = torch.ones(alignment.n_channels)
                 alignment.set(2 * one, 0 * one)
 
+    @register_calibration_method("constant")
+    class Constant(CalibrationMethod):
+        """Every output of a layer far from where it was, whatever the input."""
+
+        summary = "outputs that are constant"
+
+        def calibrate(self, session):
+            for alignment in session.alignments.values():
+                one = torch.ones(alignment.n_channels)
+                alignment.set(0 * one, 1000 * one)
+
     yield
-    CALIBRATION_METHODS.unregister("ruin")
+    for name in ("ruin", "constant"):
+        CALIBRATION_METHODS.unregister(name)
 
 
 def chip_of(net, preset=NOISES["additive"], seed=0):
@@ -47,7 +61,8 @@ def chip_of(net, preset=NOISES["additive"], seed=0):
 
 
 def taken(report):
-    return next(note.removeprefix("took ") for note in report.notes if note.startswith("took "))
+    assert f"took {report.taken}" in report.notes
+    return report.taken
 
 
 def test_doing_nothing_is_taken_where_all_else_is_worse(ruin):
@@ -59,6 +74,30 @@ def test_doing_nothing_is_taken_where_all_else_is_worse(ruin):
     assert taken(report) == "none" and torch.equal(chip(x), before)
     report = nabn.calibrate(chip, [images], "auto", reference=net, candidates="ruin+none+paired")
     assert taken(report) == "paired"
+
+
+def test_the_scale_of_the_disagreement_is_told_where_it_is_shown(ruin):
+    net = deep(2)
+    images = torch.randn(32, 3, 8, 8)
+    report = nabn.calibrate(chip_of(net), [images], "auto", reference=net, candidates="none+ruin+paired")
+    said, _, losses = report.notes[-1].partition(": ")
+    assert said == "disagreement with the reference, 0 (none) to 1 (no better than a constant), on 8 images held back"
+    found = dict(part.split() for part in losses.split(", "))
+    assert 0 < float(found["paired"]) < float(found["none"]) < float(found["ruin"]) <= 1
+    # In tables, the numbers of the scale stay what they are, those of the chips become ranges.
+    measured = [
+        Record(scenario="s", method="auto", method_name="auto", chip_seed=seed, metrics={"m": 1.0}, note=note)
+        for seed, note in enumerate((f"{said}: none 0.25, paired 0.125", f"{said}: none 0.5, paired 0.125"))
+    ]
+    result = Results(records=measured, digital={"m": 1.0}, settings={})
+    assert footnotes(result, NumberStyle(decimals=1), []) == [
+        f"auto: {said}: none 0.25 to 0.5, paired 0.125 (2 of 2 measurements)."
+    ]
+    # Exactly 0 where the chip is the reference, exactly 1 where every block is further off than a constant.
+    exact = chip_of(net, nabn.presets.GaussianWeightNoisePreset(sigma=0.0))
+    for candidate, expected in (("none", 0.0), ("constant", 1.0)):
+        ends = nabn.calibrate(exact, [images], "auto", reference=net, candidates=[candidate])
+        assert float(ends.notes[-1].rpartition(" ")[2]) == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize("noise", NOISES)

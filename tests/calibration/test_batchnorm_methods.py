@@ -250,9 +250,21 @@ def test_without_batchnorm_paired_is_named(method, images):
 @pytest.mark.parametrize(
     ("method", "options", "message"),
     [
-        ("ema", {"remainder": 0.0}, "remainder must be a finite number > 0 and <= 1, got 0.0"),
-        ("prior", {"strength": -1}, "strength must be a finite number >= 0, got -1"),
-        ("online", {"momentum": 1.5}, "momentum must be a finite number > 0 and <= 1, got 1.5"),
+        (
+            "ema",
+            {"remainder": 0.0},
+            "remainder must be the weight left on the trained statistics, a finite number > 0 and <= 1, got 0.0",
+        ),
+        (
+            "prior",
+            {"strength": -1},
+            "strength must be how many samples the trained statistics are worth, a finite number >= 0, got -1",
+        ),
+        (
+            "online",
+            {"momentum": 1.5},
+            "momentum must be the weight of a new batch, a finite number > 0 and <= 1, got 1.5",
+        ),
         ("online", {"momentun": 0.5}, "has no option 'momentun', did you mean 'momentum'?; options: momentum"),
         ("population", {"momentum": 0.5}, "method 'population' has no option 'momentum'; options: none"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 
 import pytest
 import torch
@@ -53,11 +54,20 @@ def test_describes_itself(name):
     assert all(isinstance(flag, bool) for flag in (method.needs_reference, method.needs_batches))
 
 
+def test_errors_of_its_options_say_what_they_are(name):
+    method = CALIBRATION_METHODS.get(name)
+    for option, parameter in inspect.signature(method).parameters.items():
+        if isinstance(parameter.default, float):
+            with pytest.raises(NabnError, match=f"^{option} must be (the|how) .*, got -1.0$"):
+                method(**{option: -1.0})
+
+
 def test_calibrates_and_undoes_bit_for_bit(name, chip, run, batches, images, bits, same):
     x = images(6, 50)
     before, uncalibrated = bits(chip), chip(x)
     report = run(name, chip, batches)
     assert isinstance(report, CalibrationReport) and report.method == name and report.seconds > 0
+    assert report.taken == name or (name == "auto" and report.taken in ("none", "population", "low_rank"))
     assert not torch.equal(chip(x), uncalibrated) and torch.isfinite(chip(x)).all()
     assert not same(bits(chip), before)
     report.undo()

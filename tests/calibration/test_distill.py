@@ -7,6 +7,8 @@ import torch
 from torch import nn
 
 import aihwkit_nabn as nabn
+from aihwkit_nabn.calibration import CalibrationSession
+from aihwkit_nabn.calibration.matching import BlockObjective
 from aihwkit_nabn.errors import CalibrationError
 from aihwkit_nabn.nn import named_analog_layers
 from tests.calibration.networks import deep
@@ -22,8 +24,29 @@ def test_distill_never_ends_worse_on_the_samples_held_out(chip, net, images):
     assert torch.equal(chip(x), paired)
     assert report.notes == ["tuning found nothing better, so it stayed at its start"]
     assert report.notes[0] in str(report)
+    assert report.loss_before == report.loss_after > 0
     report = nabn.calibrate(chip, batches, "distill", reference=net, steps=60, start="paired")
     assert not torch.equal(chip(x), paired) and not report.notes
+    assert 0 < report.loss_after < report.loss_before
+    assert f"loss on the samples held out: {report.loss_before:.3g} -> {report.loss_after:.3g}" in str(report)
+
+
+def test_the_loss_is_that_of_the_blocks_on_the_samples_held_out():
+    net = deep(2)
+    chip = nabn.convert_to_noise_aware(net, nabn.presets.GaussianWeightNoisePreset(sigma=0.1))
+    nabn.program_chip(chip, seed=0)
+    x = torch.randn(2, 3, 8, 8)
+
+    @torch.no_grad()
+    def loss(held):
+        session = CalibrationSession(chip, net, [held], lambda model, batch: model(batch), None)
+        return BlockObjective(session, session.samples(), 0.0, None).mean([list(range(len(held)))])
+
+    nabn.calibrate(chip, [x], "paired", reference=net)
+    report = nabn.calibrate(chip, [x], "distill", reference=net, start="paired", steps=4, held_out=0.5)
+    assert report.taken == "distill" and report.loss_after == pytest.approx(loss(x[:1]), rel=1e-4)
+    report = nabn.calibrate(chip, [x], "distill", reference=net, start="paired", steps=4, held_out=0.0)
+    assert report.loss_before is None and report.loss_after is None and "loss on" not in str(report)
 
 
 @pytest.mark.slow

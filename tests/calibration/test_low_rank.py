@@ -146,6 +146,44 @@ def test_it_comes_closer_for_more_multiplications():
     assert large < small < 0.9 * paired
 
 
+@pytest.mark.parametrize("method", ["low_rank", "auto", "distill"])
+def test_the_report_tells_what_lies_on_the_chip(method):
+    """Counted anew from what the layers hold: a chain on 8 x 8 positions, and one layer with groups."""
+    torch.manual_seed(0)
+    layers = list(deep(2))
+    net = nn.Sequential(*layers[:2], nn.Conv2d(12, 12, 3, padding=1, groups=12), *layers[2:]).eval()
+    chip = nabn.convert_to_noise_aware(net, nabn.presets.GaussianWeightNoisePreset(sigma=0.1))
+    nabn.program_chip(chip, seed=0)
+    options = {"steps": 3} if method == "distill" else {}
+    options |= {"candidates": "none+low_rank"} if method == "auto" else {}
+    report = nabn.calibrate(chip, [torch.randn(32, 3, 8, 8)], method, reference=net, budget=0.3, **options)
+    ranks, numbers, spent, total = {}, 0, 0, 0
+    for name, layer in named_analog_layers(chip).items():
+        parts = [getattr(layer.alignment, part) for part in ("directions", "mixing", "input_gain")]
+        stored = sum(part.numel() for part in parts if part is not None)
+        if stored:
+            ranks[name] = 1 if parts[0] is None else len(parts[0])
+        positions = 1 if isinstance(net.get_submodule(name), nn.Linear) else 64
+        numbers, spent, total = numbers + stored, spent + stored * positions, total + layer.weight.numel() * positions
+    assert ranks and report.corrections.ranks == ranks and report.corrections.n_numbers == numbers
+    assert report.corrections.share == pytest.approx(spent / total) and 0.1 < report.corrections.share <= 0.3
+    assert str(report.corrections) in report.notes
+    head, *rows = str(report).splitlines()[-len(report.layers) - 2 : -1]
+    assert head.endswith("ln(std ratio)   rank")
+    assert {row.split()[0]: int(row.split()[-1]) for row in rows} == {
+        layer.name: ranks.get(layer.name, 0) for layer in report.layers
+    }
+
+
+def test_without_corrections_none_are_told():
+    net = deep(2)
+    chip = nabn.convert_to_noise_aware(net, nabn.presets.GaussianWeightNoisePreset(sigma=0.1))
+    nabn.program_chip(chip, seed=0)
+    for method, options in (("paired", {}), ("low_rank", {"budget": 0.0}), ("auto", {"candidates": "none"})):
+        report = nabn.calibrate(chip, [torch.randn(16, 3, 8, 8)], method, reference=net, **options)
+        assert report.corrections is None and "rank" not in str(report).replace("low_rank", "")
+
+
 def test_it_survives_whatever_a_calibration_goes_through(tmp_path):
     net = deep(2)
     chip = nabn.convert_to_noise_aware(net, nabn.presets.GaussianWeightNoisePreset(sigma=0.1))

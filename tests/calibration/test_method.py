@@ -10,8 +10,10 @@ import torch
 
 import aihwkit_nabn as nabn
 from aihwkit_nabn.calibration import CALIBRATION_METHODS, CalibrationMethod, LayerShift, Moments
+from aihwkit_nabn.calibration.method import build_method
 from aihwkit_nabn.calibration.report import distance
-from aihwkit_nabn.errors import CalibrationError, NabnError
+from aihwkit_nabn.errors import CalibrationError, NabnError, UnknownNameError
+from aihwkit_nabn.evaluation.methods import label_methods, method_spec
 
 README = Path(nabn.__file__).parent / "calibration" / "README.md"
 
@@ -118,6 +120,56 @@ def test_what_cannot_be_a_method_is_refused_when_registered(register):
         nabn.register_calibration_method("paired")(Half)
     with pytest.raises(NabnError, match="must be lower_snake_case"):
         nabn.register_calibration_method("My Method")
+
+
+def test_none_is_no_method_but_a_row_of_an_evaluation(chip, batches):
+    with pytest.raises(UnknownNameError) as caught:
+        nabn.calibrate(chip, batches, method="none")
+    assert str(caught.value) == (
+        "unknown calibration method 'none': to leave a chip as programmed, do not calibrate it; "
+        "evaluate(methods=['none', ...]) measures it so"
+    )
+
+
+@pytest.mark.parametrize("text", ["low_rank:budget=0.1", " low_rank : budget = 0.1", "low_rank(budget=0.1)"])
+def test_options_inside_of_a_name_are_told_apart(text, chip, batches, net):
+    ways = (
+        "give options apart from the name, calibrate(..., method='low_rank', budget=0.1), "
+        "MethodSpec('low_rank', options={'budget': 0.1}), or in a config dict(method='low_rank', budget=0.1)"
+    )
+    for call in (
+        lambda: nabn.calibrate(chip, batches, method=text, reference=net),
+        lambda: nabn.MethodSpec(text),
+        lambda: method_spec(text),
+        lambda: label_methods([text]),
+    ):
+        with pytest.raises(UnknownNameError) as caught:
+            call()
+        assert str(caught.value) == f"unknown calibration method {text!r}: {ways}"
+
+
+def test_options_that_cannot_be_read_are_shown_as_a_form():
+    with pytest.raises(UnknownNameError, match=r"method='low_rank', OPTION=VALUE\)"):
+        build_method("low_rank:")
+    with pytest.raises(UnknownNameError, match="'low_rnk:budget=0.1', did you mean 'low_rank'"):
+        build_method("low_rnk:budget=0.1")
+    with pytest.raises(
+        UnknownNameError, match="unknown candidate .*: options do not go with the name 'low_rank'; known"
+    ):
+        build_method("auto", candidates="none+low_rank:budget=0.1")
+
+
+def test_the_budget_is_a_share():
+    ways = (
+        lambda: build_method("low_rank", budget=5),
+        lambda: build_method("auto", budget=5),
+        lambda: build_method("distill", budget=5, start="paired"),
+    )
+    for build in ways:
+        with pytest.raises(
+            NabnError, match="^budget must be the share of the network's multiplications .*between 0 and 1"
+        ):
+            build()
 
 
 def test_the_session_says_what_is_missing(chip, register):

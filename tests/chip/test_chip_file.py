@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import aihwkit_nabn as nabn
-from aihwkit_nabn.chip import container
+from aihwkit_nabn.chip import container, tile_state
 from aihwkit_nabn.chip.container import read_container, write_container
 from aihwkit_nabn.errors import ChipFileError, NabnError
 from aihwkit_nabn.simulator import parse_preset
@@ -85,6 +85,48 @@ def test_a_loaded_chip_is_the_same_and_stays_so(setting: str, tmp_path: Path) ->
     for each in (chip, again):
         nabn.program_chip(each, 5, "1h")
     assert same(chip, again)
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_no_weights_are_stored_twice(setting: str, tmp_path: Path) -> None:
+    """Whole or in part: of a tile's matrices no two are the same, and none is missing."""
+    chip = chip_of(network(), setting)
+    tensors = load_file(nabn.save_chip(chip, tmp_path / "chip"))
+    tiles = {name.rpartition("/")[0] for name in tensors if name.startswith("tile/")}
+    held = 0
+    for tile in tiles:
+        kinds = ("weight", "programmed_weights", "reference_combined_weights")
+        found = [tensors[f"{tile}/{kind}"] for kind in kinds if f"{tile}/{kind}" in tensors]
+        assert len(found) >= 2 and not torch.equal(found[0], found[1])
+        held += len(found) == 3
+    drifts = any(word in setting for word in ("pcm", "reram_wan", "reram_cmo", "hermes", "crossbar"))
+    assert held == (len(tiles) if drifts else 0)
+
+
+def test_a_file_with_the_weights_in_it_gives_the_same_chip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As version 1 wrote them."""
+    model = network()
+    chip = chip_of(model, "gaussian")
+    new = nabn.save_chip(chip, tmp_path / "new")
+    monkeypatch.setattr(container, "VERSION", 1)
+    monkeypatch.setattr(tile_state, "_same_bits", lambda *tensors: False)
+    old = nabn.save_chip(chip, tmp_path / "old")
+    monkeypatch.undo()
+    n_weights = sum(model[number].weight.numel() for number in (0, 3, 6, 8))
+    assert 4 * n_weights <= old.stat().st_size - new.stat().st_size < 4.5 * n_weights + 1000
+    one, other = nabn.load_chip(model, new), nabn.load_chip(model, old)
+    assert same(chip, one) and same(chip, other)
+    weights = [layer.analog_module.array[0][0].tile.weight for layer in (one[0], other[0])]
+    assert torch.equal(*weights)
+    with torch.no_grad():
+        weights[0].zero_()  # its own memory, not that of what was programmed
+    assert one[0].analog_module.array[0][0].programmed_weights.any()
+
+
+def test_zeros_of_another_sign_are_kept() -> None:
+    plus, minus = torch.zeros(2, 3), -torch.zeros(2, 3)
+    assert tile_state._same_bits(plus, plus.clone()) and not tile_state._same_bits(plus, minus)
+    assert not tile_state._same_bits(plus, plus.double())
 
 
 def test_parts_kept_digital_stay_so(tmp_path: Path) -> None:
@@ -180,10 +222,10 @@ def test_altered_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     )
     with pytest.raises(NabnError, match="'os.system', which is not known here"):
         nabn.load_chip(model, unknown)
-    monkeypatch.setattr(container, "VERSION", 2)
+    monkeypatch.setattr(container, "VERSION", 3)
     nabn.save_chip(chip_of(model), tmp_path / "newer")
     monkeypatch.undo()
-    with pytest.raises(ChipFileError, match="has version '2' of the format; this release reads version 1"):
+    with pytest.raises(ChipFileError, match="has version '3' of the format; this release reads versions 1 and 2"):
         nabn.load_chip(model, tmp_path / "newer")
 
 

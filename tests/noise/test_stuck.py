@@ -97,8 +97,8 @@ def test_faults_stay_for_the_life_of_the_chip():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"p_off": -0.1}, "p_off must be a finite number >= 0 and <= 1"),
-        ({"p_on": 1.1}, "p_on must be a finite number >= 0 and <= 1"),
+        ({"p_off": -0.1}, "p_off must be the probability of being stuck at 0, between 0 and 1, got -0.1"),
+        ({"p_on": 1.1}, "p_on must be the probability of being stuck at g_max, between 0 and 1"),
         ({"p_off": 0.6, "p_on": 0.6}, r"fault_scale \* \(p_off \+ p_on\) must be <= 1, got 1 \* \(0.6 \+ 0.6\)"),
         ({"p_off": 0.5, "fault_scale": 3}, "must be <= 1"),
         ({"fault_scale": "2"}, "fault_scale must be"),

@@ -84,7 +84,7 @@ def test_alignment_takes_a_gain_error_away(images, settle, relative):
         (lambda: TemperatureVariation(sigma_k=-1), "sigma_k must be a finite number >= 0"),
         (lambda: TemperatureVariation(coefficient_spread=-1), "coefficient_spread must be"),
         (lambda: ReferenceCurrentVariation(-0.1), "sigma must be a finite number >= 0"),
-        (lambda: ReferenceCurrentVariation(shared=1.2), "shared must be a finite number >= 0 and <= 1"),
+        (lambda: ReferenceCurrentVariation(shared=1.2), "shared must be the share of the variance .*, between 0 and 1"),
     ],
 )
 def test_bad_arguments_are_refused(build, message):

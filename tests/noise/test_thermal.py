@@ -71,7 +71,7 @@ def test_weights_change_by_the_coefficient_with_its_spread():
     ("options", "message"),
     [
         ({"thermal_resistance_k_per_uw": -1}, "thermal_resistance_k_per_uw must be a finite number >= 0"),
-        ({"coupling": 1.5}, "coupling must be a finite number >= 0 and <= 1"),
+        ({"coupling": 1.5}, "coupling must be the share of .* neighbour, between 0 and 1, got 1.5"),
         ({"decay_cells": 0}, "decay_cells must be a finite number > 0"),
         ({"radius_cells": 1.5}, "radius_cells must be an integer >= 0"),
         ({"temperature_coefficient_per_k": math.nan}, "temperature_coefficient_per_k must be a finite number"),

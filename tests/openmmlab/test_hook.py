@@ -14,9 +14,10 @@ from aihwkit_nabn.chip.variation import samples_processed
 from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.nn import calibration_tensors
 from aihwkit_nabn.nn.layers import named_analog_layers
-from aihwkit_nabn.openmmlab import AnalogHook
+from aihwkit_nabn.openmmlab import AnalogHook, AnalogTestLoop
 from aihwkit_nabn.openmmlab.batches import CalibrationImages
 from aihwkit_nabn.openmmlab.checkpoints import CHIP_KEY
+from aihwkit_nabn.openmmlab.hook import RANGE_IMAGES
 
 NOISE = {"type": "GaussianWeightNoisePreset", "sigma": 0.05}
 PAIRED = {"method": "paired", "max_samples": 8, "batch_size": 4}
@@ -210,6 +211,9 @@ def test_the_default_method_is_that_of_calibrate():
     assert (short.options["max_samples"], long.options["max_samples"]) == (48, 256)
     spelled = AnalogHook(NOISE, calibration={"method": default, "max_samples": 48})
     assert short.settings == spelled.settings and short.method.name == default
+    # The chip as programmed has the input ranges that it has when it is calibrated.
+    of_loop = inspect.signature(AnalogTestLoop).parameters["max_samples"].default
+    assert RANGE_IMAGES == long.options["max_samples"] == of_loop
     assert AnalogHook(NOISE, calibration=False).method is AnalogHook(NOISE, calibration=None).method is None
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from aihwkit_nabn.chip import parse_time
 from aihwkit_nabn.cli import app
 from aihwkit_nabn.commands._run import run
 from aihwkit_nabn.evaluation import EvaluationResult
 from aihwkit_nabn.simulator import parse_preset
+from aihwkit_nabn.times import parse_time
 from tests.properties.mutations import ODD, mutated_json, mutated_text, record, survives
 
 PRESETS = [

@@ -17,6 +17,7 @@ from aihwkit_nabn.calibration.method import (
     register_calibration_method,
     takes_option,
 )
+from aihwkit_nabn.calibration.methods.low_rank import check_budget
 from aihwkit_nabn.calibration.session import CalibrationSession
 from aihwkit_nabn.chip.moment import ChipMoment
 from aihwkit_nabn.errors import CalibrationError, NabnError, NotApplicableError, UnknownNameError, check_number
@@ -69,8 +70,10 @@ class Auto(CalibrationMethod):
         budget: float = 0.05,
         held_out: float = 0.25,
     ) -> None:
-        self.held_out = check_number("held_out", held_out, exclusive_minimum=0.0, maximum=0.5)
-        self.budget = check_number("budget", budget, minimum=0.0, maximum=1.0)
+        self.held_out = check_number(
+            "held_out", held_out, exclusive_minimum=0.0, maximum=0.5, meaning="the share of the samples that decides"
+        )
+        self.budget = check_budget(budget)
         self.candidates = [(name, self._build(name)) for name in _names(candidates)]
 
     def _build(self, name: str) -> CalibrationMethod | None:
@@ -112,7 +115,10 @@ class Auto(CalibrationMethod):
         what = apart if is_apart else "the calibration images, which cannot be divided"
         if store.n_samples(learn) < _FEW:
             session.notes.append(f"with fewer than {_FEW} images to learn from, no method can be told from luck")
-        session.notes += [f"took {name}", f"disagreement with the reference on {what}: {', '.join(map(str, tried))}"]
+        scale = "0 (none) to 1 (no better than a constant)"
+        losses = ", ".join(map(str, tried))
+        session.notes += [f"took {name}", f"disagreement with the reference, {scale}, on {what}: {losses}"]
+        session.taken = name
 
 
 def _can_be_tried(method: type[CalibrationMethod]) -> bool:

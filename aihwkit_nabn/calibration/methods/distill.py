@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from aihwkit_nabn.calibration.matching import BlockObjective, check_predictions
 from aihwkit_nabn.calibration.method import CalibrationMethod, register_calibration_method, takes_option
 from aihwkit_nabn.calibration.methods.common_mode import CommonMode
-from aihwkit_nabn.calibration.methods.low_rank import LowRank
+from aihwkit_nabn.calibration.methods.low_rank import LowRank, check_budget
 from aihwkit_nabn.calibration.methods.paired import Paired
 from aihwkit_nabn.calibration.pair_moments import Pair
 from aihwkit_nabn.calibration.session import CalibrationSession
@@ -80,11 +80,16 @@ class Distill(CalibrationMethod):
     ) -> None:
         self.steps = check_count("steps", steps, minimum=1)
         self.batch_size = None if batch_size is None else check_count("batch_size", batch_size, minimum=1)
-        self.lr = check_number("lr", lr, exclusive_minimum=0.0)
-        self.prediction_weight = check_number("prediction_weight", prediction_weight, minimum=0.0)
-        self.held_out = check_number("held_out", held_out, minimum=0.0, maximum=0.5)
+        self.lr = check_number("lr", lr, exclusive_minimum=0.0, meaning="the first step size")
+        self.prediction_weight = check_number(
+            "prediction_weight", prediction_weight, minimum=0.0, meaning="the weight of the predictions' divergence"
+        )
+        self.held_out = check_number(
+            "held_out", held_out, minimum=0.0, maximum=0.5, meaning="the share of the samples that decides"
+        )
         if start not in _STARTS:
             raise UnknownNameError("start", start, list(_STARTS))
+        budget = check_budget(budget)
         method = _STARTS[start]
         self.start = method(**({"budget": budget} if takes_option(method, "budget") else {}))
         self.seed = check_count("seed", seed)
@@ -103,9 +108,11 @@ class Distill(CalibrationMethod):
             session.notes.append("the calibration set cannot be divided, so nothing was tuned")
             return
         descent = _Descent(tuned, objective, (learn, held), size, self.seed)
+        before = descent.best
         with _frozen(session.model), torch.enable_grad(), tuned.in_place():
             descent.run(self.steps, self.lr, lambda done: session.step_done(done, self.steps))
         tuned.finish(descent.best_state)
+        session.losses = (before, descent.best) if held else None
         if descent.stayed:
             session.notes.append("tuning found nothing better, so it stayed at its start")
 
@@ -114,7 +121,8 @@ class _Descent:
     """Adam on the moves, which goes back to the best state, with smaller steps, where it went up.
 
     Attributes:
-        best_state: The best moves on the samples held out; the last ones where none are.
+        best: The least loss on the samples held out; infinity where none are.
+        best_state: The best moves on them; the last ones where none are.
         stayed: Whether that is where it began.
     """
 

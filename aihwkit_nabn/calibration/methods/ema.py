@@ -27,7 +27,13 @@ class ExponentialAverage(CalibrationMethod):
     replaces_statistics = True
 
     def __init__(self, remainder: float = 0.015) -> None:
-        self.remainder = check_number("remainder", remainder, exclusive_minimum=0.0, maximum=1.0)
+        self.remainder = check_number(
+            "remainder",
+            remainder,
+            exclusive_minimum=0.0,
+            maximum=1.0,
+            meaning="the weight left on the trained statistics",
+        )
 
     def calibrate(self, session: CalibrationSession) -> None:
         """Note every call's statistics, then average: p is known only when the batches have been counted."""

@@ -10,6 +10,16 @@ from aihwkit_nabn.calibration.session import CalibrationSession
 from aihwkit_nabn.errors import check_number
 
 
+def check_budget(budget: object) -> float:
+    """Return the budget of a method that corrects layers.
+
+    Raises:
+        NabnError: it is no share.
+    """
+    meaning = "the share of the network's multiplications that corrections may cost"
+    return check_number("budget", budget, minimum=0.0, maximum=1.0, meaning=meaning)
+
+
 @register_calibration_method("low_rank")
 class LowRank(Paired):
     """``y = s (a(x) + U P b(x)) + o``: a low-rank correction of each layer's error, then scale and offset.
@@ -34,8 +44,10 @@ class LowRank(Paired):
 
     def __init__(self, budget: float = 0.05, ridge: float = 0.01) -> None:
         super().__init__()
-        self.budget = check_number("budget", budget, minimum=0.0, maximum=1.0)
-        self.ridge = check_number("ridge", ridge, exclusive_minimum=0.0)
+        self.budget = check_budget(budget)
+        self.ridge = check_number(
+            "ridge", ridge, exclusive_minimum=0.0, meaning="the regressions' ridge in parts of the inputs' variance"
+        )
 
     def align(self, session: CalibrationSession) -> dict[str, Pair]:
         """One pass of the reference with the chip's layers beside it, and one of the chip."""

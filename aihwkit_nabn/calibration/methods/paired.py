@@ -43,7 +43,7 @@ class Paired(CalibrationMethod):
     needs_reference = True
 
     def __init__(self, shrink: float = 0.0) -> None:
-        self.shrink = check_number("shrink", shrink, minimum=0.0, maximum=1.0)
+        self.shrink = check_number("shrink", shrink, minimum=0.0, maximum=1.0, meaning="the power of the correlation")
 
     def rule(self, pair: Pair) -> tuple[Tensor, Tensor]:
         """Return scale and offset, each ``[channels]``."""

@@ -181,7 +181,7 @@ def _effect(name: str, value: object) -> ReadoutEffect:
     return made
 
 
-def _number(options: Mapping[str, Any], name: str, default: float, **limits: float) -> float:
+def _number(options: Mapping[str, Any], name: str, default: float, **limits: Any) -> float:
     value = options.get(name)
     return default if value is None else check_number(name, value, **limits)
 

@@ -69,7 +69,9 @@ def get_preset(name: str) -> type[NoisePreset]:
     try:
         registered = find_noise_model(name)
     except UnknownNameError:
-        raise UnknownNameError("preset", name, preset_names()) from None
+        is_text = ":" in str(name) or "+" in str(name)
+        hint = f"; aihwkit_nabn.presets.parse_preset({name!r}) makes one from text" if is_text else ""
+        raise UnknownNameError("preset", name, preset_names(), hint) from None
     return _preset_of(registered, NOISE_MODELS.get(registered))
 
 

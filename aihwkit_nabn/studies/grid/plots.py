@@ -17,13 +17,13 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 from matplotlib.transforms import ScaledTranslation
 
-from aihwkit_nabn.chip import format_time
 from aihwkit_nabn.files import write_bytes
 from aihwkit_nabn.reporting.style import LineStyle, line_styles
 from aihwkit_nabn.results import DIGITAL, Record, estimate
 from aihwkit_nabn.studies.grid.results import labels_of
 from aihwkit_nabn.studies.grid.spec import SweepSpec
 from aihwkit_nabn.studies.grid.stream import times_of
+from aihwkit_nabn.times import format_time
 
 _MOST_PANELS = 9
 _DPI = 110

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from aihwkit_nabn.calibration.method import DEFAULT_METHOD
-from aihwkit_nabn.chip import parse_time
 from aihwkit_nabn.errors import NabnError, check_count
 from aihwkit_nabn.evaluation.scenario import Scenario, scenarios_over_times
 from aihwkit_nabn.extension import import_extension
@@ -18,6 +17,7 @@ from aihwkit_nabn.seeding import check_seed
 from aihwkit_nabn.simulator import parse_preset
 from aihwkit_nabn.studies.grid.methods import MethodEntry, TrackingEntry, read_method, read_tracking
 from aihwkit_nabn.studies.grid.models import ModelEntry, read_model
+from aihwkit_nabn.times import parse_time
 from aihwkit_nabn.workloads import SOURCES
 from aihwkit_nabn.workloads._checks import check_choice, check_list, check_mapping, check_positive, check_text, short
 

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import inspect
 import pickle
+import re
 
 import pytest
 from aihwkit.inference.compensation.drift import GlobalDriftCompensation
@@ -109,6 +110,12 @@ def test_replacing_a_field_keeps_the_rest():
 def test_bad_options_are_refused(options, message):
     with pytest.raises(NabnError, match=message):
         build_preset("gaussian", **options)
+
+
+@pytest.mark.parametrize("text", ["gaussian:sigma=0.1", "pcm+stuck"])
+def test_the_command_lines_form_goes_elsewhere(text):
+    with pytest.raises(UnknownNameError, match=rf"unknown preset '{re.escape(text)}'; .*parse_preset\('"):
+        build_preset(text)
 
 
 @pytest.mark.parametrize(

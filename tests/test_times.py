@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from aihwkit_nabn.chip import format_time, parse_time
 from aihwkit_nabn.errors import NabnError
+from aihwkit_nabn.times import _WORDS, UNITS, format_time, parse_time
 
 YEAR = 365.25 * 86_400.0
 
@@ -64,6 +64,52 @@ def test_unreadable_times(time):
         NabnError, match=r"time must be seconds >= 0 or a number with one of s, min, h, d, w, mo, y, got "
     ):
         parse_time(time)
+
+
+@pytest.mark.parametrize(
+    ("text", "nearest"),
+    [
+        ("1 day", "'1d'"),
+        ("1day", "'1d'"),
+        ("2 weeks", "'2w'"),
+        ("1.5 Hours", "'1.5h'"),
+        ("3 hrs", "'3h'"),
+        ("10 years", "'10y'"),
+        ("10yr", "'10y'"),
+        ("20 sec", "'20s'"),
+        ("5 mins", "'5min'"),
+        ("6 months", "'6mo'"),
+        ("6 mth", "'6mo'"),
+        ("3 dyas", "'3d'"),
+        ("1e3 secnods", "'1e3s'"),
+        ("1m", "'1min' or '1mo'"),
+    ],
+)
+def test_the_nearest_time_is_suggested(text, nearest):
+    with pytest.raises(NabnError) as caught:
+        parse_time(text)
+    assert str(caught.value) == (
+        f"time must be seconds >= 0 or a number with one of s, min, h, d, w, mo, y, got {text!r}, "
+        f"did you mean {nearest}?"
+    )
+
+
+@pytest.mark.parametrize(
+    "text", ["5 ms", "1 us", "3 parsecs", "day", "-1 day", "1.2.3s", "1d2h", "1e999", "1e999 days"]
+)
+def test_what_is_no_time_gets_no_suggestion_that_fails(text):
+    with pytest.raises(NabnError) as caught:
+        parse_time(text)
+    assert "did you mean" not in str(caught.value)
+
+
+def test_every_unit_written_out_leads_to_it():
+    for unit, word in _WORDS.items():
+        for text in (word, f"{word}s", word.upper(), word[: len(word) - 1]):
+            if text.lower() not in UNITS:
+                with pytest.raises(NabnError, match=f"did you mean '7{unit}'"):
+                    parse_time(f"7 {text}")
+    assert _WORDS.keys() == UNITS.keys()
 
 
 @pytest.mark.parametrize(
