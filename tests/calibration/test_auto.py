@@ -12,7 +12,7 @@ import aihwkit_nabn as nabn
 from aihwkit_nabn import CalibrationMethod, register_calibration_method
 from aihwkit_nabn.calibration import CALIBRATION_METHODS
 from aihwkit_nabn.errors import CalibrationError, NabnError
-from tests.calibration.networks import deep
+from tests.networks import deep
 
 NOISES = {
     "additive": nabn.presets.GaussianWeightNoisePreset(sigma=0.1),

@@ -22,6 +22,8 @@ from aihwkit_nabn.chip.container import read_container, write_container
 from aihwkit_nabn.errors import ChipFileError, NabnError
 from aihwkit_nabn.simulator import parse_preset
 from tests.built_in import NOISE_NAMES
+from tests.chips import chip_of
+from tests.tensors import equal, outputs
 
 SETTINGS = [*NOISE_NAMES, "crossbar", "pcm+stuck:p_off=0.01", "variational+pcm"]
 SETTINGS += ["pcm+stuck:replicate_rows=true", "crossbar:replicate_rows=3,output_range=true"]
@@ -47,22 +49,14 @@ def inputs() -> list[Tensor]:
     return [torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(i)) for i in range(2)]
 
 
-def chip_of(model: nn.Module, setting: str = "pcm", **options: Any) -> nn.Module:
-    chip = nabn.convert_to_noise_aware(model, parse_preset(setting), **options)
-    if "crossbar" in setting:
-        nabn.calibrate_input_ranges(chip, inputs())
-    return nabn.program_chip(chip, 3, "1h")
-
-
 def same(a: nn.Module, b: nn.Module) -> bool:
-    with torch.no_grad():
-        return all(torch.equal(a(x), b(x)) for x in inputs())
+    return equal(outputs(a, inputs()), outputs(b, inputs()))
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_a_loaded_chip_is_the_same_and_stays_so(setting: str, tmp_path: Path) -> None:
     model = network()
-    chip = chip_of(model, setting)
+    chip = chip_of(model, setting, inputs=inputs())
     nabn.calibrate(chip, inputs(), method="paired", reference=model, progress=False)
     with torch.no_grad():
         chip(inputs()[0])  # the read noise and varying noise have moved on

@@ -12,11 +12,11 @@ from aihwkit_nabn.simulator import build_preset
 from aihwkit_nabn.training import TrainedModel, TrainingNoise, train_hardware_aware
 from aihwkit_nabn.training.comparison import COMPENSATED, NoiseSetting, contenders, list_jobs, measure, row_order
 from aihwkit_nabn.training.store import TrainedStore
+from tests.networks import classifier
 
 
 def net() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3)).eval()
+    return classifier(1, 4, 3)
 
 
 IMAGES = torch.randn(16, 1, 6, 6, generator=torch.Generator().manual_seed(0))
