@@ -49,7 +49,9 @@ def reads_batches(chip, run):
 def test_describes_itself(name):
     method = CALIBRATION_METHODS.get(name)
     assert issubclass(method, CalibrationMethod) and method.name == name
-    assert 10 < len(method.summary) < 110 and method.__doc__
+    words, others = method.summary, [CALIBRATION_METHODS.get(other).summary for other in CALIBRATION_METHODS.names()]
+    assert len(words.split()) > 4 and others.count(words) == 1 and method.__doc__
+    assert len(words) <= 110 and words.isprintable() and not words.endswith("."), "one line, for tables and help"
     assert all(isinstance(flag, bool) for flag in (method.needs_reference, method.needs_batches))
 
 
