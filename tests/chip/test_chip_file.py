@@ -65,7 +65,7 @@ def test_a_loaded_chip_is_the_same_and_stays_so(setting: str, tmp_path: Path) ->
     nn.init.normal_(other[0].weight)  # only the architecture counts
     before = copy.deepcopy(other.state_dict())
     loaded = nabn.load_chip(other, path)
-    assert all(torch.equal(value, before[name]) for name, value in other.state_dict().items())
+    assert equal(other.state_dict(), before)
     assert not loaded.training and loaded[3] is loaded[5]
     assert same(chip, loaded)
     for each in (chip, loaded):
@@ -200,7 +200,7 @@ def test_damaged_files_give_one_error_and_change_nothing(tmp_path: Path) -> None
         if bytes(data) != whole:
             with pytest.raises(ChipFileError):
                 nabn.load_chip(model, broken)
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert equal(model.state_dict(), before)
 
 
 def loads(model: nn.Module, path: Path) -> bool:

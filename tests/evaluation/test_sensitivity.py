@@ -14,7 +14,7 @@ from aihwkit_nabn.evaluation import Scenario, evaluate
 from aihwkit_nabn.evaluation.sensitivity import measure_sensitivity
 from aihwkit_nabn.results import Results
 from aihwkit_nabn.results.layers import BUT, SHARES, WHOLE, loss, ranking, strongest
-from tests.tensors import state_of
+from tests.tensors import equal, state_of
 
 
 class Net(nn.Module):
@@ -141,7 +141,7 @@ def test_the_model_is_as_before(net) -> None:
     generator = torch.random.get_rng_state()
     _measure(net, scenarios=_scenario(read_noise=0.02), chips=1, reverse=True)
     assert [id(module) for module in net.modules()] == modules
-    assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())
+    assert equal(net.state_dict(), state)
     assert torch.equal(torch.random.get_rng_state(), generator)
 
 

@@ -48,7 +48,7 @@ def test_a_chip_without_noise_computes_what_the_network_does(
     before = copy.deepcopy(model.state_dict())
     chip = chip_of(model, "gaussian:sigma=0", seed)
     assert close(outputs(chip, data), outputs(model, data))
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert equal(model.state_dict(), before)
     assert not any(module.training for module in chip.modules())
     converted = {entry.name for entry in chip.conversion_report.converted}
     assert converted == {n for n, m in model.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))}

@@ -114,7 +114,7 @@ def test_same_seed_same_network_and_nothing_of_the_callers_is_touched() -> None:
     state = torch.get_rng_state()
     runs = [train_hardware_aware(model, batches, noise=TrainingNoise(std=0.1), epochs=2, seed=s) for s in (3, 3, 4)]
     assert torch.equal(torch.get_rng_state(), state)
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert equal(model.state_dict(), before)
     assert not model.training and not runs[0].model.training and type(runs[0].model) is type(model)
     first, again, other = (run.model.state_dict() for run in runs)
     assert set(first) == set(before)

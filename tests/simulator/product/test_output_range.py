@@ -22,7 +22,7 @@ from aihwkit_nabn.simulator.product.tiles import tile_rows, tiles_of
 from tests.chips import chip_of
 from tests.networks import classifier
 from tests.simulator.product.test_replication import LAYERS, NAMES, row_by_row
-from tests.tensors import same_steps
+from tests.tensors import equal, same_steps
 
 SETTING = "gaussian:sigma=0,inp_bits=8,out_bits=6,out_bound=10,input_range=2.5,output_range=true"
 
@@ -194,4 +194,4 @@ def test_the_drift_readout_has_the_range_of_the_settings() -> None:
     for name, bounds in output_bounds(chips[1]).items():
         set_output_bounds(chips[1].get_submodule(name), torch.full_like(bounds, 90.0))
     factors = [[tile.alpha for tile in tiles_of(nabn.program_chip(chip, 0, "1y"))] for chip in chips]
-    assert all(torch.equal(one, other) for one, other in zip(*factors, strict=True))
+    assert equal(*factors)
