@@ -116,7 +116,7 @@ class Redirected(TorchFunctionMode):
         generator = kwargs.pop("generator", None)
         out = torch.empty_like(like, **kwargs)
         generator = self.generator_of(out.device) if generator is None else generator
-        return getattr(out, fill)(*limits, generator=generator).requires_grad_(requires_grad)  # type: ignore[no-any-return]
+        return getattr(out, fill)(*limits, generator=generator).requires_grad_(requires_grad)
 
     def _lend(self, func: Any, args: Any, kwargs: Any) -> Any:
         own = self.generator_of(_device(args, kwargs))

@@ -14,6 +14,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.seeding import RandomStream, check_seed, derive_seed, isolated_rng, private_rng
+from tests.tensors import generator_states
 
 CPU = torch.device("cpu")
 
@@ -125,7 +126,7 @@ def in_threads(*work):
 @pytest.mark.parametrize("last", [0, 1, 2])
 def test_blocks_of_several_threads_leave_the_generators_alone(last):
     """Whichever is left last."""
-    before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
+    before = generator_states()
     blocks = [isolated_rng(seed) for seed in range(3)]
     for block in blocks:
         block.__enter__()
@@ -133,8 +134,7 @@ def test_blocks_of_several_threads_leave_the_generators_alone(last):
     for index in order:
         draws()
         blocks[index].__exit__(None, None, None)
-    assert torch.equal(torch.get_rng_state(), before[0])
-    assert (np.random.get_state()[1] == before[1]).all() and random.getstate() == before[2]
+    assert generator_states() == before
 
 
 def test_a_private_block_draws_what_an_isolated_one_does():
@@ -164,10 +164,9 @@ def test_private_blocks_of_several_threads_do_not_disturb_each_other(torch_only)
                     found += draw()
         return found
 
-    before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
+    before = generator_states()
     found = in_threads(*(partial(work, seed) for seed in range(threads)))
-    assert torch.equal(torch.get_rng_state(), before[0])
-    assert (np.random.get_state()[1] == before[1]).all() and random.getstate() == before[2]
+    assert generator_states() == before
     gate = Barrier(1)
     assert found == [work(seed) for seed in range(threads)]
 

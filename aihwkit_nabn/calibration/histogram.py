@@ -125,7 +125,7 @@ class LogHistogram:
         counts = self.counts.double()
         above = [(counts * middles**power).flip(1).cumsum(1).flip(1) for power in range(3)]
         above = [torch.cat([part[:, 1:], part.new_zeros(len(part), 1)], 1) for part in above]
-        total = above[2] - 2.0 * self.edges * above[1] + self.edges**2 * above[0]
+        total: Tensor = above[2] - 2.0 * self.edges * above[1] + self.edges**2 * above[0]
         return total.clamp(min=0.0) / counts.sum(1, keepdim=True).clamp(min=1.0)
 
     def maximum(self) -> float:

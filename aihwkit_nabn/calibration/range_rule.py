@@ -37,7 +37,7 @@ def least_error_range(seen: AbsHistogram, layer: nn.Module, products: Sequence[L
     clipped = torch.cat([seen.clipped(), torch.zeros_like(outside)])
     rounded = within * (ranges * input_converter(io).step) ** 2 / 12.0 / seen.n_values
     # Squared weights of an output, over all tiles that add to it, in the tiles' units.
-    copies = copies_of(layer.analog_module)  # type: ignore[arg-type]
+    copies = copies_of(layer.analog_module)
     squares = torch.stack([folded(tile.tile.get_weights(), copies).double().pow(2).sum() for tile in tiles]).sum()
     outputs = sum(tile.out_size for tile in tiles)
     weight = float(squares) / max(outputs, 1)
@@ -81,7 +81,7 @@ def reads_of(layer: nn.Module) -> list[Tensor]:
     The groups of a grouped convolution are read one after the other, each with a range of the ADC of its own.
     """
     array: Any = layer.analog_module
-    per_group = array.out_size // layer.linear_map.groups  # type: ignore[union-attr,operator]
+    per_group = array.out_size // layer.linear_map.groups  # type: ignore[union-attr]
     groups = torch.arange(array.out_size) // per_group
     return [part - part[0] for part in groups.split(array.out_sizes)] * len(array.in_sizes)
 

@@ -335,6 +335,6 @@ def _factor(inputs: Tensor, ridge: float) -> Tensor | None:
     size = float(inputs.diagonal().mean())
     if not size > 0:
         return None
-    return torch.linalg.cholesky(
-        inputs + ridge * size * torch.eye(len(inputs), dtype=inputs.dtype, device=inputs.device)
-    )
+    ones = torch.eye(len(inputs), dtype=inputs.dtype, device=inputs.device)
+    factor: Tensor = torch.linalg.cholesky(inputs + ridge * size * ones)
+    return factor

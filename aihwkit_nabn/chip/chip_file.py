@@ -121,8 +121,10 @@ def load_chip(model: nn.Module, path: str | Path) -> nn.Module:
     content, tensors = read_container(path)
     try:
         return _build(model, content, tensors, path)
-    except NabnError:
-        raise
+    except NabnError as error:
+        if str(path) in str(error):
+            raise
+        raise ChipFileError(f"{path}: {error}") from error
     except Exception as error:  # a file whose checksum fits may still say anything
         raise ChipFileError(f"{path} is damaged: {type(error).__name__}: {error}") from error
 

@@ -9,7 +9,7 @@ from aihwkit.inference.compensation.base import BaseDriftCompensation
 from torch import Tensor
 
 
-class TypedReadout(BaseDriftCompensation):
+class TypedReadout(BaseDriftCompensation):  # type: ignore[misc]  # aihwkit comes without types
     """Another compensation, its readout vectors in the tile's data type; aihwkit always makes them float32.
 
     Args:
@@ -28,15 +28,18 @@ class TypedReadout(BaseDriftCompensation):
 
     def get_readout_tensor(self, in_size: int) -> Tensor:
         """Return the vectors to read with."""
-        return self.compensation.get_readout_tensor(in_size).to(self.dtype)
+        vectors: Tensor = self.compensation.get_readout_tensor(in_size)
+        return vectors.to(self.dtype)
 
     def readout(self, out_tensor: Tensor) -> Tensor:
         """Return what is compared."""
-        return self.compensation.readout(out_tensor)
+        compared: Tensor = self.compensation.readout(out_tensor)
+        return compared
 
     def apply(self, forward_output: Tensor, ref_value: Tensor) -> Tensor:
         """Return the factor that makes up for the drift."""
-        return self.compensation.apply(forward_output, ref_value)
+        factor: Tensor = self.compensation.apply(forward_output, ref_value)
+        return factor
 
     def __str__(self) -> str:
         return str(self.compensation)

@@ -220,8 +220,10 @@ def _was_trained(tile: Any) -> bool:
 def _to_program(tile: Any) -> Tensor:
     """Return the weights to program: those the tile holds, if they are new (never programmed or trained since)."""
     if tile.reference_combined_weights is None or _was_trained(tile):
-        return tile.tile.get_weights().detach().cpu()
-    return tile.reference_combined_weights
+        weights: Tensor = tile.tile.get_weights()
+        return weights.detach().cpu()
+    reference: Tensor = tile.reference_combined_weights
+    return reference
 
 
 def _check_weights(tiles_of: dict[str, _Tiles]) -> None:

@@ -11,18 +11,22 @@ from aihwkit_nabn.errors import NabnError
 
 
 def command(
-    action: Annotated[str, typer.Argument(metavar="info", help="What to do: info.")],
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A file that save_chip wrote.")],
+    more: Annotated[Path | None, typer.Argument(hidden=True)] = None,
 ) -> None:
     """Show what a chip file holds: network, seed, time after programming, layers, noise, versions."""
-    if action != "info":
-        raise NabnError(f"chip knows info, got {action!r}")
+    if more is not None:
+        if str(file) != "info":
+            raise NabnError(f"unexpected argument {str(more)!r}; nabn chip takes one file")
+        typer.echo("nabn chip info FILE is now nabn chip FILE; the old form works until 0.3", err=True)
+        file = more
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    from aihwkit_nabn.chip import chip_info, format_time
+    from aihwkit_nabn.chip import chip_info
     from aihwkit_nabn.simulator.config.json_form import config_from_json
+    from aihwkit_nabn.times import format_time
 
     content = chip_info(file)
     try:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from aihwkit.nn.modules.base import AnalogLayerBase
 from aihwkit.simulator.parameters.base import RPUConfigBase
 from aihwkit.simulator.tiles.array import TileModuleArray
 from torch import nn
@@ -28,7 +27,14 @@ from aihwkit_nabn.nn.batchnorm import (
 from aihwkit_nabn.nn.evaluation_mode import evaluation_mode
 from aihwkit_nabn.nn.inference_mode import outside_inference_mode
 from aihwkit_nabn.nn.keeping import copied
-from aihwkit_nabn.nn.layers import NoiseAwareConv1d, NoiseAwareConv2d, NoiseAwareConv3d, NoiseAwareLinear
+from aihwkit_nabn.nn.layers import (
+    NoiseAwareConv1d,
+    NoiseAwareConv2d,
+    NoiseAwareConv3d,
+    NoiseAwareLinear,
+    is_analog_layer,
+    own_tiles,
+)
 from aihwkit_nabn.nn.matrices import kept_reason, matrix_parameters, opaque_weights
 from aihwkit_nabn.nn.own_forward import NoiseAwareOwnForward
 from aihwkit_nabn.nn.own_normalization import NoiseAwareNormalization, has_running_statistics
@@ -139,13 +145,13 @@ def convert_to_noise_aware(
     registered = [part for whole in (model, own) for part in (*whole.modules(), *whole.parameters())]
     own.eval()  # weights that are computed (spectral_norm) are others in training
     work = _Conversion(rpu_config, _excluded(own, patterns), specific_rpu_config_fun)
-    analog: Any = work.replace(own)
+    analog = work.replace(own)
     if not work.report.converted:
         raise ConversionError(f"model {type(model).__name__} has no layer to put on tiles\n{work.report}")
     rewire(analog, model, copies, work.replaced)
     note_unregistered(analog, work.report, {id(part) for part in registered}, work.counted)
     analog.eval()
-    analog.conversion_report = work.report
+    analog.conversion_report = work.report  # type: ignore[assignment]
     remember_reference(analog, model)
     if example_inputs is not None:
         with evaluation_mode(model):
@@ -208,11 +214,10 @@ class _Conversion:
             if not is_plain_attention(module):
                 return self._keep(module, name, "attention with a forward pass of its own")
             module = NoiseAwareMultiheadAttention(module)
-        if isinstance(module, AnalogLayerBase) and not module.IS_CONTAINER:
-            n_tiles = len(list(module.analog_tiles()))
-            placed = _placed(module)
-            n_weights = sum(tile.in_size * tile.out_size for tile in module.analog_tiles()) // placed.get("copies", 1)
-            entry = self._entry(module, name, reason="was analog already", n_tiles=n_tiles, n_weights=n_weights)
+        if is_analog_layer(module):
+            tiles, placed = own_tiles(module), _placed(module)
+            n_weights = sum(tile.in_size * tile.out_size for tile in tiles) // placed.get("copies", 1)
+            entry = self._entry(module, name, reason="was analog already", n_tiles=len(tiles), n_weights=n_weights)
             self.report.converted.append(replace(entry, **placed))
             self._adopt_children(module, module, name)
             return module
@@ -251,7 +256,7 @@ class _Conversion:
         if not stock and form in _PLAIN_FORMS:
             form = NoiseAwareOwnForward
         try:
-            analog = form.from_digital(module, config)  # type: ignore[attr-defined]
+            analog: nn.Module = form.from_digital(module, config)  # type: ignore[attr-defined]
         except NabnError as error:
             return self._refuse(module, name, str(error))
         if not stock and form is not NoiseAwareOwnForward:
@@ -259,7 +264,7 @@ class _Conversion:
             if reason:
                 return self._refuse(module, name, reason)
         self._adopt_children(module, analog, name)
-        entry = self._entry(module, name, n_tiles=len(list(analog.analog_tiles())))
+        entry = self._entry(module, name, n_tiles=len(own_tiles(analog)))
         self.report.converted.append(replace(entry, **_placed(analog)))
         return analog
 

@@ -31,7 +31,7 @@ _MEAN_WORK = 0.25
 _DATA_TYPES = {torch.float32: RPUDataType.FLOAT, torch.float64: RPUDataType.DOUBLE}
 
 
-class NoiseAwareLayer(AnalogLayerBase, nn.Module):
+class NoiseAwareLayer(AnalogLayerBase, nn.Module):  # type: ignore[misc]  # aihwkit comes without types
     """A layer whose weight matrix lies on an array of aihwkit's tiles and whose output passes an `OutputAlignment`.
 
     The tiles hold the matrix ``[out, in / groups * kernel]``: a grouped convolution is stored packed, each output's
@@ -155,7 +155,7 @@ class NoiseAwareLayer(AnalogLayerBase, nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         for tile in self._tiles():
             keep_scaled_gradient(tile)
-        state: dict[str, Any] = super().__getstate__()
+        state: dict[str, Any] = super().__getstate__()  # type: ignore[no-untyped-call]
         return state
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
@@ -266,11 +266,20 @@ class NoiseAwareLinear(NoiseAwareLayer):
         return module._digital(nn.Linear(m.in_features, m.out_features, bias=False))
 
 
+def is_analog_layer(module: Any) -> bool:
+    """Whether it is a layer on tiles of any kind, ours or aihwkit's."""
+    return isinstance(module, AnalogLayerBase) and not module.IS_CONTAINER
+
+
+def own_tiles(layer: Any) -> list[TileModule]:
+    """Return the tiles that an analog layer's matrix lies on, without those of layers inside it."""
+    return list(layer.analog_tiles())
+
+
 def named_analog_layers(model: nn.Module) -> dict[str, nn.Module]:
     """Return the layers of `model` that lie on inference tiles, ours and aihwkit's own, by name; shared ones once."""
     layers: dict[str, nn.Module] = {}
     for name, module in model.named_modules():
-        if isinstance(module, AnalogLayerBase) and not module.IS_CONTAINER:
-            if any(isinstance(tile, InferenceTileWithPeriphery) for tile in module.analog_tiles()):
-                layers[name] = module
+        if is_analog_layer(module) and any(isinstance(tile, InferenceTileWithPeriphery) for tile in own_tiles(module)):
+            layers[name] = module
     return layers

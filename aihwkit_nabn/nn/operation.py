@@ -265,4 +265,4 @@ def tensors_in(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[Tenso
 
 def name_of(function: Callable[..., Any]) -> str:
     """Return a function's name as torch documents it."""
-    return resolve_name(function) or getattr(function, "__name__", repr(function))
+    return resolve_name(function) or str(getattr(function, "__name__", repr(function)))

@@ -18,7 +18,7 @@ from torchvision.models.swin_transformer import (
 )
 
 
-class SplitWindowAttention(ShiftedWindowAttention):
+class SplitWindowAttention(ShiftedWindowAttention):  # type: ignore[misc]  # torchvision comes without types
     """`ShiftedWindowAttention` of Swin transformers whose `qkv` and `proj` are called, so that they can lie on tiles.
 
     Torchvision's own function does the rest; ``[batch, height, width, channels]`` in and out.
@@ -43,7 +43,7 @@ class SplitWindowAttention(ShiftedWindowAttention):
         return out
 
 
-class SplitWindowAttentionV2(SplitWindowAttention, ShiftedWindowAttentionV2):
+class SplitWindowAttentionV2(SplitWindowAttention, ShiftedWindowAttentionV2):  # type: ignore[misc]
     """The same for `ShiftedWindowAttentionV2`."""
 
 

@@ -177,7 +177,7 @@ class WeightNoiseModel(BaseNoiseModel):
 
     def __eq__(self, other: object) -> bool:
         # By constructor arguments: layer_max belongs to the tile, and comparing tensors would be ambiguous.
-        return type(self) is type(other) and self.options() == other.options()  # type: ignore[attr-defined]
+        return type(self) is type(other) and self.options() == other.options()
 
     __hash__ = None  # type: ignore[assignment]
 

@@ -74,14 +74,26 @@ class ConductanceNoise(WeightNoiseModel):
             )
 
 
-def check_scales(model: WeightNoiseModel, **scales: object) -> None:
-    """Store non-negative scale factors under their names.
+class ScaledNoise(ConductanceNoise):
+    """Base of the models in which programming noise, read noise and drift have a factor each, as in aihwkit."""
 
-    Raises:
-        NabnError: one is negative or no finite number.
-    """
-    for name, value in scales.items():
-        setattr(model, name, check_number(name, value, minimum=0.0))
+    def set_scales(
+        self, noise_scale: float, prog_noise_scale: float, read_noise_scale: float, drift_scale: float
+    ) -> None:
+        """Store the factors; `noise_scale` multiplies the others.
+
+        Raises:
+            NabnError: one is negative or no finite number.
+        """
+        self.noise_scale = check_number("noise_scale", noise_scale, minimum=0.0)
+        self.prog_noise_scale = check_number("prog_noise_scale", prog_noise_scale, minimum=0.0)
+        self.read_noise_scale = check_number("read_noise_scale", read_noise_scale, minimum=0.0)
+        self.drift_scale = check_number("drift_scale", drift_scale, minimum=0.0)
+
+    def scales(self) -> dict[str, float]:
+        """Return the three products by the names of aihwkit's arguments."""
+        names = ("prog_noise_scale", "read_noise_scale", "drift_scale")
+        return {name: self.noise_scale * getattr(self, name) for name in names}
 
 
 @contextmanager

@@ -6,14 +6,14 @@ from aihwkit.inference.noise.base import BaseNoiseModel
 from aihwkit.inference.noise.hermes import HermesNoiseModel
 
 from aihwkit_nabn.errors import NabnError, check_number
-from aihwkit_nabn.noise.conductance import ConductanceNoise, check_scales
+from aihwkit_nabn.noise.conductance import ScaledNoise
 from aihwkit_nabn.noise.registration import register_noise_model
 
 _G_MAX_US = {1: 10.35, 2: 20.7}
 
 
 @register_noise_model("hermes")
-class Hermes(ConductanceNoise):
+class Hermes(ScaledNoise):
     """aihwkit's fit of the HERMES chip (Le Gallo et al., Nature Electronics 2023), bit for bit.
 
     One differential pair of unit cells per weight, each of one or two devices. With ``x = g / g_max`` and N standard
@@ -59,20 +59,8 @@ class Hermes(ConductanceNoise):
         self.g_max_us = (
             limit if g_max_us is None else check_number("g_max_us", g_max_us, exclusive_minimum=0.0, maximum=limit)
         )
-        check_scales(
-            self,
-            noise_scale=noise_scale,
-            prog_noise_scale=prog_noise_scale,
-            read_noise_scale=read_noise_scale,
-            drift_scale=drift_scale,
-        )
+        self.set_scales(noise_scale, prog_noise_scale, read_noise_scale, drift_scale)
 
     def device(self) -> BaseNoiseModel:
         """Return aihwkit's ``HermesNoiseModel``."""
-        return HermesNoiseModel(
-            num_devices=self.num_devices,
-            g_max=self.g_max_us,
-            prog_noise_scale=self.noise_scale * self.prog_noise_scale,
-            read_noise_scale=self.noise_scale * self.read_noise_scale,
-            drift_scale=self.noise_scale * self.drift_scale,
-        )
+        return HermesNoiseModel(num_devices=self.num_devices, g_max=self.g_max_us, **self.scales())

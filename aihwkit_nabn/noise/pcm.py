@@ -10,7 +10,7 @@ from aihwkit.inference.noise.pcm import PCMLikeNoiseModel
 from torch import Tensor
 
 from aihwkit_nabn.errors import check_number
-from aihwkit_nabn.noise.conductance import ConductanceNoise, check_scales
+from aihwkit_nabn.noise.conductance import ScaledNoise
 from aihwkit_nabn.noise.registration import register_noise_model
 
 #: Weights are worked on this many at a time: with the scratch space they fit the processor's second-level cache.
@@ -93,7 +93,7 @@ def _normal_(out: Tensor, generator: torch.Generator) -> Tensor:
 
 
 @register_noise_model("pcm")
-class PCM(ConductanceNoise):
+class PCM(ScaledNoise):
     """aihwkit's phase-change memory model (Nandakumar et al., ICECS 2019).
 
     The same distribution of weights as aihwkit's ``PCMLikeNoiseModel``, from fewer draws: of a pair only the device
@@ -131,13 +131,7 @@ class PCM(ConductanceNoise):
     ) -> None:
         super().__init__()
         self.g_max_us = check_number("g_max_us", g_max_us, exclusive_minimum=0.0)
-        check_scales(
-            self,
-            noise_scale=noise_scale,
-            prog_noise_scale=prog_noise_scale,
-            read_noise_scale=read_noise_scale,
-            drift_scale=drift_scale,
-        )
+        self.set_scales(noise_scale, prog_noise_scale, read_noise_scale, drift_scale)
 
     def program(self, weights: Tensor, w_max: Tensor, generator: torch.Generator) -> Tensor | tuple[Tensor, State]:
         """Return the programmed weights, with the drift exponent ``nu`` of the device of each pair that conducts."""
@@ -165,9 +159,4 @@ class PCM(ConductanceNoise):
 
     def device(self) -> BaseNoiseModel:
         """Return aihwkit's ``PCMLikeNoiseModel``."""
-        return PCMLikeNoiseModel(
-            g_max=self.g_max_us,
-            prog_noise_scale=self.noise_scale * self.prog_noise_scale,
-            read_noise_scale=self.noise_scale * self.read_noise_scale,
-            drift_scale=self.noise_scale * self.drift_scale,
-        )
+        return PCMLikeNoiseModel(g_max=self.g_max_us, **self.scales())

@@ -12,7 +12,7 @@ from aihwkit.inference.noise.reram import ReRamCMONoiseModel, ReRamWan2022NoiseM
 from torch import Tensor
 
 from aihwkit_nabn.errors import NabnError, check_number
-from aihwkit_nabn.noise.conductance import TEN_YEARS_S, ConductanceNoise, check_scales
+from aihwkit_nabn.noise.conductance import TEN_YEARS_S, ConductanceNoise, ScaledNoise
 from aihwkit_nabn.noise.registration import register_noise_model
 
 _DAY_S = 86_400.0
@@ -110,7 +110,7 @@ class ReRAMWan(ConductanceNoise):
     def __init__(self, g_max_us: float = _WAN_G_MAX_US, noise_scale: float = 1.0) -> None:
         super().__init__()
         self.g_max_us = check_number("g_max_us", g_max_us, exclusive_minimum=0.0)
-        check_scales(self, noise_scale=noise_scale)
+        self.noise_scale = check_number("noise_scale", noise_scale, minimum=0.0)
 
     def device(self) -> BaseNoiseModel:
         """Return aihwkit's model, the source of the coefficients, with the g_max they were fitted at put right."""
@@ -159,7 +159,7 @@ class ReRAMWan(ConductanceNoise):
 
 
 @register_noise_model("reram_cmo")
-class ReRAMCMO(ConductanceNoise):
+class ReRAMCMO(ScaledNoise):
     """Conductive-metal-oxide/HfOx ReRAM of Falcone et al. (arXiv 2502.04524, 2025), with aihwkit's coefficients.
 
     One device per weight: the tile's smallest weight is mapped to g_min, its largest to g_max. With g in uS, N standard
@@ -210,13 +210,7 @@ class ReRAMCMO(ConductanceNoise):
         if acceptance_range_percent not in (0.2, 2):
             raise NabnError(f"acceptance_range_percent must be 0.2 or 2, got {acceptance_range_percent!r}")
         self.acceptance_range_percent = acceptance_range_percent
-        check_scales(
-            self,
-            noise_scale=noise_scale,
-            prog_noise_scale=prog_noise_scale,
-            read_noise_scale=read_noise_scale,
-            drift_scale=drift_scale,
-        )
+        self.set_scales(noise_scale, prog_noise_scale, read_noise_scale, drift_scale)
 
     def device(self) -> BaseNoiseModel:
         """Return aihwkit's ``ReRamCMONoiseModel`` with the mapping and the relaxation made safe."""
@@ -224,7 +218,5 @@ class ReRAMCMO(ConductanceNoise):
             g_max=self.g_max_us,
             g_min=self.g_min_us,
             acceptance_range=self.acceptance_range_percent,
-            prog_noise_scale=self.noise_scale * self.prog_noise_scale,
-            read_noise_scale=self.noise_scale * self.read_noise_scale,
-            drift_scale=self.noise_scale * self.drift_scale,
+            **self.scales(),
         )

@@ -147,6 +147,6 @@ def _undisturbed(network: nn.Module) -> Iterator[None]:
             yield
         finally:
             for part, observer, live in kept:
-                part.observer = observer  # type: ignore[assignment]
+                part.observer = observer
                 if isinstance(part, NoiseAwareBatchNorm):
                     part.live = live

@@ -181,7 +181,7 @@ def check_pipeline(pipeline: object) -> str | None:
     """
     if pipeline is not None and pipeline not in PIPELINES:
         raise NabnError(f"pipeline must be 'train', 'test' or None (what suits the method), got {pipeline!r}")
-    return pipeline  # type: ignore[return-value]
+    return pipeline
 
 
 def check_samples(field: str, value: object) -> int | None:

@@ -133,7 +133,7 @@ class RecordLog:
             ) from error
         except OSError:  # a file system without locks
             pass
-        return file  # type: ignore[return-value]
+        return file
 
     def _read(self, file: BinaryIO) -> None:
         file.seek(0)

@@ -44,10 +44,10 @@ def digital_twin(model: nn.Module, analog: nn.Module) -> nn.Module:
     with torch.no_grad():
         for name, layer in layers.items():
             assert isinstance(layer, NoiseAwareLayer)
-            digital = twin.get_submodule(name)
-            digital.weight.copy_(layer.weight.view_as(digital.weight))  # type: ignore[union-attr, operator, arg-type]
+            digital: Any = twin.get_submodule(name)
+            digital.weight.copy_(layer.weight.view_as(digital.weight))
             if layer.bias is not None:
-                digital.bias.copy_(layer.bias)  # type: ignore[union-attr, operator]
+                digital.bias.copy_(layer.bias)
         # Everything outside the tiles has kept its name.
         for name, value in (*analog.named_parameters(), *analog.named_buffers()):
             target = own_parameters.get(name, own_buffers.get(name))

@@ -114,7 +114,7 @@ class WeightNoise:
             parameter: nn.Parameter = parent.in_proj_weight if joint else getattr(parent, f"{last}_weight")
             return parameter
         layer: Any = self.model.get_submodule(name)
-        return layer.weight  # type: ignore[no-any-return]
+        return layer.weight
 
     def _weight(self, name: str) -> Tensor:
         """Return the layer's weight without its history: the memory itself, looked up anew as hooks may exchange it."""

@@ -1,4 +1,4 @@
-"""Reading parts of a sweep's description strictly: unknown keys, wrong kinds and repeated values are errors."""
+"""Reading options and descriptions strictly: unknown keys, wrong kinds and repeated values are errors."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from aihwkit_nabn.calibration import CALIBRATION_METHODS
 from aihwkit_nabn.errors import CalibrationError, NabnError
 from aihwkit_nabn.reporting.text import NumberStyle, footnotes
 from aihwkit_nabn.results import Record, Results
-from tests.calibration.networks import deep
+from tests.networks import deep
 
 NOISES = {
     "additive": nabn.presets.GaussianWeightNoisePreset(sigma=0.1),

@@ -15,7 +15,7 @@ from aihwkit_nabn.calibration.rehearsal import Rehearsal
 from aihwkit_nabn.calibration.session import REHEARSED
 from aihwkit_nabn.errors import CalibrationError, NabnError, NotProgrammedError
 from aihwkit_nabn.nn import NoiseAwareBatchNorm, named_analog_layers
-from tests.tensors import tensors_of
+from tests.tensors import bits, equal, tensors_of
 
 READS_BATCHES: dict[str, bool] = {}
 QUICK = {"distill": {"steps": 3}}
@@ -50,7 +50,9 @@ def reads_batches(chip, run):
 def test_describes_itself(name):
     method = CALIBRATION_METHODS.get(name)
     assert issubclass(method, CalibrationMethod) and method.name == name
-    assert 10 < len(method.summary) < 110 and method.__doc__
+    words, others = method.summary, [CALIBRATION_METHODS.get(other).summary for other in CALIBRATION_METHODS.names()]
+    assert len(words.split()) > 4 and others.count(words) == 1 and method.__doc__
+    assert len(words) <= 110 and words.isprintable() and not words.endswith("."), "one line, for tables and help"
     assert all(isinstance(flag, bool) for flag in (method.needs_reference, method.needs_batches))
 
 
@@ -62,16 +64,16 @@ def test_errors_of_its_options_say_what_they_are(name):
                 method(**{option: -1.0})
 
 
-def test_calibrates_and_undoes_bit_for_bit(name, chip, run, batches, images, bits, same):
+def test_calibrates_and_undoes_bit_for_bit(name, chip, run, batches, images):
     x = images(6, 50)
     before, uncalibrated = bits(chip), chip(x)
     report = run(name, chip, batches)
     assert isinstance(report, CalibrationReport) and report.method == name and report.seconds > 0
     assert report.taken == name or (name == "auto" and report.taken in ("none", "population", "low_rank"))
     assert not torch.equal(chip(x), uncalibrated) and torch.isfinite(chip(x)).all()
-    assert not same(bits(chip), before)
+    assert not equal(bits(chip), before)
     report.undo()
-    assert same(bits(chip), before) and torch.equal(chip(x), uncalibrated)
+    assert equal(bits(chip), before) and torch.equal(chip(x), uncalibrated)
 
 
 def test_undo_takes_out_a_fold(name, chip, run, batches, images):
@@ -81,13 +83,13 @@ def test_undo_takes_out_a_fold(name, chip, run, batches, images):
     nabn.fold_calibration(chip)
     report.undo()
     after = tensors_of(chip)
-    assert before.keys() == after.keys() and all(torch.equal(value, after[key]) for key, value in before.items())
+    assert equal(after, before)
     assert torch.equal(chip(images(6, 50)), uncalibrated)
     run(name, chip, batches)  # refused where a fold is left
 
 
 @pytest.mark.parametrize("first", ["paired", "population", "online"])
-def test_replaces_an_earlier_calibration_and_brings_it_back(name, first, chip, run, batches, images, bits, same):
+def test_replaces_an_earlier_calibration_and_brings_it_back(name, first, chip, run, batches, images):
     fresh = copy.deepcopy(chip)
     run(name, fresh, batches)
     run(first, chip, [images(4, 77)])
@@ -95,7 +97,7 @@ def test_replaces_an_earlier_calibration_and_brings_it_back(name, first, chip, r
     report = run(name, chip, batches)
     assert torch.equal(chip(images(3, 60)), fresh(images(3, 60)))
     report.undo()
-    assert same(bits(chip), before)
+    assert equal(bits(chip), before)
 
 
 def test_is_reproducible(name, chip, run, batches, images):
@@ -107,15 +109,15 @@ def test_is_reproducible(name, chip, run, batches, images):
     assert torch.equal(twin(images(3, 60)), chip(images(3, 60)))
 
 
-def test_leaves_the_weights_and_the_reference_alone(name, chip, net, run, batches, bits, same):
+def test_leaves_the_weights_and_the_reference_alone(name, chip, net, run, batches):
     weights = {key: layer.weight.clone() for key, layer in named_analog_layers(chip).items()}
     trained = [m.trained_statistics()[0].clone() for m in chip.modules() if isinstance(m, NoiseAwareBatchNorm)]
     reference = bits(net)
     run(name, chip, batches)
-    assert same(bits(net), reference)
+    assert equal(bits(net), reference)
     assert all(torch.equal(layer.weight, weights[key]) for key, layer in named_analog_layers(chip).items())
     now = [m.trained_statistics()[0] for m in chip.modules() if isinstance(m, NoiseAwareBatchNorm)]
-    assert all(torch.equal(a, b) for a, b in zip(trained, now, strict=True))
+    assert equal(trained, now)
 
 
 def test_training_flags_come_back_and_tiles_stay_in_eval_mode(name, chip, net, run, batches):
@@ -151,7 +153,7 @@ def bad_batches(images):
 
 @pytest.mark.parametrize("problem", ["NaN", "loader", "shape", "type", "interrupt"])
 @pytest.mark.parametrize("earlier", [None, "population", "paired"])
-def test_an_error_leaves_the_model_as_it_was(name, problem, earlier, chip, run, images, bits, same, reads_batches):
+def test_an_error_leaves_the_model_as_it_was(name, problem, earlier, chip, run, images, reads_batches):
     if not reads_batches(name):
         pytest.skip("reads no batches")
     if earlier is not None:
@@ -161,12 +163,12 @@ def test_an_error_leaves_the_model_as_it_was(name, problem, earlier, chip, run, 
     make, error, message = bad_batches(images)[problem]
     with pytest.raises(error, match=message):
         run(name, chip, make())
-    assert same(bits(chip), before)
+    assert equal(bits(chip), before)
     chip.norm2.eval()
     run(name, chip, [images(5, 91)])
 
 
-def test_errors_inside_the_chip_leave_the_model_as_it_was(name, chip, run, images, bits, same, reads_batches):
+def test_errors_inside_the_chip_leave_the_model_as_it_was(name, chip, run, images, reads_batches):
     """An interruption halfway through a forward pass, and values that overflow on the way."""
     if not reads_batches(name):
         pytest.skip("reads no batches")
@@ -181,14 +183,14 @@ def test_errors_inside_the_chip_leave_the_model_as_it_was(name, chip, run, image
 
     with pytest.raises(KeyboardInterrupt):
         run(name, chip, [images(4, n) for n in range(4)], forward_fn=interrupted)
-    assert same(bits(chip), before)
+    assert equal(bits(chip), before)
     with pytest.raises(CalibrationError, match="produced NaN or infinite values on the calibration set"):
         run(name, chip, [images(4).sign() * 3e38])
-    assert same(bits(chip), before)
+    assert equal(bits(chip), before)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_layer_that_produces_nan_is_named(name, value, chip, run, batches, bits, same, reads_batches):
+def test_a_layer_that_produces_nan_is_named(name, value, chip, run, batches, reads_batches):
     if not reads_batches(name):
         pytest.skip("reads no batches")
     before = bits(chip)
@@ -197,7 +199,7 @@ def test_a_layer_that_produces_nan_is_named(name, value, chip, run, batches, bit
     with pytest.raises(CalibrationError, match="(layer 'pointwise'|BatchNorm 'norm2') produced NaN or infinite"):
         run(name, chip, batches)
     bias[1] = kept
-    assert same(bits(chip), before)
+    assert equal(bits(chip), before)
 
 
 @pytest.mark.parametrize("max_samples", [1, 5, 7, 10, 100])
@@ -234,16 +236,16 @@ def test_batches_of_any_kind(name, chip, run, batches, images):
 @pytest.mark.parametrize(
     "empty", [[], [torch.empty(0, 3, 9, 7)], iter(()), {}], ids=["list", "batch", "iterator", "dict"]
 )
-def test_an_empty_loader_is_an_error(name, empty, chip, run, bits, same, reads_batches):
+def test_an_empty_loader_is_an_error(name, empty, chip, run, reads_batches):
     if not reads_batches(name):
         pytest.skip("reads no batches")
     before = bits(chip)
     with pytest.raises(CalibrationError, match="the calibration set is empty"):
         run(name, chip, empty)
-    assert same(bits(chip), before)
+    assert equal(bits(chip), before)
 
 
-def test_missing_arguments(name, chip, net, run, batches, bits, same):
+def test_missing_arguments(name, chip, net, run, batches):
     method = CALIBRATION_METHODS.get(name)
     before = bits(chip)
     if method.needs_batches:
@@ -261,7 +263,7 @@ def test_missing_arguments(name, chip, net, run, batches, bits, same):
     if method.needs_reference:
         with pytest.raises(CalibrationError, match="compares with the digital model; pass reference=model"):
             run(name, chip, batches, reference=None)
-    assert same(bits(chip), before)
+    assert equal(bits(chip), before)
     for count in (0, -1, 1.5, True, "many"):
         with pytest.raises(NabnError, match="max_samples must be an integer >= 1"):
             run(name, chip, batches, max_samples=count)
@@ -280,7 +282,7 @@ def test_unknown_options_suggest_the_nearest(name, chip, run, batches):
         run(name, chip, batches, stepz=3)
 
 
-def test_disabled_calibration_gives_the_uncalibrated_outputs(name, chip, run, batches, images, bits, same):
+def test_disabled_calibration_gives_the_uncalibrated_outputs(name, chip, run, batches, images):
     x = images(4, 50)
     uncalibrated = chip(x)
     run(name, chip, batches)
@@ -292,16 +294,16 @@ def test_disabled_calibration_gives_the_uncalibrated_outputs(name, chip, run, ba
             assert torch.equal(chip(x), uncalibrated)
         assert torch.equal(chip(x), uncalibrated)
         raise KeyError
-    assert same(bits(chip), before) and torch.equal(chip(x), calibrated)
+    assert equal(bits(chip), before) and torch.equal(chip(x), calibrated)
 
 
-def test_an_eval_forward_changes_nothing(name, chip, run, batches, images, bits, same):
+def test_an_eval_forward_changes_nothing(name, chip, run, batches, images):
     run(name, chip, batches)
     if name == "online":
         nabn.freeze_calibration(chip)
     before, first = bits(chip), chip(images(4, 50))
     chip(images(7, 51))
-    assert torch.equal(chip(images(4, 50)), first) and same(bits(chip), before)
+    assert torch.equal(chip(images(4, 50)), first) and equal(bits(chip), before)
 
 
 def test_a_deep_copy_is_calibrated_too_and_independent(name, chip, run, batches, images):

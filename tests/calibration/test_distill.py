@@ -11,7 +11,8 @@ from aihwkit_nabn.calibration import CalibrationSession
 from aihwkit_nabn.calibration.matching import BlockObjective
 from aihwkit_nabn.errors import CalibrationError
 from aihwkit_nabn.nn import named_analog_layers
-from tests.calibration.networks import deep
+from tests.networks import ResidualBlock, deep
+from tests.tensors import bits, equal
 
 
 def test_distill_never_ends_worse_on_the_samples_held_out(chip, net, images):
@@ -53,17 +54,10 @@ def test_the_loss_is_that_of_the_blocks_on_the_samples_held_out():
 def test_distill_finds_its_step():
     """From a first step far too large, which once lost everything that tuning had to give on deep networks."""
 
-    class Block(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.one, self.two = nn.Conv2d(12, 12, 3, padding=1), nn.Conv2d(12, 12, 3, padding=1)
-            self.norm1, self.norm2 = nn.BatchNorm2d(12), nn.BatchNorm2d(12)
-
-        def forward(self, x):
-            return (x + self.norm2(self.two(self.norm1(self.one(x)).relu()))).relu()
-
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(3, 12, 3, padding=1), *(Block() for _ in range(6)), nn.Flatten(), nn.Linear(768, 5))
+    net = nn.Sequential(
+        nn.Conv2d(3, 12, 3, padding=1), *(ResidualBlock(12) for _ in range(6)), nn.Flatten(), nn.Linear(768, 5)
+    )
     for _ in range(20):
         net(torch.randn(32, 3, 8, 8))
     net.eval()
@@ -82,7 +76,7 @@ def test_distill_finds_its_step():
         assert found < 0.98 * start and not notes
 
 
-def test_prediction_weight_is_refused_before_anything_runs_on_the_chip(chip, net, images, bits, same):
+def test_prediction_weight_is_refused_before_anything_runs_on_the_chip(chip, net, images):
     def forward(model, batch):
         assert model is not chip
         return {"logits": model(batch)}
@@ -91,10 +85,10 @@ def test_prediction_weight_is_refused_before_anything_runs_on_the_chip(chip, net
     before = bits(chip)
     with pytest.raises(CalibrationError, match="prediction_weight needs a model that returns one tensor of logits"):
         nabn.calibrate(chip, [images(4)], "distill", reference=net, prediction_weight=1.0, forward_fn=forward)
-    assert same(bits(chip), before)
+    assert equal(bits(chip), before)
 
 
-def test_distill_needs_gradients_through_the_forward_pass(chip, net, images, bits, same):
+def test_distill_needs_gradients_through_the_forward_pass(chip, net, images):
     @torch.no_grad()
     def forward(model, batch):
         return model(batch)
@@ -102,7 +96,7 @@ def test_distill_needs_gradients_through_the_forward_pass(chip, net, images, bit
     before = bits(chip)
     with pytest.raises(CalibrationError, match="runs without gradients"):
         nabn.calibrate(chip, [images(8)], "distill", reference=net, forward_fn=forward, steps=2)
-    assert same(bits(chip), before)
+    assert equal(bits(chip), before)
 
 
 def test_distill_can_match_predictions_too(chip, net, images):

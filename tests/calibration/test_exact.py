@@ -16,6 +16,7 @@ from aihwkit_nabn.calibration.moments import Moments
 from aihwkit_nabn.chip.variation import samples_processed, set_samples_processed
 from aihwkit_nabn.errors import CalibrationError
 from aihwkit_nabn.noise.variational import VariationalNoise
+from tests.networks import ResidualBlock
 from tests.properties.networks import SIZE, networks
 
 EXACT = ["population", "prior", "paired", "common_mode", "low_rank"]
@@ -34,18 +35,8 @@ def calibrated(chip, net, batches, method, x, **options):
 def deep():
     """Residual blocks, strided, with BatchNorm, and a linear head: what population was off by 11% on."""
 
-    class Block(nn.Module):
-        def __init__(self, n, stride):
-            super().__init__()
-            self.one, self.norm1 = nn.Conv2d(n, n, 3, stride, 1, bias=False), nn.BatchNorm2d(n)
-            self.two, self.norm2 = nn.Conv2d(n, n, 3, 1, 1, bias=False), nn.BatchNorm2d(n)
-            self.skip = nn.Conv2d(n, n, 1, stride) if stride > 1 else nn.Identity()
-
-        def forward(self, x):
-            return (self.norm2(self.two(self.norm1(self.one(x)).relu())) + self.skip(x)).relu()
-
     torch.manual_seed(0)
-    blocks = [Block(8, 2 if n in (2, 4) else 1) for n in range(6)]
+    blocks = [ResidualBlock(8, 2 if n in (2, 4) else 1) for n in range(6)]
     net = nn.Sequential(nn.Conv2d(3, 8, 3), *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
     for _ in range(5):
         net(torch.randn(32, 3, 16, 16))

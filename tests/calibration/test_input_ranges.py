@@ -20,6 +20,7 @@ from aihwkit_nabn.nn.calibration_tensors import calibration_tensors, load_calibr
 from aihwkit_nabn.nn.input_ranges import input_ranges, output_bounds, set_input_range, set_output_bounds
 from aihwkit_nabn.simulator import NoiseAwareRPUConfig, parse_preset
 from aihwkit_nabn.simulator.product.tiles import tiles_of
+from tests.networks import classifier
 
 
 def config(rows: int = 512, **forward: Any) -> NoiseAwareRPUConfig:
@@ -39,10 +40,7 @@ def config(rows: int = 512, **forward: Any) -> NoiseAwareRPUConfig:
 
 
 def network(scale: float = 1.0) -> nn.Sequential:
-    torch.manual_seed(0)
-    model = nn.Sequential(
-        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 6, 3), nn.Flatten(), nn.Linear(96, 4)
-    ).eval()
+    model = classifier(n=8, padding=1, more=lambda: [nn.Conv2d(8, 6, 3)])
     model[0].weight.data *= scale
     return model
 

@@ -14,7 +14,7 @@ import aihwkit_nabn as nabn
 from aihwkit_nabn.calibration.corrections import share_out
 from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.nn import named_analog_layers
-from tests.calibration.networks import deep
+from tests.networks import deep
 
 PERFECT = nabn.presets.GaussianWeightNoisePreset(sigma=0.0)
 LAYERS = {

@@ -19,6 +19,7 @@ from aihwkit_nabn.calibration import CALIBRATION_METHODS, Moments
 from aihwkit_nabn.calibration.pair_moments import ANALOG, DIGITAL, JointMoments, Pair
 from aihwkit_nabn.errors import CalibrationError
 from aihwkit_nabn.nn import named_analog_layers
+from tests.tensors import bits, equal
 
 Paired = CALIBRATION_METHODS.get("paired")
 
@@ -200,7 +201,7 @@ def test_a_branch_without_inputs_is_let_be(images):
     assert chip.conv.alignment.is_set and not chip.head.alignment.is_set
 
 
-def test_models_of_aihwkits_own_conversion(images, relative, settle, bits, same):
+def test_models_of_aihwkits_own_conversion(images, relative, settle):
     """No layer of ours in it: alignments are put behind aihwkit's own."""
     torch.manual_seed(0)
     net = settle(nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Linear(210, 4)))
@@ -233,7 +234,7 @@ def test_models_of_aihwkits_own_conversion(images, relative, settle, bits, same)
     nabn.calibrate(chip, batches, "distill", reference=reference, forward_fn=run, steps=2).undo()
     with pytest.raises(CalibrationError, match="no BatchNorm with trained statistics.*use method='paired'"):
         nabn.calibrate(chip, batches, "population", forward_fn=run)
-    assert same(bits(chip), before)
+    assert equal(bits(chip), before)
 
 
 def test_cross_moments_merge_as_numpys_over_everything():

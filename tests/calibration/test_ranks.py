@@ -17,17 +17,14 @@ from torch import Tensor, nn
 import aihwkit_nabn as nabn
 from aihwkit_nabn.nn import calibration_tensors
 from aihwkit_nabn.simulator import parse_preset
+from tests.chips import chip_of
+from tests.networks import classifier
 
 pytestmark = pytest.mark.slow  # starts processes
 
 METHODS = ("population", "ema", "paired", "common_mode", "low_rank", "auto", "distill")
 # Batches per rank: even, uneven with one sample, an empty shard in the middle.
 SHARDS = {2: [[4, 4], [3, 1, 1]], 3: [[5, 2], [], [1]]}
-
-
-def network() -> nn.Sequential:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Linear(216, 4)).eval()
 
 
 def shards(world: int) -> list[list[Tensor]]:
@@ -40,8 +37,8 @@ def union(parts: list[list[Tensor]]) -> list[Tensor]:
 
 
 def calibrated(batches: Any, method: str, **options: Any) -> tuple[dict[str, Tensor], int]:
-    model = network()
-    chip = nabn.program_chip(nabn.convert_to_noise_aware(model, parse_preset("gaussian:sigma=0.1")), 2)
+    model = classifier(size=8)
+    chip = chip_of(model, "gaussian:sigma=0.1", 2)
     more = {"steps": 4} if method == "distill" else {}
     report = nabn.calibrate(chip, batches, method=method, reference=model, **more, **options)
     return calibration_tensors(chip), report.n_samples
@@ -68,7 +65,7 @@ def every_method(rank: int, world: int) -> dict[str, Any]:
     found["limited"], n = calibrated(iter(shards(world)[rank]), "population", max_samples=6)
     assert n == 6
     found["own"] = calibrated(shards(world)[0], "population", sharded=False)[0]
-    ranged = nabn.convert_to_noise_aware(network(), parse_preset("crossbar"))
+    ranged = nabn.convert_to_noise_aware(classifier(size=8), parse_preset("crossbar"))
     found["ranges"] = nabn.calibrate_input_ranges(ranged, shards(world)[rank])
     return found
 
@@ -84,7 +81,7 @@ def test_every_rank_holds_the_chip_of_one_process_on_the_union(world: int, tmp_p
             assert found[name].keys() == tensors.keys()
             for key, value in tensors.items():
                 assert torch.allclose(found[name][key], value, rtol=1e-5, atol=1e-6), (name, key)
-        ranged = nabn.convert_to_noise_aware(network(), parse_preset("crossbar"))
+        ranged = nabn.convert_to_noise_aware(classifier(size=8), parse_preset("crossbar"))
         assert found["ranges"] == pytest.approx(nabn.calibrate_input_ranges(ranged, batches))
 
 
@@ -94,7 +91,7 @@ def broken_loader(batches: list[Tensor]) -> Iterator[Tensor]:
 
 
 def faults(rank: int, world: int) -> dict[str, str]:
-    model, data = network(), shards(world)[rank]
+    model, data = classifier(size=8), shards(world)[rank]
     said = {}
 
     def attempt(name: str, chip: nn.Module, batches: Any, **options: Any) -> None:
@@ -106,7 +103,7 @@ def faults(rank: int, world: int) -> dict[str, str]:
         assert not calibration_tensors(chip)
 
     def chip() -> nn.Module:
-        return nabn.program_chip(nabn.convert_to_noise_aware(model, parse_preset("gaussian:sigma=0.1")), 2)
+        return chip_of(model, "gaussian:sigma=0.1", 2)
 
     attempt("loader", chip(), broken_loader(data) if rank == 1 else data)
     empty = nabn.convert_to_noise_aware(model, parse_preset("gaussian:sigma=0.1"))

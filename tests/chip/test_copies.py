@@ -15,8 +15,9 @@ from torch import nn
 import aihwkit_nabn as nabn
 from aihwkit_nabn.chip.shared import SharedTensor, share
 from aihwkit_nabn.nn import named_analog_layers
-from aihwkit_nabn.simulator import NoiseAwareRPUConfig, build_preset
-from tests.tensors import tensors_of
+from aihwkit_nabn.simulator import NoiseAwareRPUConfig
+from tests.chips import tiled
+from tests.tensors import equal, tensors_of
 
 SHARED = ("reference_combined_weights", "programmed_weights")
 
@@ -40,19 +41,13 @@ def everything(model):
     return found
 
 
-def same(one, other):
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-
-
 @pytest.fixture(params=["pcm", "gaussian", "aihwkit"])
 def programmed(request, net):
     if request.param == "aihwkit":
         config = TorchInferenceRPUConfig(noise_model=PCMLikeNoiseModel())
         model = convert_to_analog(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(140, 3)), config).eval()
     else:
-        preset = build_preset(request.param)
-        preset.mapping.max_input_size, preset.mapping.max_output_size = 16, 7
-        model = nabn.convert_to_noise_aware(net, preset)
+        model = nabn.convert_to_noise_aware(net, tiled(request.param))
     return nabn.program_chip(model, seed=1, t_inference="1h")
 
 
@@ -93,22 +88,22 @@ def test_what_happens_to_one_leaves_the_other(programmed, images, change, which)
         pytest.skip("no BatchNorm")
     twin = copy.deepcopy(programmed)
     before = everything(programmed)
-    assert same(everything(twin), before)
+    assert equal(everything(twin), before)
     if change.endswith("aihwkit") and not hasattr(twin, "program_analog_weights"):
         pytest.skip("the root is not aihwkit's")
     changed, kept = (programmed, twin) if which == "original" else (twin, programmed)
     configs = [str(tile.rpu_config) for tile in tiles(kept)]
     CHANGES[change](changed, images)
-    assert not same(everything(changed), before) or (change == "drift" and not any_drifts(changed))
-    assert same(everything(kept), before)
+    assert not equal(everything(changed), before) or (change == "drift" and not any_drifts(changed))
+    assert equal(everything(kept), before)
     assert [str(tile.rpu_config) for tile in tiles(kept)] == configs
     # The one left alone still drifts and programs as it would have.
     fresh = copy.deepcopy(kept)
     for model in (kept, fresh):
         nabn.drift_chip(model, "1d")
-    assert same(everything(kept), everything(fresh))
+    assert equal(everything(kept), everything(fresh))
     nabn.program_chip(kept, seed=1, t_inference="1h")
-    assert same(everything(kept), before)
+    assert equal(everything(kept), before)
 
 
 def any_drifts(model):
@@ -129,7 +124,7 @@ def test_aihwkits_own_drift_before_a_copy_is_not_taken_for_training(images):
     model = convert_to_analog(nn.Sequential(nn.Linear(5, 4)), nabn.presets.PCMPreset()).eval()
     expected = everything(nabn.program_chip(model, seed=1))
     model.drift_analog_weights(1e6)
-    assert same(everything(nabn.program_chip(copy.deepcopy(model), seed=1)), expected)
+    assert equal(everything(nabn.program_chip(copy.deepcopy(model), seed=1)), expected)
 
 
 def test_shared_tensors_are_tensors_like_others():

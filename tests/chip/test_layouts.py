@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import aihwkit_nabn as nabn
 from aihwkit_nabn.nn import named_analog_layers
-from aihwkit_nabn.simulator import parse_preset
+from tests.chips import tiled
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*input range:UserWarning")
 
@@ -61,9 +61,7 @@ def made(name: str) -> tuple[nn.Module, Tensor]:
 
 
 def converted(model: nn.Module, preset: str) -> nn.Module:
-    config = parse_preset(preset)
-    config.mapping.max_input_size, config.mapping.max_output_size = 40, 30
-    return nabn.convert_to_noise_aware(model, config)
+    return nabn.convert_to_noise_aware(model, tiled(preset, 40, 30))
 
 
 def tiles(model: nn.Module) -> list[Any]:

@@ -21,7 +21,8 @@ from aihwkit_nabn.chip import chip_state
 from aihwkit_nabn.nn import named_analog_layers
 from aihwkit_nabn.simulator import parse_preset
 from tests.built_in import NOISE_NAMES
-from tests.tensors import tensors_of
+from tests.chips import chip_of
+from tests.tensors import equal, tensors_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*input range:UserWarning")
 
@@ -59,7 +60,7 @@ def make_chip(preset: str) -> nn.Module:
             standard = StandardHWATrainingPreset()  # of which the torch tile takes this much
             config = TorchInferenceRPUConfig(mapping=standard.mapping, noise_model=standard.noise_model)
             return nabn.program_chip(convert_to_analog(model, config).eval(), 1, "1d")
-        chip = nabn.program_chip(nabn.convert_to_noise_aware(model, parse_preset(preset)), 1, "1h")
+        chip = chip_of(model, preset, 1)
     nabn.calibrate(chip, [IMAGES], "common_mode", reference=model, progress=False)
     return chip
 
@@ -81,17 +82,13 @@ def gradients(chip: nn.Module) -> dict[str, Tensor]:
     return {name: p.grad.clone() for name, p in chip.named_parameters() if p.grad is not None}
 
 
-def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-
-
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("preset", [*PRESETS, "aihwkit"])
 def test_a_chip_stays_what_it_is(preset: str, way: str) -> None:
     chip = make_chip(preset)
     answers(chip)
     twin = WAYS[way](chip)
-    assert same(tensors_of(twin), tensors_of(chip)) and chip_state(twin) == chip_state(chip)
+    assert equal(tensors_of(twin), tensors_of(chip)) and chip_state(twin) == chip_state(chip)
     assert torch.equal(answers(twin), answers(chip))
     for model in (chip, twin):
         nabn.drift_chip(model, "2d")
@@ -108,13 +105,13 @@ def test_it_trains_as_it_would_have(preset: str, way: str) -> None:
     chip = make_chip(preset)
     twin = WAYS[way](chip)
     found, expected = gradients(twin), gradients(chip)
-    assert expected and same(found, expected)
+    assert expected and equal(found, expected)
     tiles = [[t for layer in named_analog_layers(m).values() for t in layer.analog_tiles()] for m in (chip, twin)]
     for ours, theirs in zip(*tiles, strict=True):
         for tile in (ours, theirs):  # other weights take the hook away
             tile.set_weights(torch.full((tile.out_size, tile.in_size), 0.3))
             assert len(tile.tile.weight._backward_hooks or {}) <= 1
-    assert same(gradients(twin), gradients(chip))
+    assert equal(gradients(twin), gradients(chip))
 
 
 @pytest.mark.parametrize("preset", ["gaussian", "pcm"])
@@ -122,8 +119,8 @@ def test_so_does_a_model_that_is_not_programmed(preset: str) -> None:
     analog = nabn.convert_to_noise_aware(digital().eval(), parse_preset(preset))
     expected = gradients(copy.deepcopy(analog))
     for way in WAYS.values():
-        assert same(gradients(way(analog)), expected)
-    assert same(gradients(analog), expected)
+        assert equal(gradients(way(analog)), expected)
+    assert equal(gradients(analog), expected)
 
 
 @pytest.mark.slow

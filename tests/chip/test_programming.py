@@ -2,9 +2,7 @@ from __future__ import annotations
 
 import copy
 import math
-import random
 
-import numpy as np
 import pytest
 import torch
 from aihwkit.inference import PCMLikeNoiseModel
@@ -16,24 +14,22 @@ from aihwkit.simulator.parameters import IOParameters
 from torch import nn
 
 import aihwkit_nabn as nabn
+from aihwkit_nabn.calibration import CALIBRATION_METHODS
 from aihwkit_nabn.chip import chip_state
 from aihwkit_nabn.errors import ConversionError, NabnError, NotProgrammedError
 from aihwkit_nabn.nn import named_analog_layers
-from tests.tensors import tensors_of
+from tests.chips import tiled
+from tests.tensors import equal, generator_states, tensors_of
 
 TIMES = (0.0, "1h", 1e7)
 
 
 def gaussian(n_in=512, n_out=512, **options):
-    rpu_config = nabn.presets.GaussianWeightNoisePreset(**options)
-    rpu_config.mapping.max_input_size, rpu_config.mapping.max_output_size = n_in, n_out
-    return rpu_config
+    return tiled(nabn.presets.GaussianWeightNoisePreset(**options), n_in, n_out)
 
 
 def pcm(n_in=16, n_out=7):
-    rpu_config = nabn.presets.PCMPreset()
-    rpu_config.mapping.max_input_size, rpu_config.mapping.max_output_size = n_in, n_out
-    return rpu_config
+    return tiled("pcm", n_in, n_out)
 
 
 def bits(model):
@@ -43,21 +39,6 @@ def bits(model):
         for tile_name, tile in layer.named_analog_tiles():
             state[name, tile_name] = (tile.tile.get_weights().clone(), tile.alpha.clone())
     return state
-
-
-def equal(one, other):
-    return one.keys() == other.keys() and all(
-        torch.equal(a, b) for key in one for a, b in zip(one[key], other[key], strict=True)
-    )
-
-
-def generators():
-    return torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
-
-
-def unmoved(before):
-    now = generators()
-    return torch.equal(before[0], now[0]) and np.array_equal(before[1], now[1]) and before[2] == now[2]
 
 
 @pytest.fixture(params=[gaussian, pcm], ids=["gaussian", "pcm"])
@@ -102,16 +83,16 @@ def test_programming_really_starts_from_the_digital_weights_each_time(net, relat
 
 def test_the_global_generators_stay_where_they_were(net, images):
     analog = nabn.convert_to_noise_aware(net, nabn.presets.PCMPreset(forward=IOParameters(out_noise=0.1)))
-    before = generators()
+    before = generator_states()
     nabn.convert_to_noise_aware(net, pcm())
     nabn.program_chip(analog, seed=1, t_inference="1h")
     nabn.drift_chip(analog, "1d")
     analog(images(2))
-    for method in nabn.calibration.CALIBRATION_METHODS.names():
+    for method in CALIBRATION_METHODS.names():
         options = {"steps": 2} if method == "distill" else {}
         nabn.calibrate(analog, [images(4)], method, reference=net, **options)
         analog(images(2))
-    assert unmoved(before)
+    assert generator_states() == before
 
 
 def test_drifting_keeps_the_chip(analog):
@@ -350,7 +331,7 @@ def test_read_noise_restarts_with_its_seed(kind, images):
     model = convert(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(140, 3)).eval(), config())
     nabn.program_chip(model, seed=1)
     x = images(2)
-    before = generators()
+    before, state = generator_states(), torch.get_rng_state()
     first, second = model(x), model(x)
     assert not torch.equal(first, second)
     nabn.program_chip(model, seed=1)
@@ -362,10 +343,10 @@ def test_read_noise_restarts_with_its_seed(kind, images):
     nabn.set_read_noise_seed(model, 11)
     twin = copy.deepcopy(model)
     assert torch.equal(model(x), other) and torch.equal(twin(x), other)
-    torch.set_rng_state(before[0])
+    torch.set_rng_state(state)
     with pytest.raises(Exception, match="shape|size"):
         model(images(2, shape=(2, 9, 7)))
-    assert unmoved(before)
+    assert generator_states() == before
     assert torch.isfinite(model(x)).all()
 
 

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 import aihwkit_nabn as nabn
 from aihwkit_nabn.simulator import parse_preset
-from tests.tensors import tensors_of
+from tests.tensors import equal, generator_states, tensors_of
 
 THREADS, SEEDS = 4, 6
 
@@ -84,10 +84,6 @@ def life(model: nn.Module, seed: int) -> list[Tensor]:
     return [tensor.clone() for tensor in found]
 
 
-def states() -> list[Any]:
-    return [torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate()]  # type: ignore[index]
-
-
 def together(work: Any, seeds: Any) -> list[Any]:
     with ThreadPoolExecutor(THREADS) as pool:
         return list(pool.map(work, seeds))
@@ -97,14 +93,14 @@ def together(work: Any, seeds: Any) -> list[Any]:
 def test_chips_are_those_of_their_seeds(model: nn.Module) -> None:
     seeds = range(SEEDS)
     expected = [life(model, seed) for seed in seeds]
-    before = states()
+    before = generator_states()
     # Twice each, in another order.
     found = together(lambda seed: life(model, seed), [*reversed(seeds), *seeds])
-    assert states() == before
+    assert generator_states() == before
     found = [found[:SEEDS][::-1], found[SEEDS:]]
     for again in found:
         for seed in seeds:
-            assert all(torch.equal(one, other) for one, other in zip(again[seed], expected[seed], strict=True)), seed
+            assert equal(again[seed], expected[seed]), seed
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -125,8 +121,7 @@ def test_whoever_draws_and_seeds_meanwhile_does_not_matter() -> None:
     finally:
         done.set()
         thread.join()
-    for one, other in zip(found, expected, strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    assert equal(found, expected)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -151,7 +146,7 @@ def test_evaluations_are_those_of_their_seeds() -> None:
         )
         return [record.metrics for record in result.records]
 
-    seeds, before = range(4), states()
+    seeds, before = range(4), generator_states()
     expected = [evaluate(seed) for seed in seeds]
     assert together(evaluate, [*seeds, *seeds]) == [*expected, *expected]
-    assert states() == before
+    assert generator_states() == before

@@ -17,6 +17,8 @@ from aihwkit_nabn.nn.layers import named_analog_layers
 from aihwkit_nabn.noise.variational import VariationalNoise
 from aihwkit_nabn.seeding import derive_seed
 from aihwkit_nabn.simulator import parse_preset
+from tests.chips import tiled
+from tests.tensors import equal
 
 RAMP = "variational:sigma=0.1,start=0.2,period_samples=20"
 SETTINGS = {
@@ -30,14 +32,8 @@ def weights_of(chip: nn.Module) -> list[torch.Tensor]:
     return [layer.weight.clone() for layer in named_analog_layers(chip).values()]
 
 
-def same(first: list[torch.Tensor], second: list[torch.Tensor]) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
-
-
 def chip_of(net: nn.Module, setting: str = RAMP, seed: int = 3) -> nn.Module:
-    rpu_config = parse_preset(setting)
-    rpu_config.mapping.max_input_size = 16
-    return nabn.program_chip(nabn.convert_to_noise_aware(net, rpu_config), seed=seed)
+    return nabn.program_chip(nabn.convert_to_noise_aware(net, tiled(setting, 16, 512)), seed=seed)
 
 
 def trace(chip: nn.Module, images, sizes=(4, 1, 7, 9)) -> list[torch.Tensor]:
@@ -73,17 +69,17 @@ def test_a_chip_can_start_anew_whatever_ran_before(net, images, setting):
     start = weights_of(chip)
     torch.manual_seed(0)
     first = trace(chip, images)
-    assert samples_processed(chip) == 21 and not same(weights_of(chip), start)
+    assert samples_processed(chip) == 21 and not equal(weights_of(chip), start)
     torch.manual_seed(99)
     trace(chip, images, (3, 5))
     nabn.set_read_noise_seed(chip, 8)
-    assert samples_processed(chip) == 0 and same(weights_of(chip), start)
-    assert same(trace(chip, images), first)
+    assert samples_processed(chip) == 0 and equal(weights_of(chip), start)
+    assert equal(trace(chip, images), first)
     nabn.program_chip(chip, seed=3)
-    assert samples_processed(chip) == 0 and same(weights_of(chip), start) and same(trace(chip, images), first)
+    assert samples_processed(chip) == 0 and equal(weights_of(chip), start) and equal(trace(chip, images), first)
     nabn.program_chip(chip, seed=4)
-    assert not same(trace(chip, images), first)
-    assert same(trace(chip_of(net, setting), images), first)
+    assert not equal(trace(chip, images), first)
+    assert equal(trace(chip_of(net, setting), images), first)
 
 
 @pytest.mark.parametrize("setting", SETTINGS.values(), ids=SETTINGS)
@@ -93,9 +89,9 @@ def test_copies_go_on_alike_and_apart(net, images, setting):
     twin = copy.deepcopy(chip)
     expected = trace(chip, images)
     moved = weights_of(chip)
-    assert same(trace(twin, images), expected)
+    assert equal(trace(twin, images), expected)
     trace(twin, images, (40,))
-    assert same(weights_of(chip), moved)
+    assert equal(weights_of(chip), moved)
     nabn.drift_chip(twin, 50.0)  # a copy that has moved is not taken for one that was trained
     third = copy.deepcopy(twin)
     nabn.set_read_noise_seed(third, 0)
@@ -111,7 +107,7 @@ def test_drifting_goes_on_from_the_same_count(net, images, setting):
     assert samples_processed(chip) == 21
     nabn.drift_chip(other, 3600.0)
     trace(other, images)
-    assert same(trace(chip, images), trace(other, images))
+    assert equal(trace(chip, images), trace(other, images))
 
 
 def test_only_evaluation_moves_it_and_training_is_not_lost(net, images):
@@ -168,7 +164,7 @@ def test_calibration_is_undone_while_the_noise_goes_on(net, images, batches):
     assert samples_processed(chip) == 10
     report.undo()
     nabn.set_read_noise_seed(chip, 3)
-    assert same(trace(chip, images), trace(chip_of(net), images))
+    assert equal(trace(chip, images), trace(chip_of(net), images))
 
 
 def test_methods_are_compared_from_the_same_start(net, images):

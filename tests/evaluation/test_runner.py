@@ -19,7 +19,7 @@ import aihwkit_nabn as nabn
 from aihwkit_nabn.errors import ConversionError, NabnError, UnknownNameError
 from aihwkit_nabn.evaluation import EvaluationResult, MethodSpec, Scenario, evaluate, protocol
 from aihwkit_nabn.results import Record, RecordLog
-from tests.tensors import state_of
+from tests.tensors import equal, generator_states, state_of
 
 ALL = [
     "population",
@@ -67,11 +67,6 @@ def eval_fn(net: nn.Module, images: Callable[..., Tensor]) -> Callable[[nn.Modul
 def _run(net: nn.Module, scenarios: Any, eval_fn: Any, batches: Any, **options: Any) -> EvaluationResult:
     options = {"methods": ["population", "paired"], "chips": 2, "progress": False, **options}
     return evaluate(net, scenarios=scenarios, eval_fn=eval_fn, calibration_batches=batches, **options)
-
-
-def _assert_same_state(got: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    assert set(got) == set(expected)  # statistics and alignments are there only while they are set
-    assert all(torch.equal(value, expected[name]) for name, value in got.items())
 
 
 def _values(result: EvaluationResult, method: str) -> list[float]:
@@ -131,7 +126,7 @@ def test_each_method_is_undone_bit_for_bit(net, scenarios, eval_fn, batches, mon
     original_program, original_calibrate = protocol.program_chip, protocol.calibrate
 
     def assert_undone(model: nn.Module) -> None:
-        _assert_same_state(state_of(model), programmed[-1])
+        assert equal(state_of(model), programmed[-1])
         assert not any(getattr(module, "live", None) for module in model.modules())
 
     def program(model: nn.Module, *args: Any) -> None:
@@ -160,7 +155,7 @@ def test_the_model_and_the_generators_come_out_as_they_were(net, scenarios, eval
     torch.manual_seed(1)
     np.random.seed(2)
     random.seed(3)
-    expected = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
+    expected = generator_states()
 
     def restless(model: nn.Module) -> dict[str, float]:
         assert not any(module.training for module in model.modules())
@@ -168,10 +163,9 @@ def test_the_model_and_the_generators_come_out_as_they_were(net, scenarios, eval
         return eval_fn(model)
 
     _run(net, scenarios, restless, batches, methods=ALL)
-    assert torch.equal(torch.get_rng_state(), expected[0])
-    assert (np.random.get_state()[1] == expected[1]).all() and random.getstate() == expected[2]
+    assert generator_states() == expected
     assert [module.training for module in net.modules()] == flags
-    _assert_same_state(state_of(net), state)
+    assert equal(state_of(net), state)
 
 
 def test_the_model_is_restored_when_something_fails(net, scenarios, eval_fn, batches) -> None:

@@ -14,7 +14,8 @@ import aihwkit_nabn as nabn
 from aihwkit_nabn.calibration import CALIBRATION_METHODS
 from aihwkit_nabn.errors import CalibrationError
 from aihwkit_nabn.nn import NoiseAwareBatchNorm, OutputAlignment, named_analog_layers
-from tests.tensors import tensors_of
+from tests.chips import chip_of, tiled
+from tests.tensors import equal, tensors_of
 
 METHODS = ("paired", "common_mode", "low_rank", "auto", "distill", "population", "prior", "online")
 
@@ -28,23 +29,13 @@ PRESETS = {
 
 
 def state(model):
-    tensors = list(tensors_of(model).items())
-    keys = [key for key in model.state_dict()]
-    return tensors, keys
-
-
-def same(one, other):
-    return one[1] == other[1] and all(
-        a == b and torch.equal(x, y) for (a, x), (b, y) in zip(one[0], other[0], strict=True)
-    )
+    return tensors_of(model), list(model.state_dict())
 
 
 @pytest.fixture(params=PRESETS)
 def chip(request, net):
     """On tiles of several kinds."""
-    rpu_config = PRESETS[request.param]()
-    rpu_config.mapping.max_input_size, rpu_config.mapping.max_output_size = 16, 7
-    return nabn.program_chip(nabn.convert_to_noise_aware(net, rpu_config), seed=3, t_inference="1h")
+    return chip_of(net, tiled(PRESETS[request.param]()))
 
 
 def calibrate(model, net, batches, method):
@@ -72,9 +63,9 @@ def test_folding_keeps_the_outputs_and_leaves_nothing_to_do(chip, net, batches, 
         if isinstance(module, NoiseAwareBatchNorm):
             assert not module.is_calibrated
     handle.undo()
-    assert same(state(chip), before) and torch.equal(chip(x), calibrated)
+    assert equal(state(chip), before) and torch.equal(chip(x), calibrated)
     report.undo()
-    assert same(state(chip), uncalibrated)
+    assert equal(state(chip), uncalibrated)
 
 
 @pytest.mark.parametrize("method", ["paired", "population"])
@@ -85,7 +76,7 @@ def test_programming_a_folded_chip_gives_a_fresh_one(chip, net, batches, method)
     for seed in (5, 3):
         nabn.program_chip(chip, seed=seed, t_inference="1d")
         nabn.program_chip(fresh, seed=seed, t_inference="1d")
-        assert same(state(chip), state(fresh))
+        assert equal(state(chip), state(fresh))
 
 
 @pytest.mark.parametrize("method", ["paired", "population"])
@@ -102,7 +93,7 @@ def test_what_a_folded_chip_refuses(chip, net, batches, images, method):
     for other in ("paired", "ema"):
         with pytest.raises(CalibrationError, match="holds a folded calibration"):
             nabn.calibrate(chip, batches, other, reference=net)
-    assert same(state(chip), before) and torch.equal(chip(x), out)
+    assert equal(state(chip), before) and torch.equal(chip(x), out)
 
 
 def test_a_folded_chip_drifts_on_and_can_be_copied(chip, net, batches, images, relative):
@@ -148,7 +139,7 @@ def test_aihwkits_own_layers_without_a_bias_cannot_be_folded(images):
     before, out = state(model), model(images(2))
     with pytest.raises(CalibrationError, match="layer '2' is aihwkit's AnalogLinear without a digital bias"):
         nabn.fold_calibration(model)
-    assert same(state(model), before) and torch.equal(model(images(2)), out)
+    assert equal(state(model), before) and torch.equal(model(images(2)), out)
 
 
 def test_clearing_and_freezing_what_is_not_there(chip, images):

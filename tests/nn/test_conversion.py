@@ -13,7 +13,8 @@ from torch.nn.utils import prune
 import aihwkit_nabn as nabn
 from aihwkit_nabn.errors import ConversionError
 from aihwkit_nabn.nn import NoiseAwareBatchNorm, NoiseAwareConv2d, NoiseAwareLayer, named_analog_layers
-from tests.tensors import PLACEHOLDER, state_of
+from tests.chips import tiled
+from tests.tensors import PLACEHOLDER, bits, equal, state_of
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Using padding=.same.:UserWarning", "ignore:The PyTorch API of nested tensors:UserWarning"
@@ -26,29 +27,8 @@ def convert(model, **options):
     return nabn.convert_to_noise_aware(model, PRESET(), **options)
 
 
-def tiled(n_in, n_out):
-    rpu_config = PRESET()
-    rpu_config.mapping.max_input_size, rpu_config.mapping.max_output_size = n_in, n_out
-    return rpu_config
-
-
 def entries(report, kind):
     return {entry.name: entry for entry in getattr(report, kind)}
-
-
-def snapshot(model):
-    return (
-        state_of(model),
-        [(type(module), module.training) for module in model.modules()],
-    )
-
-
-def same(before, after):
-    return (
-        before[1] == after[1]
-        and before[0].keys() == after[0].keys()
-        and all(torch.equal(value, after[0][name]) for name, value in before[0].items())
-    )
 
 
 LAYERS = {
@@ -78,7 +58,7 @@ def test_every_layer_equals_its_digital_original(name, tiles, relative):
     torch.manual_seed(0)
     build, shape = LAYERS[name]
     layer = build().eval()
-    analog = nabn.convert_to_noise_aware(layer, tiled(*tiles))
+    analog = nabn.convert_to_noise_aware(layer, tiled(PRESET(), *tiles))
     assert isinstance(analog, NoiseAwareLayer)
     assert len(list(analog.analog_tiles())) > 1 or tiles != (5, 3)
     x = torch.randn(shape)
@@ -91,7 +71,7 @@ def test_every_layer_equals_its_digital_original(name, tiles, relative):
 
 def test_a_whole_network_equals_its_original(net, images, relative):
     x = images(4)
-    for rpu_config in (PRESET(), tiled(16, 7), nabn.presets.PCMPreset()):
+    for rpu_config in (PRESET(), tiled(PRESET(), 16, 7), nabn.presets.PCMPreset()):
         analog = nabn.convert_to_noise_aware(net, rpu_config)
         assert relative(analog(x), net(x)) < 1e-5
         assert len(named_analog_layers(analog)) == 6
@@ -102,17 +82,17 @@ def test_a_whole_network_equals_its_original(net, images, relative):
 def test_the_copy_is_in_eval_mode_and_the_model_as_it_was(net, training, images):
     net.train(training)
     net.norm.eval()
-    before = snapshot(net)
+    before = bits(net)
     analog = convert(net)
     assert type(analog) is type(net)
     assert not any(module.training for module in analog.modules())
-    assert same(before, snapshot(net))
+    assert equal(before, bits(net))
     assert not hasattr(net, "conversion_report")
     with torch.no_grad():  # nothing is shared with the copy
         for name, tensor in (*analog.named_parameters(), *analog.named_buffers()):
             if not name.endswith(PLACEHOLDER):
                 tensor.zero_()
-    assert same(before, snapshot(net))
+    assert equal(before, bits(net))
 
 
 class Failing(nn.Linear):
@@ -302,7 +282,7 @@ def test_computed_weights_are_taken_as_applied(kind, since, relative):
     analog = convert(model)
     assert isinstance(analog[0], NoiseAwareLayer)
     assert state_of(model).keys() == before.keys()
-    assert all(torch.equal(value, before[name]) for name, value in state_of(model).items())
+    assert equal(state_of(model), before)
     assert relative(analog(x), model.eval()(x)) < 1e-6
     assert not analog[0]._forward_pre_hooks
     assert relative(convert(model, exclude="0")(x), model(x)) < 1e-6
@@ -357,7 +337,7 @@ def test_arguments_of_the_wrong_type(net):
 def test_a_network_in_double_precision(net, images, relative):
     net = net.double()
     x = images(3).double()
-    for rpu_config in (tiled(16, 7), nabn.presets.PCMPreset()):
+    for rpu_config in (tiled(PRESET(), 16, 7), nabn.presets.PCMPreset()):
         analog = nabn.convert_to_noise_aware(net, rpu_config)
         assert relative(analog(x), net(x)) < 1e-12
         nabn.program_chip(analog, seed=0, t_inference="1d")

@@ -18,16 +18,15 @@ from torch.utils._pytree import tree_leaves
 import aihwkit_nabn as nabn
 from aihwkit_nabn.errors import ConversionError, NabnError
 from aihwkit_nabn.nn import NoiseAwareBatchNorm, NoiseAwareConv2d, NoiseAwareOwnForward, named_analog_layers
+from tests.chips import tiled
 from tests.nn.own_forwards import AROUND, REFUSED, BiasBehind, DynamicSame, Pooled, Standardised, StaticSame
-from tests.tensors import state_of
+from tests.tensors import equal, state_of
 
 PRESET = nabn.presets.GaussianWeightNoisePreset
 
 
 def convert(model, sigma=0.1, **options):
-    rpu_config = PRESET(sigma=sigma, **options)
-    rpu_config.mapping.max_input_size, rpu_config.mapping.max_output_size = 20, 3
-    return nabn.convert_to_noise_aware(model, rpu_config)
+    return nabn.convert_to_noise_aware(model, tiled(PRESET(sigma=sigma, **options), 20, 3))
 
 
 def assert_same(got, expected, tolerance=1e-5):
@@ -68,7 +67,7 @@ def test_the_chip_without_noise_is_the_layer(case):
     again = convert(nn.Sequential(analog))
     assert_same(again(x), layer(x))
     assert again.conversion_report.n_weights == analog.conversion_report.n_weights
-    assert all(torch.equal(value, before[name]) for name, value in state_of(layer).items())
+    assert equal(state_of(layer), before)
 
 
 @torch.no_grad()

@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 import aihwkit_nabn as nabn
 from aihwkit_nabn.nn import NoiseAwareNormalization
-from tests.tensors import state_of
+from tests.chips import chip_of
+from tests.tensors import equal, state_of
 
 PRESET = nabn.presets.GaussianWeightNoisePreset
 
@@ -84,14 +85,10 @@ def model(request):
     return model.eval()
 
 
-def chip_of(model, sigma=0.3):
-    return nabn.program_chip(nabn.convert_to_noise_aware(model, PRESET(sigma=sigma)), seed=3)
-
-
 @torch.no_grad()
 def test_the_chip_without_noise_is_the_network(model, images, relative):
     before = state_of(model)
-    analog = chip_of(model, sigma=0.0)
+    analog = chip_of(model, "gaussian:sigma=0")
     report = analog.conversion_report
     assert [(entry.name, entry.kind) for entry in report.normalization] == [("1", type(model[1]).__name__)]
     assert not report.refused and not report.kept_digital
@@ -101,13 +98,13 @@ def test_the_chip_without_noise_is_the_network(model, images, relative):
     }
     x = images(4)
     assert relative(analog(x), model(x)) < 1e-5
-    assert all(torch.equal(value, before[name]) for name, value in state_of(model).items())
+    assert equal(state_of(model), before)
     assert relative(copy.deepcopy(analog)(x), model(x)) < 1e-5
 
 
 @torch.no_grad()
 def test_population_statistics_are_those_of_the_chips_input(model, images, relative, tmp_path):
-    chip = chip_of(model)
+    chip = chip_of(model, "gaussian:sigma=0.3")
     x = images(12)
     uncalibrated = chip(x)
     shift = 0.5 if isinstance(model[1], Behind) else 0.0
@@ -136,7 +133,7 @@ def test_population_statistics_are_those_of_the_chips_input(model, images, relat
 
 @pytest.mark.parametrize("method", ["ema", "prior", "batch", "online", "paired"])
 def test_every_method_works(model, images, method):
-    chip = chip_of(model)
+    chip = chip_of(model, "gaussian:sigma=0.3")
     x = images(12)
     with torch.no_grad():
         before = chip(x)
@@ -160,7 +157,7 @@ def test_training_is_the_layers_own(model, images):
 @torch.no_grad()
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
 def test_compiling_and_tracing_change_nothing(model, images, relative):
-    chip = chip_of(model)
+    chip = chip_of(model, "gaussian:sigma=0.3")
     x = images(4)
     nabn.calibrate(chip, [x], method="population")
     assert relative(torch.compile(chip, backend="eager")(x), chip(x)) < 1e-6

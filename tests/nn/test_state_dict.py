@@ -9,14 +9,13 @@ import torch
 
 import aihwkit_nabn as nabn
 from aihwkit_nabn.calibration import CALIBRATION_METHODS
+from tests.chips import tiled
 
 STORED = [name for name in CALIBRATION_METHODS.names() if name != "batch"]
 
 
 def fresh(net):
-    rpu_config = nabn.presets.GaussianWeightNoisePreset(sigma=0.1)
-    rpu_config.mapping.max_input_size, rpu_config.mapping.max_output_size = 16, 7
-    return nabn.convert_to_noise_aware(net, rpu_config)
+    return nabn.convert_to_noise_aware(net, tiled("gaussian:sigma=0.1"))
 
 
 def through_a_file(state, **options):

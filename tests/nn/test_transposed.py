@@ -6,14 +6,12 @@ import copy
 
 import pytest
 import torch
-from aihwkit.simulator.configs import TorchInferenceRPUConfig
-from aihwkit.simulator.parameters import IOParameters
-from aihwkit.simulator.parameters.enums import BoundManagementType, NoiseManagementType
 from torch import nn
 
 import aihwkit_nabn as nabn
 from aihwkit_nabn.errors import CalibrationError, NabnError
 from aihwkit_nabn.nn import NoiseAwareConvTranspose2d, NoiseAwareLayer
+from tests.chips import without_noise
 
 LAYERS = {
     "plain": (lambda: nn.ConvTranspose2d(3, 5, 2, stride=2), (2, 3, 5, 4)),
@@ -30,19 +28,6 @@ LAYERS = {
 }
 
 
-def setting(tiles=(512, 512), perfect=True, **forward):
-    config = TorchInferenceRPUConfig(drift_compensation=None)
-    config.mapping.max_input_size, config.mapping.max_output_size = tiles
-    if perfect:
-        config.forward.is_perfect = True
-    else:
-        options = {"inp_res": -1.0, "out_res": -1.0, "out_noise": 0.0, "inp_bound": 0.0, "out_bound": 0.0, **forward}
-        config.forward = IOParameters(
-            noise_management=NoiseManagementType.NONE, bound_management=BoundManagementType.NONE, **options
-        )
-    return config
-
-
 @pytest.mark.parametrize("perfect", [True, False], ids=["native", "unfolded"])
 @pytest.mark.parametrize("tiles", [(512, 512), (5, 3)], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
@@ -51,7 +36,7 @@ def test_equals_the_digital_layer(name, dtype, tiles, perfect, relative):
     torch.manual_seed(0)
     build, shape = LAYERS[name]
     layer = build().to(dtype).eval()
-    analog = nabn.convert_to_noise_aware(layer, setting(tiles, perfect))
+    analog = nabn.convert_to_noise_aware(layer, without_noise(tiles, perfect))
     assert isinstance(analog, NoiseAwareLayer)
     assert torch.equal(analog.weight, layer.weight)
     x = torch.randn(shape, dtype=dtype)
@@ -69,13 +54,13 @@ def test_equals_the_digital_layer(name, dtype, tiles, perfect, relative):
 def test_output_size(size, perfect, relative):
     torch.manual_seed(0)
     layer = nn.ConvTranspose2d(3, 4, (2, 3), stride=(2, 3), padding=(0, 1)).eval()
-    analog = nabn.convert_to_noise_aware(layer, setting(perfect=perfect))
+    analog = nabn.convert_to_noise_aware(layer, without_noise(perfect=perfect))
     x = torch.randn(2, 3, 5, 5)
     assert relative(analog(x, output_size=size), layer(x, output_size=size)) < 1e-5
 
 
 def test_an_impossible_output_size_names_the_range():
-    analog = nabn.convert_to_noise_aware(nn.ConvTranspose2d(3, 4, 2, stride=2), setting())
+    analog = nabn.convert_to_noise_aware(nn.ConvTranspose2d(3, 4, 2, stride=2), without_noise())
     x = torch.randn(2, 3, 5, 5)
     with pytest.raises(NabnError, match=r"output_size must lie between \[10, 10\] and \[11, 11\] .* got \(12, 10\)"):
         analog(x, output_size=(12, 10))
@@ -87,7 +72,7 @@ def test_converters_act_on_every_output_position():
     """The slow way: each output value is one row of the matrix times the inputs that reach it, both quantised."""
     torch.manual_seed(0)
     layer = nn.ConvTranspose2d(2, 3, 3, stride=2, padding=1, output_padding=1).eval()
-    config = setting(perfect=False, inp_res=1 / 254, out_res=1 / 254, inp_bound=1.0, out_bound=10.0)
+    config = without_noise(perfect=False, inp_res=1 / 254, out_res=1 / 254, inp_bound=1.0, out_bound=10.0)
     analog = NoiseAwareConvTranspose2d.from_digital(layer, config).eval()
     x = torch.rand(1, 2, 4, 3) * 2 - 1
     step_in, step_out = 2.0 / 254, 20.0 / 254

@@ -15,6 +15,7 @@ from aihwkit_nabn.errors import ConversionError, VerificationError
 from aihwkit_nabn.nn import named_analog_layers
 from aihwkit_nabn.nn.verification import verification_of
 from aihwkit_nabn.reporting import markdown_table, print_table
+from tests.chips import chip_of, tiled
 
 
 class Two(nn.Module):
@@ -116,9 +117,7 @@ def test_results_are_compared():
     "preset", ["GaussianWeightNoisePreset", "PCMPreset", "StandardCrossbarPreset", "ReRAMWanPreset"]
 )
 def test_a_programmed_chip_is_verified_without_its_noise_and_comes_out_as_it_was(preset, net, images):
-    rpu_config = getattr(nabn.presets, preset)()
-    rpu_config.mapping.max_input_size, rpu_config.mapping.max_output_size = 16, 7
-    chip = nabn.program_chip(nabn.convert_to_noise_aware(net, rpu_config), seed=0, t_inference="1d")
+    chip = chip_of(net, tiled(getattr(nabn.presets, preset)()), 0, "1d")
     twin = copy.deepcopy(chip)
     report = nabn.calibrate(chip, [images(4)], "population")
     assert report.verified.startswith("verified on 2 calibration samples") and verification_of(chip) is not None

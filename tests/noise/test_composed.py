@@ -17,6 +17,7 @@ from aihwkit_nabn.noise.stuck import StuckDevices
 from aihwkit_nabn.noise.temperature import TemperatureVariation
 from aihwkit_nabn.noise.variational import VariationalNoise
 from aihwkit_nabn.seeding import isolated_rng
+from tests.chips import aged
 
 DAY = 86_400.0
 COMPOSITIONS = {
@@ -32,26 +33,17 @@ def weights_of(*shape: int) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
 
 
-def chip_of(model, weights, t_inference=None, seed=0):
-    with isolated_rng(seed):
-        programmed, state = model.apply_programming_noise(weights)
-    if t_inference is None:
-        return programmed, state
-    with isolated_rng(seed + 1):
-        return model.apply_drift_noise(programmed, state, t_inference), state
-
-
 @pytest.mark.parametrize("build", COMPOSITIONS.values(), ids=COMPOSITIONS)
 @pytest.mark.parametrize("shape", [(8, 12), (3,), (2, 3, 4), (0, 4), (4, 0)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
 def test_shapes_types_and_seeds(build, shape, dtype):
     weights = weights_of(*shape).to(dtype)
     for t_inference in (None, 0.0, DAY):
-        first, again = (chip_of(build(), weights, t_inference)[0] for _ in range(2))
+        first, again = (aged(build(), weights, t_inference)[0] for _ in range(2))
         assert first.shape == weights.shape and first.dtype == dtype and torch.isfinite(first).all()
         assert torch.equal(first, again)
         if weights.numel() > 50:
-            assert not torch.equal(first, chip_of(build(), weights, t_inference, seed=5)[0])
+            assert not torch.equal(first, aged(build(), weights, t_inference, seed=5)[0])
 
 
 @pytest.mark.parametrize("build", COMPOSITIONS.values(), ids=COMPOSITIONS)
@@ -78,16 +70,14 @@ def test_effects_follow_one_another():
 def test_one_effect_is_that_effect():
     weights = weights_of(8, 12)
     for t_inference in (None, 1.0, DAY):
-        assert torch.equal(
-            chip_of(ComposedNoise([PCM()]), weights, t_inference)[0], chip_of(PCM(), weights, t_inference)[0]
-        )
+        assert torch.equal(aged(ComposedNoise([PCM()]), weights, t_inference)[0], aged(PCM(), weights, t_inference)[0])
 
 
 def test_effects_that_are_off_change_nothing():
     weights = weights_of(8, 12)
     model = ComposedNoise([PCM(noise_scale=0), StuckDevices(fault_scale=0), VariationalNoise(sigma=0)])
     for t_inference in (None, DAY):
-        assert torch.equal(chip_of(model, weights, t_inference)[0], weights)
+        assert torch.equal(aged(model, weights, t_inference)[0], weights)
 
 
 @pytest.mark.parametrize("order", [0, 1])
@@ -95,7 +85,7 @@ def test_stuck_devices_stay_stuck_while_the_others_drift(order):
     effects = [PCM(), StuckDevices(0.2, 0.1)]
     model = ComposedNoise(effects if order == 0 else effects[::-1])
     weights = weights_of(20, 30)
-    programmed, state = chip_of(model, weights)
+    programmed, state = aged(model, weights)
     index = 1 if order == 0 else 0
     on, off = state[0][f"{index}.stuck_on"], state[0][f"{index}.stuck_off"]
     healthy, fault = ~(on | off).any(0), on | off
@@ -118,7 +108,7 @@ def test_stuck_devices_stay_stuck_while_the_others_drift(order):
 
 def test_moving_noise_leaves_stuck_devices_alone():
     model = ComposedNoise([GaussianWeightNoise(0.1), VariationalNoise(0.3), StuckDevices(0.2, 0.1)])
-    chip, state = chip_of(model, weights_of(20, 30))
+    chip, state = aged(model, weights_of(20, 30))
     terms = model.terms(state[0], 1000)
     moved = chip + sum(factor * model.pattern(state[0], key) for key, factor in terms.items())
     held = model.hold(moved, state[0])

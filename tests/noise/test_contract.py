@@ -18,6 +18,8 @@ from aihwkit_nabn.noise import NOISE_MODELS, WeightNoiseModel
 from aihwkit_nabn.noise.runtime import HoldingNoise
 from aihwkit_nabn.seeding import isolated_rng
 from aihwkit_nabn.simulator.config.presets import build_preset, get_preset
+from tests.chips import aged
+from tests.tensors import equal
 
 SHAPES = [(4, 6), (1, 7), (5, 1), (1, 1), (3,), (2, 3, 4), (0, 4), (4, 0)]
 
@@ -34,13 +36,7 @@ def times_of(name: str) -> list[float]:
 
 
 def chip_of(name: str, weights: torch.Tensor, seed: int, t_inference: float | None = None, **options: float):
-    model = NOISE_MODELS.get(name)(**options)
-    with isolated_rng(seed):
-        programmed, state = model.apply_programming_noise(weights)
-    if t_inference is None:
-        return programmed
-    with isolated_rng(seed + 1):
-        return model.apply_drift_noise(programmed, state, t_inference)
+    return aged(NOISE_MODELS.get(name)(**options), weights, t_inference, seed)[0]
 
 
 def off(name: str) -> dict[str, float]:
@@ -102,7 +98,7 @@ def test_drift_is_reproducible_at_every_allowed_time(name):
         assert torch.isfinite(chips[0]).all()
     assert torch.equal(programmed, kept[0])
     for now, before in zip(state, kept[1], strict=True):
-        assert now.keys() == before.keys() and all(torch.equal(now[key], before[key]) for key in now)
+        assert equal(now, before)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

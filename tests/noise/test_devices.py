@@ -17,6 +17,7 @@ from aihwkit_nabn.noise.hermes import Hermes
 from aihwkit_nabn.noise.pcm import PCM
 from aihwkit_nabn.noise.reram import ReRAMCMO, ReRAMWan
 from aihwkit_nabn.seeding import isolated_rng
+from tests.tensors import assert_moments
 
 DAY = 86_400.0
 COUNT = 20_000
@@ -36,11 +37,6 @@ def chip_of(model: BaseNoiseModel, weights: torch.Tensor, t_inference: float) ->
 def level(x: float) -> torch.Tensor:
     """Return `COUNT` weights of value x behind one of value 1, which fixes the mapping."""
     return torch.cat([torch.ones(1), torch.full((COUNT,), x)])[None]
-
-
-def assert_moments(sample: torch.Tensor, mean: float, std: float) -> None:
-    assert abs(sample.mean() - mean) < 4 * std / math.sqrt(sample.numel())
-    assert abs(sample.std() - std) < 4 * std / math.sqrt(2 * sample.numel())
 
 
 def pair_moments(x: float, sigma: float, sigma_at_zero: float) -> tuple[float, float]:

@@ -13,16 +13,12 @@ from aihwkit_nabn.noise.reference_current import ReferenceCurrentVariation
 from aihwkit_nabn.noise.temperature import TemperatureVariation
 from aihwkit_nabn.seeding import isolated_rng
 from aihwkit_nabn.simulator import build_preset
+from tests.tensors import assert_moments
 
 
 def factors(model, weights: torch.Tensor, seed: int = 0) -> torch.Tensor:
     with isolated_rng(seed):
         return model.apply_programming_noise(weights)[0] / weights
-
-
-def assert_moments(sample: torch.Tensor, mean: float, std: float) -> None:
-    assert abs(sample.mean() - mean) < 4 * std / math.sqrt(sample.numel())
-    assert abs(sample.std() - std) < 4 * std / math.sqrt(2 * sample.numel())
 
 
 def test_devices_spread_about_the_mean_change():

@@ -3,7 +3,6 @@ from __future__ import annotations
 import copy
 import inspect
 
-import numpy as np
 import pytest
 import torch
 from mmengine.runner import Runner
@@ -18,6 +17,7 @@ from aihwkit_nabn.openmmlab import AnalogHook, AnalogTestLoop
 from aihwkit_nabn.openmmlab.batches import CalibrationImages
 from aihwkit_nabn.openmmlab.checkpoints import CHIP_KEY
 from aihwkit_nabn.openmmlab.hook import RANGE_IMAGES
+from tests.tensors import equal, generator_states
 
 NOISE = {"type": "GaussianWeightNoisePreset", "sigma": 0.05}
 PAIRED = {"method": "paired", "max_samples": 8, "batch_size": 4}
@@ -127,7 +127,7 @@ def test_a_chip_written_after_a_test_is_tested_again_without_calibrating(detecto
     assert repeated == metrics
     a, b = calibration_tensors(first.analog), calibration_tensors(again.analog)
     assert any(key.endswith("input_range") for key in a) == (noise is STORED[2])
-    assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+    assert equal(a, b)
     stored = torch.load(tmp_path / "chip.pth", weights_only=True)
     digital = torch.load(detector.checkpoint, weights_only=True)["state_dict"]
     assert all(torch.equal(stored["state_dict"][key], digital[key]) for key in digital)
@@ -162,16 +162,16 @@ def test_calibration_images_are_seeded_unlabelled_and_through_the_right_pipeline
     plain = CalibrationImages(cfg, "plain", 6, 4, seed=1)
     twice = [[batch["inputs"] for batch in plain] for _ in range(2)]
     assert [len(inputs) for inputs in twice[0]] == [4, 2]
-    assert all(torch.equal(a, b) for x, y in zip(*twice, strict=True) for a, b in zip(x, y, strict=True))
+    assert equal(*twice)
     assert all(len(sample.gt_instances) == 0 for batch in plain for sample in batch["data_samples"])
     assert plain.indices != CalibrationImages(cfg, "plain", 6, 4, seed=2).indices
     augmented = CalibrationImages(cfg, "augmented", 6, 4, seed=1)
     assert augmented.indices == plain.indices
     flipped = [sample.flip for batch in augmented for sample in batch["data_samples"]]
     assert set(flipped) == {True, False}
-    state = torch.get_rng_state(), np.random.get_state()[1].copy()
+    state = generator_states()
     list(augmented)
-    assert torch.equal(state[0], torch.get_rng_state()) and (state[1] == np.random.get_state()[1]).all()
+    assert generator_states() == state
 
 
 def test_wrapped_train_sets_are_unwrapped_for_the_test_pipeline(detector):

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from mmengine.hooks import Hook
@@ -21,6 +19,7 @@ from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.nn.layers import named_analog_layers
 from aihwkit_nabn.openmmlab import AnalogHook
 from aihwkit_nabn.openmmlab.checkpoints import CHIP_KEY
+from tests.tensors import generator_states
 
 NOISE = {"type": "PCMPreset"}
 CALIBRATION = {"max_samples": 4, "batch_size": 4}
@@ -54,8 +53,7 @@ def digest(state: dict[str, Any]) -> str:
 
 
 def random_state() -> str:
-    states = torch.get_rng_state().numpy().tobytes(), np.random.get_state()[1].tobytes(), repr(random.getstate())
-    return hashlib.sha256(repr(states).encode()).hexdigest()
+    return hashlib.sha256(repr(generator_states()).encode()).hexdigest()
 
 
 class Spy(Hook):

@@ -7,9 +7,6 @@ import torch
 
 pytest.importorskip("mmcv.ops")
 
-from aihwkit.simulator.configs import TorchInferenceRPUConfig
-from aihwkit.simulator.parameters import IOParameters
-from aihwkit.simulator.parameters.enums import BoundManagementType, NoiseManagementType
 from mmcv.cnn.bricks import wrappers
 from mmcv.ops import DeformConv2d, DeformConv2dPack, ModulatedDeformConv2d, ModulatedDeformConv2dPack
 from torch import nn
@@ -18,6 +15,7 @@ import aihwkit_nabn as nabn
 from aihwkit_nabn.errors import ConversionError
 from aihwkit_nabn.nn import NoiseAwareLayer, named_analog_layers
 from aihwkit_nabn.openmmlab import layers as analog_forms
+from tests.chips import without_noise
 
 GEOMETRIES = {
     "plain": {"kernel_size": 3, "padding": 1},
@@ -54,25 +52,13 @@ def inputs(layer, shape=(2, 6, 7, 8)):
     return x, offset
 
 
-def setting(perfect, tiles=(512, 512), **forward):
-    config = TorchInferenceRPUConfig(drift_compensation=None)
-    config.mapping.max_input_size, config.mapping.max_output_size = tiles
-    config.forward.is_perfect = perfect
-    if not perfect:
-        options = {"inp_res": -1.0, "out_res": -1.0, "inp_bound": 0.0, "out_bound": 0.0, "out_noise": 0.0, **forward}
-        config.forward = IOParameters(
-            noise_management=NoiseManagementType.NONE, bound_management=BoundManagementType.NONE, **options
-        )
-    return config
-
-
 @pytest.mark.parametrize("perfect", [True, False], ids=["native", "sampled"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_deformable_convolutions_equal_mmcvs(kind, geometry, dtype, perfect, relative):
     layer = build(kind, GEOMETRIES[geometry], dtype)
-    analog = nabn.convert_to_noise_aware(layer, setting(perfect, (11, 4)))
+    analog = nabn.convert_to_noise_aware(layer, without_noise((11, 4), perfect))
     assert isinstance(analog, NoiseAwareLayer)
     assert torch.equal(analog.weight, layer.weight)
     args = inputs(layer)
@@ -89,7 +75,7 @@ def test_deformable_convolutions_equal_mmcvs(kind, geometry, dtype, perfect, rel
 def test_no_sample_a_large_batch_and_small_inputs(kind):
     layer = build(kind, GEOMETRIES["plain"])
     for perfect in (True, False):
-        analog = nabn.convert_to_noise_aware(layer, setting(perfect))
+        analog = nabn.convert_to_noise_aware(layer, without_noise(perfect=perfect))
         args = inputs(layer, (35, 6, 7, 5))
         assert analog(*(x[:0] for x in args)).shape == (0, 12, 7, 5)
         with torch.no_grad():
@@ -104,7 +90,9 @@ def test_converters_quantise_the_samples(relative):
     layer = build(DeformConv2d, GEOMETRIES["grouped"])
     args = inputs(layer)
     outputs = {
-        bits: nabn.convert_to_noise_aware(layer, setting(False, inp_res=1 / (2**bits - 2), inp_bound=4.0))(*args)
+        bits: nabn.convert_to_noise_aware(
+            layer, without_noise(perfect=False, inp_res=1 / (2**bits - 2), inp_bound=4.0)
+        )(*args)
         for bits in (4, 8, 12)
     }
     errors = [relative(out, layer(*args)) for out in outputs.values()]
@@ -142,14 +130,14 @@ def test_both_convolutions_of_a_pack_are_layers_of_their_own(kind, images, relat
 
 def test_a_pack_with_its_offsets_excluded(relative):
     layer = nn.Sequential(build(ModulatedDeformConv2dPack, GEOMETRIES["plain"]))
-    analog = nabn.convert_to_noise_aware(layer, setting(True), exclude="0.conv_offset")
+    analog = nabn.convert_to_noise_aware(layer, without_noise(), exclude="0.conv_offset")
     assert type(analog[0].conv_offset) is nn.Conv2d and list(named_analog_layers(analog)) == ["0"]
     args = inputs(layer[0])
     assert relative(analog(*args), layer(*args)) < 1e-5
 
 
 def test_version_one_has_no_bias_to_fold_into():
-    analog = nabn.convert_to_noise_aware(build(DeformConv2d, GEOMETRIES["plain"]), setting(True))
+    analog = nabn.convert_to_noise_aware(build(DeformConv2d, GEOMETRIES["plain"]), without_noise())
     analog.alignment.set(torch.ones(12), torch.ones(12))
     with pytest.raises(ConversionError, match="DeformConv2d of mmcv has no bias"):
         analog_forms.NoiseAwareDeformConv2d.to_digital(analog)
@@ -169,7 +157,7 @@ def test_mmcvs_wrappers_with_and_without_samples(name, perfect, relative):
     torch.manual_seed(0)
     make, shape, out_shape = WRAPPED[name]
     layer = make().eval()
-    analog = nabn.convert_to_noise_aware(layer, setting(perfect))
+    analog = nabn.convert_to_noise_aware(layer, without_noise(perfect=perfect))
     assert isinstance(analog, NoiseAwareLayer)
     x = torch.randn(2, *shape)
     assert relative(analog(x), layer(x)) < 1e-5

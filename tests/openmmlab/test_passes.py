@@ -13,16 +13,16 @@ from torch import Tensor, nn
 
 import aihwkit_nabn as nabn
 from aihwkit_nabn.calibration.input_ranges import calibrate_input_ranges
-from aihwkit_nabn.chip import program_chip
 from aihwkit_nabn.chip.variation import samples_processed
-from aihwkit_nabn.nn import calibration_tensors, convert_to_noise_aware
+from aihwkit_nabn.nn import calibration_tensors
 from aihwkit_nabn.nn.calibration_state import batchnorms
 from aihwkit_nabn.nn.calls import watched
 from aihwkit_nabn.nn.layers import named_analog_layers
 from aihwkit_nabn.openmmlab import calibration_forward
 from aihwkit_nabn.openmmlab.config import build_digital, load_config, scope_of
 from aihwkit_nabn.openmmlab.passes import calibration_pass
-from aihwkit_nabn.simulator import parse_preset
+from tests.chips import chip_of
+from tests.tensors import equal
 
 SIZE = (64, 96)
 
@@ -69,12 +69,6 @@ def batches(n: int = 2) -> list[dict[str, Any]]:
     generator = torch.Generator().manual_seed(0)
     samples = [BaseDataElement(gt_label=torch.tensor(1)) for _ in range(2)]
     return [{"inputs": torch.rand(2, 3, 16, 8, generator=generator), "data_samples": samples} for _ in range(n)]
-
-
-def chip_of(digital: nn.Module, noise: str) -> Any:
-    analog = convert_to_noise_aware(digital, parse_preset(noise))
-    program_chip(analog, seed=1)
-    return analog
 
 
 SHORT = {"same": "tensor", "fails": "predict", "leaves one out": "predict", "in one piece": "predict",
@@ -139,7 +133,7 @@ def test_trying_the_passes_out_leaves_no_trace(noise, method):
         results.append((calibration_tensors(analog), samples_processed(analog), torch.rand(1)))
         del digital, analog
     (a, seen_a, next_a), (b, seen_b, next_b) = results
-    assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+    assert equal(a, b)
     assert seen_a == seen_b and torch.equal(next_a, next_b)
 
 

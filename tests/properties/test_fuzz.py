@@ -62,7 +62,9 @@ def test_result_files(tmp_path: Path) -> None:
 LINES = [
     ["test", "torchvision:resnet18", "random", "--noise", "pcm", "--data", "{missing}", "--chips", "1"],
     ["test", "{missing}.py", "{missing}.pth", "--noise", "gaussian:sigma=0.1", "--time", "1h"],
+    ["chip", "{missing}"],
     ["chip", "info", "{missing}"],
+    ["chip", "{missing}", "{missing}"],
     ["inspect", "{missing}.py"],
     ["demo", "--chips", "0"],
     ["compare", "torchvision:resnet18", "{missing}.pth", "--noise", "pcm", "--data", "{missing}", "--epochs", "0"],

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 import aihwkit_nabn as nabn
 from aihwkit_nabn.nn import NoiseAwareOwnForward
+from tests.chips import tiled
 from tests.properties.test_properties import anything
 
 CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -58,9 +59,7 @@ def test_a_chip_without_noise_computes_what_the_layer_does(
     case: tuple[nn.Module, Tensor], tiles: tuple[int, int]
 ) -> None:
     layer, x = case
-    rpu_config = nabn.presets.GaussianWeightNoisePreset(sigma=0.0)
-    rpu_config.mapping.max_input_size, rpu_config.mapping.max_output_size = tiles
-    analog = nabn.convert_to_noise_aware(nn.Sequential(layer), rpu_config)
+    analog = nabn.convert_to_noise_aware(nn.Sequential(layer), tiled("gaussian:sigma=0", *tiles))
     assert isinstance(analog[0], NoiseAwareOwnForward)
     nabn.program_chip(analog, seed=0)
     expected = layer(x)

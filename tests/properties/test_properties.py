@@ -16,7 +16,9 @@ from torch import Tensor, nn
 import aihwkit_nabn as nabn
 from aihwkit_nabn.calibration import Moments
 from aihwkit_nabn.simulator import parse_preset
+from tests.chips import chip_of
 from tests.properties.networks import batches, networks
+from tests.tensors import equal, outputs
 
 # Derandomized: a failure found on one machine is found on all.
 anything = settings(
@@ -27,22 +29,9 @@ SETTINGS = st.sampled_from(
 )
 
 
-def outputs(model: nn.Module, data: list[Tensor]) -> list[Tensor]:
-    with torch.no_grad():
-        return [model(batch) for batch in data]
-
-
-def equal(a: list[Tensor], b: list[Tensor]) -> bool:
-    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
-
-
 def close(a: list[Tensor], b: list[Tensor]) -> bool:
     scale = max(float(x.abs().max()) for x in b)
     return all(torch.allclose(x, y, rtol=1e-4, atol=1e-4 * scale + 1e-6) for x, y in zip(a, b, strict=True))
-
-
-def chip_of(model: nn.Module, setting: str, seed: int) -> nn.Module:
-    return nabn.program_chip(nabn.convert_to_noise_aware(model, parse_preset(setting)), seed, "1h")
 
 
 def calibrate(chip: nn.Module, data: list[Tensor], method: str, model: nn.Module) -> Any:
@@ -59,7 +48,7 @@ def test_a_chip_without_noise_computes_what_the_network_does(
     before = copy.deepcopy(model.state_dict())
     chip = chip_of(model, "gaussian:sigma=0", seed)
     assert close(outputs(chip, data), outputs(model, data))
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert equal(model.state_dict(), before)
     assert not any(module.training for module in chip.modules())
     converted = {entry.name for entry in chip.conversion_report.converted}
     assert converted == {n for n, m in model.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))}

@@ -18,7 +18,7 @@ from aihwkit_nabn.studies import Progress, run_study
 from aihwkit_nabn.studies._base import WorkloadSource
 from aihwkit_nabn.studies.layers import LayersStudy
 from aihwkit_nabn.workloads import CalibrationRequest, LoadSettings, Workload
-from tests.tensors import state_of
+from tests.tensors import equal, state_of
 
 
 class Net(nn.Module):
@@ -155,7 +155,7 @@ def test_the_model_is_as_before(net) -> None:
     generator = torch.random.get_rng_state()
     _measure(net, scenarios=_scenario(read_noise=0.02), chips=1, reverse=True)
     assert [id(module) for module in net.modules()] == modules
-    assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())
+    assert equal(net.state_dict(), state)
     assert torch.equal(torch.random.get_rng_state(), generator)
 
 

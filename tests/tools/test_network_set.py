@@ -18,6 +18,7 @@ from aihwkit_nabn.errors import MissingDependencyError, NabnError, UnknownNameEr
 from aihwkit_nabn.evaluation import EvaluationResult
 from aihwkit_nabn.results import Record
 from aihwkit_nabn.workloads import CalibrationRequest, Workload
+from tests.tensors import equal
 
 TOOLS = Path(__file__).parents[2] / "tools"
 
@@ -355,7 +356,7 @@ def test_digits_networks_are_trained_once(tool: ModuleType, tmp_path: Path, monk
     loaded = [tool.NETWORKS.get("vit_digits").load(options) for _ in range(2)]
     assert trained == [60]
     first, second = (network.model.state_dict() for network in loaded)
-    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert equal(first, second)
     assert set(loaded[0].eval_fn(loaded[0].model)) == {"accuracy"}
     assert [len(batch) for batch in loaded[0].calibration(_digits.REQUEST)] == [32, 32]
     path = tmp_path / "out" / "trained"

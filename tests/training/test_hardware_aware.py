@@ -15,32 +15,18 @@ from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.simulator import parse_preset
 from aihwkit_nabn.training import TrainingNoise, train_hardware_aware
 from aihwkit_nabn.training.settings import training_config
-from tests.tensors import state_of
+from tests.networks import classifier, labelled_batches
+from tests.tensors import equal, state_of
 
 
 def small_net() -> nn.Sequential:
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(2, 6, 3, padding=1),
-        nn.BatchNorm2d(6),
-        nn.ReLU(),
-        nn.Conv2d(6, 4, 3, bias=False),
-        nn.ReLU(),
-        nn.Flatten(),
-        nn.Linear(64, 3),
-    ).eval()
-
-
-def small_batches(n: int = 4) -> list[tuple[Tensor, Tensor]]:
-    generator = torch.Generator().manual_seed(1)
-    images = torch.randn(n, 8, 2, 6, 6, generator=generator)
-    return [(x, torch.randint(0, 3, (8,), generator=generator)) for x in images]
+    return classifier(2, n_out=3, padding=1, more=lambda: [nn.Conv2d(6, 4, 3, bias=False), nn.ReLU()])
 
 
 @pytest.mark.parametrize("preset", ["gaussian:sigma=0.1", "pcm"])
 @pytest.mark.parametrize("noise", [TrainingNoise(std=0.1), TrainingNoise(std=0.2, kind="multiplicative")])
 def test_trains_as_aihwkit_does_with_its_own_layers(preset: str, noise: TrainingNoise) -> None:
-    batches, rpu = small_batches(), parse_preset(preset)
+    batches, rpu = labelled_batches(), parse_preset(preset)
     calls = iter(range(100))
 
     def loss_fn(model: nn.Module, batch: Any) -> Tensor:
@@ -81,14 +67,19 @@ def test_frozen_layers_stay_as_they_are(preset: str) -> None:
     model[0].requires_grad_(False)
     model[6].bias.requires_grad_(False)
     trained = train_hardware_aware(
-        model, small_batches(), noise=TrainingNoise(std=0.1), rpu_config=parse_preset(preset), clip_sigma=0.5, epochs=1
+        model,
+        labelled_batches(),
+        noise=TrainingNoise(std=0.1),
+        rpu_config=parse_preset(preset),
+        clip_sigma=0.5,
+        epochs=1,
     ).model
     before, after = state_of(model), state_of(trained)
     for name in ("0.weight", "0.bias", "6.bias"):
         torch.testing.assert_close(after[name], before[name], rtol=1e-6, atol=0.0)
     assert not torch.allclose(after["3.weight"], before["3.weight"], atol=1e-3)
     with pytest.raises(NabnError, match="nothing to train"):
-        train_hardware_aware(model.requires_grad_(False), small_batches(), noise=TrainingNoise(std=0.1))
+        train_hardware_aware(model.requires_grad_(False), labelled_batches(), noise=TrainingNoise(std=0.1))
 
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
@@ -106,28 +97,28 @@ def test_what_computed_weights_learn_is_kept(computed: Any) -> None:
     model, plain = small_net(), small_net()
     model[6] = computed(model[6]).eval()
     with torch.no_grad():
-        model(small_batches()[0][0])
+        model(labelled_batches()[0][0])
         plain[6].weight.copy_(model[6].weight)
     options: dict[str, Any] = {"noise": TrainingNoise(std=0.05), "epochs": 1, "learning_rate": 0.05}
-    trained, expected = (train_hardware_aware(net, small_batches(), **options).model for net in (model, plain))
-    x = small_batches()[1][0]
+    trained, expected = (train_hardware_aware(net, labelled_batches(), **options).model for net in (model, plain))
+    x = labelled_batches()[1][0]
     torch.testing.assert_close(trained(x), expected(x))
     trained.load_state_dict(expected.state_dict())
     assert type(trained[6]) is nn.Linear and torch.isfinite(model(x)).all()
 
 
 def test_same_seed_same_network_and_nothing_of_the_callers_is_touched() -> None:
-    model, batches = small_net(), small_batches()
+    model, batches = small_net(), labelled_batches()
     before = state_of(model)
     torch.manual_seed(5)
     state = torch.get_rng_state()
     runs = [train_hardware_aware(model, batches, noise=TrainingNoise(std=0.1), epochs=2, seed=s) for s in (3, 3, 4)]
     assert torch.equal(torch.get_rng_state(), state)
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert equal(model.state_dict(), before)
     assert not model.training and not runs[0].model.training and type(runs[0].model) is type(model)
     first, again, other = (run.model.state_dict() for run in runs)
     assert set(first) == set(before)
-    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert equal(first, again)
     assert not torch.equal(first["0.weight"], other["0.weight"])
     assert not torch.equal(first["1.running_mean"], before["1.running_mean"])
     report = runs[0].report
@@ -140,7 +131,7 @@ def test_batches_may_depend_on_the_epoch() -> None:
 
     def batches(epoch: int) -> list[tuple[Tensor, Tensor]]:
         asked.append(epoch)
-        return small_batches(epoch + 1)
+        return labelled_batches(epoch + 1)
 
     told: list[int] = []
     trained = train_hardware_aware(
@@ -171,7 +162,7 @@ class Mixed(nn.Module):
 def test_every_layer_is_trained_and_what_stays_digital_is_named() -> None:
     torch.manual_seed(0)
     model = Mixed().eval()
-    trained = train_hardware_aware(model, small_batches(), noise=TrainingNoise(std=0.05), epochs=1)
+    trained = train_hardware_aware(model, labelled_batches(), noise=TrainingNoise(std=0.05), epochs=1)
     before = dict(model.named_parameters())
     for name, after in trained.model.named_parameters():
         if "bias" not in name:
@@ -193,14 +184,14 @@ class Held(nn.Module):
 
 
 def test_the_trained_network_runs_its_own_layers() -> None:
-    net, batches = Held().eval(), small_batches()
+    net, batches = Held().eval(), labelled_batches()
     before = state_of(net)
     trained = train_hardware_aware(net, batches, noise=TrainingNoise(std=0.1), epochs=1, learning_rate=0.1).model
     x = batches[0][0]
     conv, fc = trained.conv, trained.fc
     assert torch.allclose(trained(x), F.linear(conv(x).relu().flatten(1), fc.weight, fc.bias), atol=1e-6)
     assert not torch.allclose(trained(x), net(x), atol=1e-2)
-    assert all(torch.equal(value, before[name]) for name, value in state_of(net).items())
+    assert equal(state_of(net), before)
 
 
 def test_frozen_statistics_stay() -> None:
@@ -208,7 +199,7 @@ def test_frozen_statistics_stay() -> None:
 
     model = small_net()
     model[1] = FrozenBatchNorm2d(6)
-    trained = train_hardware_aware(model, small_batches(), noise=TrainingNoise(std=0.1), epochs=1)
+    trained = train_hardware_aware(model, labelled_batches(), noise=TrainingNoise(std=0.1), epochs=1)
     assert torch.equal(trained.model[1].running_var, model[1].running_var)
     assert torch.equal(trained.model[1].weight, model[1].weight)
 
@@ -216,12 +207,12 @@ def test_frozen_statistics_stay() -> None:
 def test_converters_are_trained_with_and_ranges_learned() -> None:
     rpu = parse_preset("gaussian:sigma=0.02,inp_bits=6,out_bits=6")
     noise = TrainingNoise(std=0.02)
-    trained = train_hardware_aware(small_net(), small_batches(), noise=noise, rpu_config=rpu, epochs=2)
-    ideal = train_hardware_aware(small_net(), small_batches(), noise=noise, epochs=2)
+    trained = train_hardware_aware(small_net(), labelled_batches(), noise=noise, rpu_config=rpu, epochs=2)
+    ideal = train_hardware_aware(small_net(), labelled_batches(), noise=noise, epochs=2)
     assert trained.report.settings["converters"] and not ideal.report.settings["converters"]
     assert not torch.equal(trained.model[0].weight, ideal.model[0].weight)
     scenario = nabn.Scenario(name="converters", rpu_config=rpu)
-    images = [batch[0] for batch in small_batches()]
+    images = [batch[0] for batch in labelled_batches()]
     result = nabn.evaluate(
         trained.model,
         scenarios=[scenario],
@@ -254,7 +245,7 @@ def test_converters_are_trained_with_and_ranges_learned() -> None:
     ],
 )
 def test_bad_input_is_named(changed: dict[str, Any], message: str) -> None:
-    arguments: dict[str, Any] = {"model": small_net(), "batches": small_batches(), "noise": TrainingNoise(std=0.1)}
+    arguments: dict[str, Any] = {"model": small_net(), "batches": labelled_batches(), "noise": TrainingNoise(std=0.1)}
     arguments |= changed
     model, batches = arguments.pop("model"), arguments.pop("batches")
     with pytest.raises(NabnError, match=message):
@@ -264,4 +255,4 @@ def test_bad_input_is_named(changed: dict[str, Any], message: str) -> None:
 def test_an_analog_model_is_refused() -> None:
     analog = nabn.convert_to_noise_aware(small_net(), parse_preset("pcm"))
     with pytest.raises(NabnError, match="module '0' is analog already"):
-        train_hardware_aware(analog, small_batches(), noise=TrainingNoise(std=0.1))
+        train_hardware_aware(analog, labelled_batches(), noise=TrainingNoise(std=0.1))

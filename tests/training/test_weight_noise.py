@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from aihwkit.optim import AnalogOptimizer
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
 from aihwkit_nabn.nn import convert_to_noise_aware
@@ -13,25 +13,12 @@ from aihwkit_nabn.simulator import parse_preset
 from aihwkit_nabn.training import TrainingNoise
 from aihwkit_nabn.training.settings import training_config
 from aihwkit_nabn.training.weight_noise import WeightNoise
+from tests.networks import classifier, labelled_batches
 
 
 def net() -> nn.Sequential:
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(2, 6, 3, padding=1),
-        nn.BatchNorm2d(6),
-        nn.ReLU(),
-        nn.Conv2d(6, 6, 3, bias=False, groups=3),
-        nn.ReLU(),
-        nn.Flatten(),
-        nn.Linear(96, 3),
-    )
-
-
-def batches() -> list[tuple[Tensor, Tensor]]:
-    generator = torch.Generator().manual_seed(1)
-    images = torch.randn(4, 8, 2, 6, 6, generator=generator)
-    return [(x, torch.randint(0, 3, (8,), generator=generator)) for x in images]
+    more = lambda: [nn.Conv2d(6, 6, 3, bias=False, groups=3), nn.ReLU()]  # noqa: E731
+    return classifier(2, n_out=3, padding=1, more=more)
 
 
 @pytest.mark.parametrize("preset", ["gaussian:sigma=0.1", "pcm"])
@@ -47,7 +34,7 @@ def test_the_same_as_aihwkits_tiles_do(preset: str, noise: TrainingNoise) -> Non
     stepper.regroup_param_groups(analog)
     plain = torch.optim.SGD(digital.parameters(), lr=0.05)
     digital.train()
-    for step, (images, labels) in enumerate(batches()):
+    for step, (images, labels) in enumerate(labelled_batches()):
         torch.manual_seed(step)
         stepper.zero_grad()
         F.cross_entropy(analog(images), labels).backward()

@@ -183,7 +183,7 @@ class _Descent:
             if not bool(torch.isfinite(loss)):
                 return math.inf
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
         self.tuned.write()
         return self.objective.mean(self.held) if self.held else float(loss.detach())

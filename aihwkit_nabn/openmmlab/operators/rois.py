@@ -5,17 +5,15 @@ RoIs are rows of image number, x1, y1, x2, y2, in pixels of the image; `spatial_
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 import torchvision
 from torch import Tensor
 
+from . import regions
 from .precision import at_least_single, gradients
-
-# How many sampled values are held at once; the regions are taken in pieces.
-_PIECE = 2**24
+from .regions import Bins, bilinear, finite
 
 
 def roi_align_forward(
@@ -49,16 +47,16 @@ def roi_align_forward(
         aligned: Whether the middle of a pixel is half a pixel from its edge.
     """
     x, size = at_least_single(input), (aligned_height, aligned_width)
-    boxes = _finite(rois.to(x))
+    boxes = finite(rois.to(x))
     if pool_mode == 1:
         output.copy_(_means(x, boxes, size, spatial_scale, sampling_ratio, aligned))
         return
     output.zero_()
     argmax_y.fill_(-1)
     argmax_x.fill_(-1)
-    bins = _Bins.of(boxes, size, spatial_scale, sampling_ratio, half=aligned, least=None if aligned else 1.0)
+    bins = Bins.of(boxes, size, spatial_scale, sampling_ratio, half=aligned, least=None if aligned else 1.0)
     for chosen, y, z in bins.samples(x.shape[1]):
-        values = _bilinear(x, boxes[chosen, 0].long(), y[:, None], z[:, None])
+        values = bilinear(x, boxes[chosen, 0].long(), y[:, None], z[:, None])
         largest, place = values.max(-1)
         output[chosen] = largest.to(output.dtype)
         for target, places in ((argmax_y, y), (argmax_x, z)):
@@ -82,7 +80,7 @@ def roi_align_backward(
 ) -> None:
     """Write the gradient of the input; arguments as in `roi_align_forward`."""
     grad = at_least_single(grad_output)
-    boxes, x = _finite(rois.to(grad)), grad.new_zeros(grad_input.shape)  # the gradient does not depend on the input
+    boxes, x = finite(rois.to(grad)), grad.new_zeros(grad_input.shape)  # the gradient does not depend on the input
     if pool_mode == 1:
         size = (aligned_height, aligned_width)
         found = gradients(lambda x: _means(x, boxes, size, spatial_scale, sampling_ratio, aligned), (x,), grad)
@@ -90,7 +88,7 @@ def roi_align_backward(
         image, y, z = boxes[:, 0].long(), at_least_single(argmax_y), at_least_single(argmax_x)
         # Where nothing was sampled, far outside; as in mmcv a sample that happens to lie there has no gradient either.
         y = torch.where(y == -1, -2.0, y)
-        found = gradients(lambda x: _bilinear(x, image, y[..., None], z[..., None])[..., 0], (x,), grad)
+        found = gradients(lambda x: bilinear(x, image, y[..., None], z[..., None])[..., 0], (x,), grad)
     grad_input.copy_(found[0])
 
 
@@ -119,7 +117,7 @@ def roi_pool_forward(
         spatial_scale: Size of the map over that of the image.
     """
     x = at_least_single(input)
-    boxes = _finite(rois.to(x))
+    boxes = finite(rois.to(x))
     output.zero_()
     argmax.fill_(-1)
     height, width = x.shape[2:]
@@ -130,7 +128,7 @@ def roi_pool_forward(
     rows = _bin_edges(low[:, 1], high[:, 1], pooled_height, height)
     columns = _bin_edges(low[:, 0], high[:, 0], pooled_width, width)
     most_rows, most_columns = (int((end - first).max()) for first, end in (rows, columns))
-    step = max(_PIECE // max(x.shape[1] * pooled_height * pooled_width * most_rows * most_columns, 1), 1)
+    step = max(regions.PIECE // max(x.shape[1] * pooled_height * pooled_width * most_rows * most_columns, 1), 1)
     pixels = x.flatten(2).transpose(1, 2)
     for chosen in proper.split(step):
         y, in_y = _members(rows, chosen)
@@ -192,7 +190,7 @@ def deform_roi_pool_forward(
         sampling_ratio: Samples per bin and direction; 0: as many as the bin has pixels.
         gamma: What the offsets are multiplied with.
     """
-    moved = _DeformRoIPool(_finite(rois), (pooled_height, pooled_width), spatial_scale, sampling_ratio, gamma)
+    moved = _DeformRoIPool(finite(rois), (pooled_height, pooled_width), spatial_scale, sampling_ratio, gamma)
     output.copy_(moved(at_least_single(input), at_least_single(offset)))
 
 
@@ -211,7 +209,7 @@ def deform_roi_pool_backward(
     gamma: float,
 ) -> None:
     """Write the gradients of input and offsets; arguments as in `deform_roi_pool_forward`."""
-    moved = _DeformRoIPool(_finite(rois), (pooled_height, pooled_width), spatial_scale, sampling_ratio, gamma)
+    moved = _DeformRoIPool(finite(rois), (pooled_height, pooled_width), spatial_scale, sampling_ratio, gamma)
     if not offset.numel():
         grad_input.copy_(gradients(lambda x: moved(x, offset), (input,), grad_output)[0])
         return
@@ -229,81 +227,15 @@ class _DeformRoIPool:
     gamma: float
 
     def __call__(self, x: Tensor, offset: Tensor) -> Tensor:
-        bins = _Bins.of(self.rois.to(x.dtype), self.size, self.scale, self.ratio, half=True)
+        bins = Bins.of(self.rois.to(x.dtype), self.size, self.scale, self.ratio, half=True)
         out = x.new_zeros(len(self.rois), x.shape[1], *self.size)
         for chosen, y, z in bins.samples(x.shape[1]):
             if offset.numel():
                 by = self.gamma * bins.extent[chosen][:, :, None, None] * offset[chosen].flip(1)
                 y, z = y + by[:, 0, ..., None], z + by[:, 1, ..., None]
-            values = _bilinear(x, self.rois[chosen, 0].long(), y[:, None], z[:, None])
+            values = bilinear(x, self.rois[chosen, 0].long(), y[:, None], z[:, None])
             out = out.index_put((chosen,), values.mean(-1))
         return out
-
-
-@dataclass(frozen=True)
-class _Bins:
-    """The bins of regions on the map.
-
-    Attributes:
-        start: Upper left corners, y before x, ``[n, 2]``.
-        extent: Heights and widths, ``[n, 2]``.
-        grid: Samples per bin in each direction, ``[n, 2]``.
-        size: Bins in each direction.
-    """
-
-    start: Tensor
-    extent: Tensor
-    grid: Tensor
-    size: tuple[int, int]
-
-    @classmethod
-    def of(
-        cls, rois: Tensor, size: tuple[int, int], scale: float, ratio: int, half: bool, least: float | None = None
-    ) -> _Bins:
-        shift = 0.5 if half else 0.0
-        start = rois[:, [2, 1]] * scale - shift
-        extent = rois[:, [4, 3]] * scale - shift - start
-        if least is not None:
-            extent = extent.clamp(min=least)
-        if ratio > 0:
-            grid = torch.full_like(extent, ratio).long()
-        else:
-            grid = (extent / extent.new_tensor(size)).ceil().long().clamp(min=0)
-        return cls(start, extent, grid, size)
-
-    def samples(self, channels: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Yield which regions, and the y and x of their samples, ``[regions, rows, columns, samples]``.
-
-        Regions with the same number of samples come together; those without any do not come.
-        """
-        for rows, columns in self.grid.unique(dim=0).tolist():
-            if not rows * columns:
-                continue
-            alike = (self.grid == self.grid.new_tensor([rows, columns])).all(1).nonzero()[:, 0]
-            step = max(_PIECE // (channels * self.size[0] * self.size[1] * rows * columns), 1)
-            for chosen in alike.split(step):
-                y, x = (self._positions(chosen, dim, count) for dim, count in ((0, rows), (1, columns)))
-                shape = (len(chosen), *self.size, rows * columns)
-                full = (len(chosen), *self.size, rows, columns)
-                yield (
-                    chosen,
-                    y[:, :, None, :, None].expand(full).reshape(shape),
-                    x[:, None, :, None, :].expand(full).reshape(shape),
-                )
-
-    def _positions(self, chosen: Tensor, dim: int, count: int) -> Tensor:
-        """Return the coordinates of the samples along one direction, ``[regions, bins, count]``."""
-        n = self.size[dim]
-        start, width = self.start[chosen, dim].view(-1, 1, 1), (self.extent[chosen, dim] / n).view(-1, 1, 1)
-        bins = torch.arange(n, device=start.device).view(1, -1, 1)
-        steps = torch.arange(count, device=start.device, dtype=start.dtype) + 0.5
-        return start + bins * width + steps * width / count
-
-
-def _finite(rois: Tensor) -> Tensor:
-    """Return regions of which those that hold NaN or infinity are empty ones outside the map; kernels crash on them."""
-    outside = rois.new_tensor([0.0, -6e4, -6e4, -6e4, -6e4])
-    return torch.where(rois.isfinite().all(1, keepdim=True), rois, outside)
 
 
 def _means(x: Tensor, boxes: Tensor, size: tuple[int, int], scale: float, ratio: int, aligned: bool) -> Tensor:
@@ -311,34 +243,6 @@ def _means(x: Tensor, boxes: Tensor, size: tuple[int, int], scale: float, ratio:
         boxes = torch.cat([boxes[:, :3], torch.maximum(boxes[:, 1:3], boxes[:, 3:])], 1)
     out: Tensor = torchvision.ops.roi_align(x, boxes, size, scale, ratio, aligned)
     return out
-
-
-def _bilinear(x: Tensor, image: Tensor, y: Tensor, z: Tensor) -> Tensor:
-    """Sample maps between their pixels' middles.
-
-    Within a pixel outside the map the nearest edge counts, farther out 0.
-
-    Args:
-        x: ``[batch, channels, height, width]``.
-        image: Which of the batch, ``[n]``.
-        y: ``[n, channels or 1, ...]``, in pixels.
-        z: The x, of the same shape.
-
-    Returns:
-        ``[n, channels, ...]``.
-    """
-    height, width = x.shape[2:]
-    inside = (y >= -1) & (y <= height) & (z >= -1) & (z <= width)
-    y, z = y.clamp(0, height - 1), z.clamp(0, width - 1)
-    top, left = y.detach().floor().long(), z.detach().floor().long()
-    bottom, right = (top + 1).clamp(max=height - 1), (left + 1).clamp(max=width - 1)
-    ones = (1,) * (y.dim() - 2)
-    picture = image.view(-1, 1, *ones)
-    channel = torch.arange(x.shape[1], device=x.device).view(1, -1, *ones)
-    down, over = y - top, z - left
-    upper = x[picture, channel, top, left] * (1 - over) + x[picture, channel, top, right] * over
-    lower = x[picture, channel, bottom, left] * (1 - over) + x[picture, channel, bottom, right] * over
-    return (upper * (1 - down) + lower * down).masked_fill(~inside, 0)
 
 
 def _bin_edges(low: Tensor, high: Tensor, bins: int, size: int) -> tuple[Tensor, Tensor]:

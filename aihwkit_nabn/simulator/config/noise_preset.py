@@ -135,5 +135,5 @@ def make_preset(
     for option in forward_options():
         parameters.append(inspect.Parameter(option, keyword, default=preset.forward_defaults.get(option)))
     parameters += [inspect.Parameter(option, keyword, default=False) for option in MAPPING_OPTIONS]
-    preset.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    preset.__signature__ = inspect.Signature(parameters)
     return preset

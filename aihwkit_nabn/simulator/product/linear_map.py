@@ -69,7 +69,7 @@ class LinearMap:
             x = F.pad(x, self._pads(), mode=self.padding_mode)
             padding = (0,) * self.spatial_dims
         convolution = _CONV[self.spatial_dims]
-        return convolution(x, kernel, bias, self.stride, padding, self.dilation, self.groups)  # type: ignore[arg-type]
+        return convolution(x, kernel, bias, self.stride, padding, self.dilation, self.groups)
 
     def input_mean(self, x: Tensor) -> Tensor:
         """Return the mean of the inputs that each output is computed from, padding counted in.
@@ -104,7 +104,7 @@ class LinearMap:
         """Return a matrix ``[m, n]`` times the n channels at each position of `x`, laid out as `x` is."""
         if self.spatial_dims == 0:
             return F.linear(x, matrix)
-        return _CONV[self.spatial_dims](x, matrix.reshape(*matrix.shape, *(1,) * self.spatial_dims))  # type: ignore[arg-type]
+        return _CONV[self.spatial_dims](x, matrix.reshape(*matrix.shape, *(1,) * self.spatial_dims))
 
     @property
     def skips_positions(self) -> bool:

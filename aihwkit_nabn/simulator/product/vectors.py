@@ -189,9 +189,7 @@ class CrossbarTile(TorchSimulatorTile):
             raise ConfigError("the transposed product of a tile is not simulated")
         weight = self.weight if is_test else self.modify_weight(self.weight, self._modifier, x_input.shape[0])
         io = self._f_io
-        return self._analog_mvm.matmul(  # type: ignore[no-any-return]
-            weight, x_input, io, False, is_test=is_test, **self.output_values(io)
-        )
+        return self._analog_mvm.matmul(weight, x_input, io, False, is_test=is_test, **self.output_values(io))
 
 
 def vector_product(x: Tensor, row: TileRow, io: IOParameters) -> Tensor:

@@ -12,6 +12,7 @@ pytest.importorskip("mmcv.ops")
 
 from mmcv import ops
 
+from aihwkit_nabn.openmmlab.operators import regions as pieces
 from aihwkit_nabn.openmmlab.operators import rois as ours
 from tests.openmmlab.operators.helpers import (
     assert_precise,
@@ -74,7 +75,7 @@ def test_roi_align(seed, aligned, ratio, mode, monkeypatch):
     x, boxes = normal(2, 3, 7, 9, seed=seed), regions(seed)
     expected = pooled(x, boxes, 0.25, ratio, aligned, np.mean if mode == "avg" else np.max)
     same(ops.roi_align(strided(x), strided(boxes), SIZE, 0.25, ratio, mode, aligned), expected)
-    monkeypatch.setattr(ours, "_PIECE", 1)  # region by region
+    monkeypatch.setattr(pieces, "PIECE", 1)  # region by region
     same(ops.RoIAlign(SIZE, 0.25, ratio, mode, aligned)(x.requires_grad_()[:], boxes), expected)
 
 
@@ -136,7 +137,7 @@ def test_roi_pool(seed, scale, monkeypatch):
     x, boxes = normal(2, 3, 7, 9, seed=seed) - 3, regions(seed)  # negative: an empty bin's zero is no maximum
     expected = pool_by_hand(x, boxes, scale)
     same(ops.roi_pool(strided(x), strided(boxes), SIZE, scale), expected)
-    monkeypatch.setattr(ours, "_PIECE", 1)
+    monkeypatch.setattr(pieces, "PIECE", 1)
     same(ops.RoIPool(SIZE, scale)(x.requires_grad_()[:], boxes), expected)
     few = x[:, :1].detach().requires_grad_()
     assert torch.autograd.gradcheck(lambda x: ops.roi_pool(x, boxes[FEW], SIZE, scale), few)
@@ -151,7 +152,7 @@ def test_deform_roi_pool(seed, ratio, moved, monkeypatch):
     moves = None if offset is None else 0.3 * offset.numpy()
     expected = pooled(x, boxes, 0.25, ratio, True, np.mean, moves)
     same(ops.deform_roi_pool(strided(x), strided(boxes), offset, SIZE, 0.25, ratio, 0.3), expected)
-    monkeypatch.setattr(ours, "_PIECE", 1)
+    monkeypatch.setattr(pieces, "PIECE", 1)
     same(ops.DeformRoIPool(SIZE, 0.25, ratio, 0.3)(x.requires_grad_()[:], boxes, offset), expected)
 
 

@@ -22,6 +22,7 @@ from aihwkit_nabn.simulator.product import crossbar, dispatch
 from aihwkit_nabn.simulator.product.straight_through import straight_through_product
 from aihwkit_nabn.simulator.product.tile_forward import unfolded_convolution
 from aihwkit_nabn.simulator.product.tiles import tile_rows, tiles_of
+from tests.tensors import same_steps
 
 STATIC: dict[str, Any] = {
     "inp_res": 254.0,
@@ -49,13 +50,6 @@ def unfolded(layer: Any, x: Tensor) -> Tensor:
     """Through each tile's own forward pass."""
     with torch.no_grad():
         return unfolded_convolution(x, layer.analog_module, layer.linear_map)
-
-
-def assert_same_steps(ours: Tensor, theirs: Tensor, share: float = 1e-4) -> None:
-    """The same but for a few outputs on the edge between two levels of a converter."""
-    assert ours.shape == theirs.shape
-    different = (ours - theirs).abs() > 1e-5 * theirs.abs().max()
-    assert different.sum().item() <= max(2.0, share * different.numel())
 
 
 def column_step(layer: Any) -> float:
@@ -96,7 +90,7 @@ def test_convolutions_equal_unfolding_into_aihwkits_tiles(
         ours = layer(x)
     theirs = unfolded(layer, x)
     # Not the very same sums: a few inputs or outputs on an edge, each by one step.
-    assert_same_steps(ours, theirs, share=3e-4)
+    assert same_steps(ours, theirs, share=3e-4)
     assert (ours - theirs).abs().max() <= 1.01 * column_step(layer) * len(tile_rows(layer.analog_module))
     assert layer.to_digital(layer)(x).sub(ours).norm() < 0.2 * ours.norm()
 
@@ -111,7 +105,7 @@ def test_a_large_convolution_equals_aihwkits_layer(settings: dict[str, Any], row
     with torch.no_grad():
         ours = convert_to_noise_aware(conv, given)(x)
         theirs = convert_to_analog(copy.deepcopy(conv), given).eval()(x)
-    assert_same_steps(ours, theirs)
+    assert same_steps(ours, theirs, share=1e-4)
 
 
 def test_layouts_and_threads_give_the_same_numbers() -> None:
@@ -135,7 +129,7 @@ def test_layouts_and_threads_give_the_same_numbers() -> None:
     with torch.no_grad():
         first, last = quiet(x), quiet(x.to(memory_format=torch.channels_last))
         empty = quiet(x[:0])
-    assert_same_steps(last, first)
+    assert same_steps(last, first, share=1e-4)
     assert empty.shape == (0, 48, 40, 44)
 
 
@@ -208,7 +202,7 @@ def test_convolutions_equal_the_product_of_their_vectors(forward: dict[str, Any]
     )
     x = torch.randn(2, 8, 9, 7)
     with torch.no_grad():
-        assert_same_steps(layer(x), unfolded(layer, x), share=1e-3)
+        assert same_steps(layer(x), unfolded(layer, x), share=1e-3)
 
 
 def test_bound_management_is_per_vector_and_equals_the_compiled_tile() -> None:
@@ -224,7 +218,7 @@ def test_bound_management_is_per_vector_and_equals_the_compiled_tile() -> None:
         alone = torch.cat([ours(one) for one in x.split(1)])
     assert torch.equal(together, alone)
     # Rounding errors decide whether a value in the last level counts as beyond the bound: whole vectors differ then.
-    assert_same_steps(together, compiled, share=1e-2)
+    assert same_steps(together, compiled, share=1e-2)
 
 
 @pytest.mark.parametrize("forward", [{}, {"noise_management": NoiseManagementType.ABS_MAX}, {"inp_noise": 1e-6}])
@@ -239,10 +233,10 @@ def test_the_unfolded_way_in_small_parts(forward: dict[str, Any], monkeypatch: p
         ours = layer(x)
     assert ours.sub(layer.to_digital(layer)(x)).norm() < 0.1 * ours.norm()
     with torch.no_grad():
-        assert_same_steps(layer(x), ours, share=1e-2)
+        assert same_steps(layer(x), ours, share=1e-2)
         single = torch.cat([layer(one) for one in x.split(1)])
-        assert_same_steps(single, ours, share=1e-2)
-        assert_same_steps(layer(x[0]), ours[0], share=1e-2)
+        assert same_steps(single, ours, share=1e-2)
+        assert same_steps(layer(x[0]), ours[0], share=1e-2)
 
 
 def test_gradients_are_those_of_aihwkits_tile() -> None:
@@ -267,7 +261,7 @@ def test_gradients_are_those_of_aihwkits_tile() -> None:
         grads.append(leaf.grad)
     assert torch.allclose(grads[0], grads[1], atol=1e-4 * grads[1].abs().max().item())
     with torch.no_grad():
-        assert_same_steps(layer(x), out.detach(), share=1e-3)
+        assert same_steps(layer(x), out.detach(), share=1e-3)
 
 
 def test_what_cannot_be_simulated_is_refused() -> None:

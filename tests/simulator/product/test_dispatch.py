@@ -23,6 +23,7 @@ from aihwkit_nabn.seeding import RandomStream
 from aihwkit_nabn.simulator.product import dispatch
 from aihwkit_nabn.simulator.product.linear_map import LinearMap
 from aihwkit_nabn.simulator.product.tiles import effective_weight, is_perfect
+from tests.tensors import same_steps
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding=.same.:UserWarning")
 
@@ -45,12 +46,6 @@ def converters(noise_management=NoiseManagementType.NONE, tiles=(512, 512), conf
     )
 
 
-def same_steps(got, expected):
-    """Equal, but for the odd value that float rounding moves by a converter's step."""
-    assert got.shape == expected.shape
-    return float(((got - expected).abs() > 1e-5).float().mean()) < 0.005
-
-
 @pytest.mark.parametrize("tiles", TILES, ids=str)
 @pytest.mark.parametrize("noise_management", NOISE_MANAGEMENT)
 @pytest.mark.parametrize(
@@ -69,7 +64,7 @@ def test_convolutions_equal_aihwkits_own(geometry, noise_management, tiles):
     ours = NoiseAwareConv2d.from_digital(conv, converters(noise_management, tiles)).eval()
     x = torch.randn(2, 3, 8, 9) * 0.5
     with torch.no_grad():
-        assert same_steps(ours(x), theirs(x))
+        assert same_steps(ours(x), theirs(x), 5e-3)
         error = (ours(x) - conv(x)).abs().max() / conv(x).abs().max()
     assert 1e-4 < error < 0.5  # the converters are at work
 
@@ -85,7 +80,7 @@ def test_linear_layers_equal_aihwkits_own(shape, noise_management, tiles):
     x = torch.randn(shape)
     with torch.no_grad():
         if x.numel() and x.dim() > 1:
-            assert same_steps(ours(x), theirs(x))
+            assert same_steps(ours(x), theirs(x), 5e-3)
         else:
             batched = ours(x.reshape(-1, 21)) if x.numel() else linear(x)
             torch.testing.assert_close(ours(x), batched.reshape(*shape[:-1], 7))
@@ -105,7 +100,7 @@ def test_a_grouped_convolution_equals_one_aihwkit_layer_per_group(noise_manageme
         part.weight.data, part.bias.data = conv.weight.data[rows].clone(), conv.bias.data[rows].clone()
         analog = AnalogConv2d.from_digital(part, converters(noise_management)).eval()
         parts.append(analog(x[:, 2 * group : 2 * group + 2]))
-    assert same_steps(ours(x), torch.cat(parts, 1))
+    assert same_steps(ours(x), torch.cat(parts, 1), 5e-3)
 
 
 def test_grouped_tiles_with_input_ranges_and_drift_factors(relative):

@@ -19,7 +19,10 @@ from aihwkit_nabn.simulator import build_preset, parse_preset
 from aihwkit_nabn.simulator.config.json_form import config_from_json, config_to_json
 from aihwkit_nabn.simulator.product.straight_through import straight_through_product
 from aihwkit_nabn.simulator.product.tiles import tile_rows, tiles_of
-from tests.simulator.product.test_replication import LAYERS, NAMES, almost_all_equal, row_by_row
+from tests.chips import chip_of
+from tests.networks import classifier
+from tests.simulator.product.test_replication import LAYERS, NAMES, row_by_row
+from tests.tensors import equal, same_steps
 
 SETTING = "gaussian:sigma=0,inp_bits=8,out_bits=6,out_bound=10,input_range=2.5,output_range=true"
 
@@ -50,14 +53,14 @@ def test_products_are_those_of_tiles_whose_settings_have_the_range(
     with torch.no_grad():
         quick = layer(x)
     slow = row_by_row(layer, x)
-    assert almost_all_equal(quick, slow)
+    assert same_steps(quick, slow)
     before = output_bounds(nn.Sequential(layer))["0"]
     set_output_bounds(layer, torch.full_like(before, 10.0))
     plain = row_by_row(layer, x)
-    assert not almost_all_equal(plain, slow)
+    assert not same_steps(plain, slow)
     for tile in tiles_of(layer):  # the settings' own range
         tile.tile.output_bound = None
-    assert almost_all_equal(row_by_row(layer, x), plain)
+    assert same_steps(row_by_row(layer, x), plain)
 
 
 def test_an_output_is_rounded_and_cut_off_by_its_own_range() -> None:
@@ -70,7 +73,7 @@ def test_an_output_is_rounded_and_cut_off_by_its_own_range() -> None:
     steps = 2 * bounds / 62
     expected = (sums / steps).round().mul(steps).minimum(bounds).maximum(-bounds) * 2.5 * tile.mapping_scales
     with torch.no_grad():
-        assert almost_all_equal(layer(x), expected)
+        assert same_steps(layer(x), expected)
     assert bool(((sums.abs() > bounds).any(0) == (bounds < 3)).all())
 
 
@@ -79,7 +82,7 @@ def test_products_with_gradients_are_the_same() -> None:
     x, io = torch.randn(2, 18, 6, 7), tiles_of(layer)[0].rpu_config.forward
     rows, bias = tile_rows(layer.analog_module), layer.analog_module.bias
     with torch.no_grad():
-        assert almost_all_equal(straight_through_product(x, rows, io, layer.linear_map, bias=bias), layer(x))
+        assert same_steps(straight_through_product(x, rows, io, layer.linear_map, bias=bias), layer(x))
 
 
 @pytest.mark.parametrize(("bound", "noise"), [(2.0, 0.05), (10.0, 0.05), (30.0, 0.15)])
@@ -103,26 +106,15 @@ def test_output_noise_grows_with_a_range_above_the_settings_and_is_kept_below(
     assert float(slow.std(dim=(0, 2, 3)).mean()) == pytest.approx(expected, rel=0.02)
 
 
+CROSSBAR = "crossbar:output_range=true,replicate_rows=true"
+
+
 def network() -> nn.Sequential:
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(3, 8, 3, padding=1),
-        nn.BatchNorm2d(8),
-        nn.ReLU(),
-        nn.Conv2d(8, 8, 3, groups=8),
-        nn.Flatten(),
-        nn.Linear(128, 4),
-    ).eval()
+    return classifier(n=8, padding=1, more=lambda: [nn.Conv2d(8, 8, 3, groups=8)])
 
 
 def images() -> list[Tensor]:
     return [torch.randn(8, 3, 6, 6, generator=torch.Generator().manual_seed(i)) for i in range(2)]
-
-
-def chip_of(model: nn.Module, setting: str = "crossbar:output_range=true,replicate_rows=true") -> Any:
-    chip = nabn.convert_to_noise_aware(model, parse_preset(setting))
-    nabn.calibrate_input_ranges(chip, images())
-    return nabn.program_chip(chip, 3, "1h")
 
 
 def outputs(chip: nn.Module) -> Tensor:
@@ -133,7 +125,7 @@ def outputs(chip: nn.Module) -> Tensor:
 
 def test_ranges_come_from_images_and_go_where_the_chip_goes(tmp_path: Path) -> None:
     model = network()
-    chip = chip_of(model)
+    chip = chip_of(model, CROSSBAR, inputs=images())
     bounds = output_bounds(chip)
     assert set(bounds) == {"0", "3", "5"} and [bound.numel() for bound in bounds.values()] == [8, 8, 4]
     assert all(float((bound - 10).abs().min()) > 0.1 for bound in bounds.values())
@@ -163,7 +155,7 @@ def test_ranges_come_from_images_and_go_where_the_chip_goes(tmp_path: Path) -> N
 
 
 def test_stored_ranges_must_be_one_for_each_tile() -> None:
-    chip = chip_of(network())
+    chip = chip_of(network(), CROSSBAR, inputs=images())
     tensors = {**calibration_tensors(chip), "3.output_bounds": torch.ones(2)}
     before = output_bounds(chip)
     with pytest.raises(CalibrationError, match="layer '3' does not fit: output bounds must be 8, one for each output"):
@@ -173,7 +165,7 @@ def test_stored_ranges_must_be_one_for_each_tile() -> None:
         with pytest.raises(NabnError, match="output bounds must be finite numbers > 0"):
             set_output_bounds(chip[3], wrong)
     with pytest.raises(NabnError, match="must be 0, one for each output of tiles with output_range"):
-        set_output_bounds(chip_of(network(), "crossbar")[3], torch.ones(8))
+        set_output_bounds(chip_of(network(), "crossbar", inputs=images())[3], torch.ones(8))
 
 
 @pytest.mark.parametrize(
@@ -202,4 +194,4 @@ def test_the_drift_readout_has_the_range_of_the_settings() -> None:
     for name, bounds in output_bounds(chips[1]).items():
         set_output_bounds(chips[1].get_submodule(name), torch.full_like(bounds, 90.0))
     factors = [[tile.alpha for tile in tiles_of(nabn.program_chip(chip, 0, "1y"))] for chip in chips]
-    assert all(torch.equal(one, other) for one, other in zip(*factors, strict=True))
+    assert equal(*factors)

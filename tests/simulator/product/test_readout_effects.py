@@ -23,7 +23,10 @@ from aihwkit_nabn.simulator.config.io_options import READOUT_EFFECTS
 from aihwkit_nabn.simulator.config.json_form import config_from_json, config_to_json
 from aihwkit_nabn.simulator.product.crossbar import TileRow
 from aihwkit_nabn.simulator.product.tiles import tile_rows, tiles_of
-from tests.simulator.product.test_replication import almost_all_equal, row_by_row
+from tests import chips
+from tests.chips import tiled
+from tests.simulator.product.test_replication import row_by_row
+from tests.tensors import same_steps
 
 FILE = '''
 from dataclasses import dataclass
@@ -87,10 +90,8 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None
 def chip_of(setting: str, seed: int = 3, groups: int = 1) -> Any:
     """Return a layer on several tiles side by side, in two tile rows."""
     torch.manual_seed(0)
-    config = parse_preset(setting)
-    config.mapping.max_input_size, config.mapping.max_output_size = 36, 4
     model = nn.Sequential(nn.Conv2d(6, 10, 3, padding=1, groups=groups, bias=False))
-    return nabn.program_chip(nabn.convert_to_noise_aware(model, config), seed, "1h")
+    return chips.chip_of(model, tiled(setting, 36, 4), seed)
 
 
 def written_out(chip: Any, x: Tensor, results: Callable[[Tensor, TileRow], Tensor]) -> Tensor:
@@ -126,11 +127,11 @@ def test_products_and_their_gradients(setting: str, results: Callable[[Tensor, T
     chip = chip_of(setting)
     with torch.no_grad():
         expected = written_out(chip, X, results)
-        assert almost_all_equal(chip(X), expected)
-        assert almost_all_equal(chip(X.to(memory_format=torch.channels_last)), expected)
-        assert almost_all_equal(torch.jit.trace(chip, (X,), check_trace=False)(X), expected)
-    assert not almost_all_equal(expected, written_out(chip, X, lambda y, row: y))
-    assert almost_all_equal(row_by_row(chip[0], X), expected)
+        assert same_steps(chip(X), expected)
+        assert same_steps(chip(X.to(memory_format=torch.channels_last)), expected)
+        assert same_steps(torch.jit.trace(chip, (X,), check_trace=False)(X), expected)
+    assert not same_steps(expected, written_out(chip, X, lambda y, row: y))
+    assert same_steps(row_by_row(chip[0], X), expected)
     passing = (lambda y, row: y) if "bits" in setting else results  # straight through the ADC
     leaves = [X.clone().requires_grad_() for _ in range(2)]
     weights = torch.linspace(-1, 1, expected.numel()).view(expected.shape)
@@ -155,7 +156,7 @@ def test_all_ways_agree(forward: str, groups: int) -> None:
     found.append(chip(many.clone().requires_grad_()).detach())
     for other in found[1:]:
         if n == 1:
-            assert almost_all_equal(other, found[0])
+            assert same_steps(other, found[0])
         else:
             spread = (other.var(0) + found[0].var(0)) / n
             assert (other.mean(0) - found[0].mean(0)).abs().max() < 5 * spread.max().sqrt()

@@ -1,0 +1,61 @@
+"""Chips, and settings of their tiles."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from typing import Any
+
+from aihwkit.simulator.configs import TorchInferenceRPUConfig
+from aihwkit.simulator.parameters import IOParameters
+from aihwkit.simulator.parameters.enums import BoundManagementType, NoiseManagementType
+from torch import Tensor, nn
+
+import aihwkit_nabn as nabn
+from aihwkit_nabn.seeding import isolated_rng
+from aihwkit_nabn.simulator import parse_preset
+
+
+def tiled(preset: Any, n_in: int = 16, n_out: int = 7) -> Any:
+    """Return a noise setting, given as text or as a configuration, on tiles of another size."""
+    config = parse_preset(preset) if isinstance(preset, str) else copy.deepcopy(preset)
+    config.mapping.max_input_size, config.mapping.max_output_size = n_in, n_out
+    return config
+
+
+def chip_of(
+    model: nn.Module,
+    preset: Any = "pcm",
+    seed: int = 3,
+    t_inference: float | str = "1h",
+    inputs: Iterable[Any] = (),
+    **options: Any,
+) -> Any:
+    """Return a chip of a model; `inputs` set the ranges of its tiles where these have any."""
+    config = parse_preset(preset) if isinstance(preset, str) else preset
+    chip = nabn.convert_to_noise_aware(model, config, **options)
+    if inputs and config.pre_post.input_range.enable:
+        nabn.calibrate_input_ranges(chip, inputs)
+    return nabn.program_chip(chip, seed, t_inference)
+
+
+def aged(model: Any, weights: Tensor, t_inference: float | None = None, seed: int = 0) -> tuple[Tensor, Any]:
+    """Return weights as a noise model programs them, or as they are at a time after that, and the devices' state."""
+    with isolated_rng(seed):
+        programmed, state = model.apply_programming_noise(weights)
+    if t_inference is None:
+        return programmed, state
+    with isolated_rng(seed + 1):
+        return model.apply_drift_noise(programmed, state, t_inference), state
+
+
+def without_noise(tiles: tuple[int, int] = (512, 512), perfect: bool = True, **forward: Any) -> TorchInferenceRPUConfig:
+    """Return aihwkit's torch tiles: perfect, or with a product that only `forward` disturbs."""
+    config = tiled(TorchInferenceRPUConfig(drift_compensation=None), *tiles)
+    config.forward.is_perfect = perfect
+    if not perfect:
+        options = {"inp_res": -1.0, "out_res": -1.0, "inp_bound": 0.0, "out_bound": 0.0, "out_noise": 0.0, **forward}
+        config.forward = IOParameters(
+            noise_management=NoiseManagementType.NONE, bound_management=BoundManagementType.NONE, **options
+        )
+    return config
