@@ -1,4 +1,4 @@
-"""Modules of the user's own that register noise models, calibration methods or targets."""
+"""Modules of the user's own that register noise models, calibration methods or workloads."""
 
 from __future__ import annotations
 

@@ -111,12 +111,13 @@ def compare_training(name: str, kinds: tuple[ModuleType, ModuleType], device: st
     """Train a detector from the same random weights on the same random data with two kinds of operators.
 
     Args:
-        name: A key of `aihwkit_nabn.openmmlab.coverage.MODELS`.
+        name: A key of `coverage_models.MODELS`.
         kinds: Ours, then mmcv's.
         device: Where.
     """
+    from coverage_models import MODELS, randomize
+
     from aihwkit_nabn.openmmlab.config import build_digital, load_config
-    from aihwkit_nabn.openmmlab.coverage import MODELS, randomize
 
     config = load_config(MODELS[name])
     if "rpn_proposal" in (config.model.get("train_cfg") or {}):
@@ -176,11 +177,10 @@ def train(start: Any, operators: ModuleType, device: str = "cpu") -> _Run:
 def batches(seed: int = 0) -> Iterator[dict[str, Any]]:
     """Yield random images with random boxes, labels and masks, two at a time."""
     import torch
+    from coverage_models import SIZE
     from mmdet.structures import DetDataSample
     from mmdet.structures.mask import BitmapMasks
     from mmengine.structures import InstanceData
-
-    from aihwkit_nabn.openmmlab.coverage import SIZE
 
     generator = torch.Generator().manual_seed(seed)
     size = torch.tensor([SIZE[1], SIZE[0]])

@@ -15,7 +15,7 @@ import typer
 from aihwkit_nabn.commands._run import run
 
 if TYPE_CHECKING:
-    from aihwkit_nabn.openmmlab.coverage import Coverage
+    from coverage_models import Coverage
 
 COMMAND = "python tools/model_coverage.py --out docs/coverage.md"
 HEADINGS = (
@@ -39,11 +39,10 @@ def coverage(
     out: Annotated[Path | None, typer.Option(help="Markdown file to write.")] = None,
 ) -> None:
     """Measure models and print the table; exit code 1 if one falls short."""
+    from coverage_models import measure_all
     from rich import box
     from rich.console import Console
     from rich.table import Table
-
-    from aihwkit_nabn.openmmlab.coverage import measure_all
 
     console = Console()
     rows = []
@@ -69,7 +68,7 @@ def coverage(
 
 def markdown(rows: Sequence[Coverage], noise: str) -> str:
     """Return the page with the table."""
-    from aihwkit_nabn.openmmlab.coverage import SIZE
+    from coverage_models import SIZE
 
     lines = [
         "# Which models go on tiles",

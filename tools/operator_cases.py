@@ -431,7 +431,7 @@ def difference(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
 
 
 def _difference(found: Tensor, expected: Tensor) -> float:
-    from aihwkit_nabn.openmmlab.coverage import largest_error
+    from coverage_models import largest_error
 
     if found.shape != expected.shape or found.dtype != expected.dtype:
         return math.inf

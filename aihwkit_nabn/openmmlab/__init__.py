@@ -17,12 +17,11 @@ except ImportError as error:
     raise missing_extra("mmengine", "openmmlab") from error
 
 from aihwkit_nabn.openmmlab.batches import CalibrationImages, calibration_forward
-from aihwkit_nabn.openmmlab.checkpoints import allow_mmengine_checkpoints
-from aihwkit_nabn.openmmlab.forks import find_mmseg_configs
 from aihwkit_nabn.openmmlab.hook import AnalogHook
 from aihwkit_nabn.openmmlab.jpeg import CompressJPEG
 from aihwkit_nabn.openmmlab.loop import AnalogTestLoop
 from aihwkit_nabn.openmmlab.operators.finder import install as find_operators
+from aihwkit_nabn.openmmlab.patches import allow_mmengine_checkpoints, find_mmseg_configs
 from aihwkit_nabn.openmmlab.training import HardwareAwareTrainingHook
 
 find_operators()  # where no .pth file did it

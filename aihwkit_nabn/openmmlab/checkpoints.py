@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
@@ -15,7 +13,6 @@ from torch import Tensor, nn
 
 from aihwkit_nabn.chip.variation import rewind_variation
 from aihwkit_nabn.data.state_dicts import find_weights, fitting_weights
-from aihwkit_nabn.data.weights import DAMAGED, PLAIN
 from aihwkit_nabn.errors import NabnError, NotProgrammedError
 from aihwkit_nabn.nn import calibration_tensors, load_calibration_tensors
 from aihwkit_nabn.nn.layers import named_analog_layers
@@ -24,71 +21,6 @@ CHIP_KEY = "aihwkit_nabn"
 """Where a checkpoint keeps its chip; every other entry is what mmengine writes for the digital model."""
 
 _VERSION = 1
-
-
-def allow_mmengine_checkpoints() -> None:
-    """Let torch's safe loading read full mmengine checkpoints, without switching it off.
-
-    Beside tensors these hold the training log: numpy numbers and mmengine's `HistoryBuffer`, plain data all. Where
-    mmengine itself would fall back to unsafe loading for a file with anything else, that file is refused instead.
-    """
-    from mmengine.logging.history_buffer import HistoryBuffer
-    from mmengine.runner import checkpoint as upstream
-
-    # numpy 1.26 has a package of the later name, too, which holds nothing until it is imported.
-    core: Any = np._core if int(np.__version__.partition(".")[0]) >= 2 else np.core  # type: ignore[attr-defined]
-    numbers = (np.float64, np.float32, np.int64, np.int32, np.uint32, np.uint8, np.bool_)
-    torch.serialization.add_safe_globals(
-        [
-            HistoryBuffer,
-            core.multiarray._reconstruct,
-            core.multiarray.scalar,
-            np.ndarray,
-            np.dtype,
-            *PLAIN,
-            *(type(np.dtype(kind)) for kind in numbers),
-            # A HistoryBuffer stores its own statistics as bound methods, which pickle looks up with getattr.
-            (_history_attribute, "builtins.getattr"),
-        ]
-    )
-    if hasattr(upstream, "_safe_torch_load"):
-        upstream._safe_torch_load = _load_safely
-    else:  # OpenMMLab's own package calls torch.load where it reads files
-        upstream.CheckpointLoader.register_scheme(prefixes="", loader=load_from_local, force=True)
-
-
-def _history_attribute(owner: Any, name: str) -> Any:
-    from mmengine.logging.history_buffer import HistoryBuffer
-
-    if not (isinstance(owner, HistoryBuffer) or owner is HistoryBuffer) or name.startswith("_"):
-        raise pickle.UnpicklingError(f"attribute {name!r} of a {type(owner).__name__} is not to be looked up")
-    return getattr(owner, name)
-
-
-def load_from_local(filename: str, map_location: Any = None) -> Any:
-    """Read a checkpoint file; mmengine names what it loads from by this name."""
-    path = Path(filename).expanduser()
-    if not path.is_file():
-        raise FileNotFoundError(f"{filename} can not be found.")
-    return _load_safely(str(path), map_location)
-
-
-def _load_safely(file: Any, map_location: Any = None, weights_only: bool | None = None) -> Any:
-    try:
-        content = torch.load(file, map_location=map_location, weights_only=True)
-    except DAMAGED as error:
-        raise NabnError(
-            f"checkpoint {file} is damaged or no checkpoint: {(str(error) or 'it ends too early').splitlines()[0]}"
-        ) from error
-    except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0] if str(error) else "unreadable"
-        raise NabnError(
-            f"checkpoint {file} is damaged or holds more than tensors and plain data, which could run code when read: "
-            f"{reason}; if you trust it, allow its classes with torch.serialization.add_safe_globals"
-        ) from error
-    if not isinstance(content, dict):
-        raise NabnError(f"checkpoint {file} must hold a state dict, got a {type(content).__name__}")
-    return content
 
 
 class FitCheckpoint(Hook):
@@ -117,7 +49,8 @@ def fit_checkpoint(model: nn.Module, checkpoint: dict[str, Any], take: str | Non
     Args:
         model: The network.
         checkpoint: What the file holds; its entry ``state_dict`` is changed where need be.
-        take: Which of several weights, see `aihwkit_nabn.targets.TargetOptions`; None: those that mmengine takes.
+        take: Which of several weights, ``"model"``, ``"ema"`` or their place in the file; None: those that mmengine
+            takes.
 
     Returns:
         Lines for the user on what was taken.

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from aihwkit_nabn.errors import MissingDependencyError, NabnError, UnknownNameError, missing_extra, suggestion
-from aihwkit_nabn.openmmlab.forks import find_mmseg_configs, mend_ssd_head
 from aihwkit_nabn.openmmlab.missing_packages import chain, explained
+from aihwkit_nabn.openmmlab.patches import find_mmseg_configs, mend_ssd_head
 from aihwkit_nabn.seeding import isolated_rng
 
 if TYPE_CHECKING:

@@ -35,8 +35,8 @@ from aihwkit_nabn.openmmlab.checkpoints import (
     restore_chip,
     write_checkpoint,
 )
-from aihwkit_nabn.openmmlab.forks import mend_ssd_head
 from aihwkit_nabn.openmmlab.iterations import ChipIterations, unwrapped
+from aihwkit_nabn.openmmlab.patches import mend_ssd_head
 from aihwkit_nabn.openmmlab.settings import build_calibration, build_rpu_config, images_of
 from aihwkit_nabn.seeding import check_seed, derive_seed, isolated_rng
 from aihwkit_nabn.times import parse_time

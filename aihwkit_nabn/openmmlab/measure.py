@@ -7,11 +7,10 @@ from collections.abc import Callable
 from numbers import Real
 from typing import Any
 
-import numpy as np
 from mmengine.runner.amp import autocast
 from torch import nn
 
-from aihwkit_nabn.openmmlab.classes import report_classes
+from aihwkit_nabn.openmmlab.patches import count_only_tested, measure_without_boxes, report_classes
 
 # The metrics people quote come first in tables.
 _MAIN = ("bbox_mAP", "mIoU", "segm_mAP")
@@ -43,51 +42,6 @@ def evaluator_of(loop: Any, *, fp16: bool = False, per_class: bool = False) -> C
         return numbers_of(loop.evaluator.evaluate(len(loop.dataloader.dataset)))
 
     return eval_fn
-
-
-def count_only_tested(loop: Any) -> None:
-    """Let COCO's metrics look for the images that are tested, where the config has limited them.
-
-    With ``test_dataloader.dataset.indices=N`` they would count every object in the annotation file's other images as
-    missed.
-    """
-    dataset = loop.dataloader.dataset
-    if getattr(dataset, "_indices", None) is None:
-        return
-    for metric in loop.evaluator.metrics:
-        if getattr(metric, "img_ids", ()) is None:
-            metric.img_ids = [dataset.get_data_info(index)["img_id"] for index in range(len(dataset))]
-
-
-def measure_without_boxes(metric: Any) -> None:
-    """Let COCO's metric give its numbers, zeros, for a network that finds nothing in any image.
-
-    Upstream gives none at all then, and a badly drifted chip is such a network. It gets one box without area and with a
-    score of 0, which meets no object. Other metrics stay as they are; calling it twice does nothing more.
-    """
-    if not hasattr(metric, "_coco_api") or getattr(metric, "_nabn_without_boxes", False):
-        return
-    original = metric.compute_metrics
-
-    def compute(results: Any) -> Any:
-        if results and not any(len(found["labels"]) for _, found in results):
-            (truth, found), *others = results
-            results = [(truth, found | _box_of_nothing(truth, "masks" in found)), *others]
-        return original(results)
-
-    metric.compute_metrics = compute
-    metric._nabn_without_boxes = True
-
-
-def _box_of_nothing(truth: dict[str, Any], with_mask: bool) -> dict[str, Any]:
-    zero = np.zeros(1, dtype=np.float32)
-    found: dict[str, Any] = {"bboxes": np.zeros((1, 4), dtype=np.float32), "scores": zero, "mask_scores": zero}
-    found["labels"] = np.zeros(1, dtype=np.int64)
-    if with_mask:
-        from pycocotools.mask import encode
-
-        found["masks"] = [encode(np.zeros((truth["height"], truth["width"]), dtype=np.uint8, order="F"))]
-    return found
 
 
 def numbers_of(metrics: dict[str, Any]) -> dict[str, float]:

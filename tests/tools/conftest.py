@@ -8,6 +8,8 @@ from types import ModuleType
 
 import pytest
 
+sys.path.append(str(Path(__file__).parents[2] / "tools"))  # where scripts find each other
+
 
 @pytest.fixture
 def load_tool() -> Callable[[str], ModuleType]:

@@ -15,8 +15,10 @@ import torch
 pytest.importorskip("mmcv")
 pytest.importorskip("mmdet")
 
+import coverage_models
+
 from aihwkit_nabn.commands._run import run
-from aihwkit_nabn.openmmlab import coverage, switching
+from aihwkit_nabn.openmmlab import switching
 from aihwkit_nabn.stacks import compile_mmcv
 
 TOOLS = Path(__file__).parents[2] / "tools"
@@ -111,7 +113,7 @@ def test_mmcv_has_its_operators_back_afterwards() -> None:
 
 def test_training_is_compared(tool, tmp_path: Path, monkeypatch) -> None:
     (tmp_path / "small.py").write_text(SMALL)
-    monkeypatch.setitem(coverage.MODELS, "small", str(tmp_path / "small.py"))
+    monkeypatch.setitem(coverage_models.MODELS, "small", str(tmp_path / "small.py"))
     ours = switching.ours()
     row = tool.compare_training("small", (ours, ours))
     assert row.passes and row.losses == row.gradients == 0

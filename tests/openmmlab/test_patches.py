@@ -9,7 +9,7 @@ pytest.importorskip("mmdet")
 from mmdet.evaluation.metrics import CocoMetric
 from mmseg.evaluation.metrics import IoUMetric
 
-from aihwkit_nabn.openmmlab.classes import _renamed, report_classes
+from aihwkit_nabn.openmmlab.patches import _renamed, report_classes
 
 
 def test_segmentation_reports_the_classes_that_the_ground_truth_has() -> None:

@@ -8,11 +8,15 @@ import pytest
 import torch
 from torch import nn
 
+pytest.importorskip("mmdet")
+pytest.importorskip("mmseg")
+
+import coverage_models
+from coverage_models import MODELS, Coverage, largest_error, measure_all, randomize
+
 from aihwkit_nabn import cli  # noqa: F401
 from aihwkit_nabn.commands._run import run
 from aihwkit_nabn.errors import UnknownNameError
-from aihwkit_nabn.openmmlab import coverage
-from aihwkit_nabn.openmmlab.coverage import MODELS, Coverage, largest_error, measure_all, randomize
 from tests.tensors import equal
 
 
@@ -66,7 +70,7 @@ def test_a_model_that_fails_is_a_row_and_the_exit_code(tmp_path: Path, monkeypat
             raise RuntimeError("broken\nmore")
         return good
 
-    monkeypatch.setattr(coverage, "measure", measure)
+    monkeypatch.setattr(coverage_models, "measure", measure)
     out = tmp_path / "docs" / "c.md"
     assert run(tool.app, ["fast_scnn", "--out", str(out)]) == 0
     assert "| a | 2 | 3 | 100.00% | 1.0e-07 | yes | predict |" in out.read_text() and tool.COMMAND in out.read_text()
