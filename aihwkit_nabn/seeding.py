@@ -86,6 +86,16 @@ def isolated_rng(seed: int) -> Iterator[None]:
             del _open[place]
 
 
+@contextmanager
+def isolated_run(model: torch.nn.Module, seed: int) -> Iterator[None]:
+    """Do the same with the generators of the model's CUDA devices too."""
+    devices = sorted({tensor.device.index for tensor in model.parameters() if tensor.device.type == "cuda"})
+    with torch.random.fork_rng(devices=devices) if devices else nullcontext(), isolated_rng(seed):
+        for device in devices:
+            torch.cuda.default_generators[device].manual_seed(seed)
+        yield
+
+
 # Held where code draws from generators that all threads share.
 _shared = threading.RLock()
 

@@ -21,7 +21,7 @@ NOISE = """
 from aihwkit_nabn.noise import WeightNoiseModel, register_noise_model
 
 @register_noise_model("added_loss")
-class Loss(WeightNoiseModel):
+class AddedLoss(WeightNoiseModel):
     \"\"\"Every conductance loses the same share.\"\"\"
 
     strength = "loss"

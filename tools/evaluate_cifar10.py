@@ -21,7 +21,7 @@ from aihwkit_nabn.calibration import CALIBRATION_METHODS
 from aihwkit_nabn.commands._evaluation import check_out, show_result, split_names
 from aihwkit_nabn.commands._run import run
 from aihwkit_nabn.errors import UnknownNameError
-from aihwkit_nabn.evaluation import MethodSpec, Scenario, evaluate
+from aihwkit_nabn.evaluation import MethodSpec, Scenario
 from aihwkit_nabn.evaluation.methods import AUGMENTED, PLAIN, method_specs
 from aihwkit_nabn.evaluation.settings import setup_of
 from aihwkit_nabn.results import UNCALIBRATED, RecordLog
@@ -131,17 +131,7 @@ def main(
     request = CalibrationRequest(n=calibration_images, seed=seed)
     setup = setup_of(workload.model, seed=seed, calibration_images=calibration_images)
     with RecordLog(check_out(out) / "records.jsonl", setup, resume=resume) as log:
-        result = evaluate(
-            workload.model,
-            scenarios=scenarios,
-            methods=specs,
-            chips=chips,
-            seed=seed,
-            calibration_batches=workload.calibration_sets(specs, request, ranges=True),
-            eval_fn=workload.eval_fn,
-            forward_fn=workload.forward_fn,
-            record_file=log,
-        )
+        result = workload.evaluate(scenarios, specs, request, chips=chips, record_file=log)
     show_result(Console(), result, out)
 
 

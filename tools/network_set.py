@@ -25,7 +25,7 @@ from aihwkit_nabn.calibration import CALIBRATION_METHODS
 from aihwkit_nabn.commands._evaluation import check_out, split_names
 from aihwkit_nabn.commands._run import run
 from aihwkit_nabn.errors import NabnError
-from aihwkit_nabn.evaluation import EvaluationResult, MethodSpec, Scenario, evaluate
+from aihwkit_nabn.evaluation import EvaluationResult, MethodSpec, Scenario
 from aihwkit_nabn.evaluation.methods import method_specs
 from aihwkit_nabn.evaluation.settings import setup_of
 from aihwkit_nabn.files import write_text
@@ -75,7 +75,6 @@ def measure(
     methods: list[MethodSpec],
     *,
     chips: int,
-    seed: int,
     file: RecordLog,
     console: Console,
 ) -> EvaluationResult:
@@ -92,20 +91,7 @@ def measure(
             soft_wrap=True,
         )
 
-    return evaluate(
-        network.model,
-        scenarios=[scenario],
-        methods=methods,
-        chips=chips,
-        seed=seed,
-        calibration_batches=network.calibration_sets(methods, request, ranges=True),
-        eval_fn=network.eval_fn,
-        forward_fn=network.forward_fn,
-        reference_forward_fn=network.reference_forward_fn,
-        progress=False,
-        on_record=tell,
-        record_file=file,
-    )
+    return network.evaluate([scenario], methods, request, chips=chips, progress=False, on_record=tell, record_file=file)
 
 
 app = typer.Typer(name="network_set", add_completion=False, pretty_exceptions_enable=False)
@@ -154,7 +140,7 @@ def main(
         lacking += unable
         with RecordLog(out / "records" / f"{name}.jsonl", setup, resume=resume) as file:
             for scenario in scenarios[name]:
-                result = measure(network, request, scenario, able, chips=chips, seed=seed, file=file, console=console)
+                result = measure(network, request, scenario, able, chips=chips, file=file, console=console)
                 rows.append(Row(network=name, setting=scenario.name, result=result))
                 write_text(out / "table.md", write_tables(rows, lacking))
         del network

@@ -47,7 +47,6 @@ def shapes_demo(console: Console, out: Path, *, chips: int, seed: int, quick: bo
     from aihwkit_nabn.commands._evaluation import parse_scenarios, show_result
     from aihwkit_nabn.data.demo_configs import demo_checkpoint_path, demo_config_path
     from aihwkit_nabn.data.shapes import write_shapes
-    from aihwkit_nabn.evaluation import evaluate
     from aihwkit_nabn.evaluation.methods import method_specs
     from aihwkit_nabn.workloads import CalibrationRequest, LoadSettings, load_workload
 
@@ -67,17 +66,8 @@ def shapes_demo(console: Console, out: Path, *, chips: int, seed: int, quick: bo
                 checkpoint=str(demo_checkpoint_path(name)),
                 cfg_options=["log_level=ERROR"],
             )
-        result = evaluate(
-            workload.model,
-            scenarios=parse_scenarios(NOISES[1:2] if quick else NOISES, ["1y"]),
-            methods=methods,
-            chips=chips,
-            seed=seed,
-            calibration_batches=workload.calibration_sets(methods, request, ranges=True),
-            eval_fn=workload.eval_fn,
-            forward_fn=workload.forward_fn,
-            reference_forward_fn=workload.reference_forward_fn,
-        )
+        scenarios = parse_scenarios(NOISES[1:2] if quick else NOISES, ["1y"])
+        result = workload.evaluate(scenarios, methods, request, chips=chips)
         show_result(console, result, out / name)
 
 

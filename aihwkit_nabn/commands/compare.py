@@ -11,6 +11,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from aihwkit_nabn.commands._options import (
+    BatchSize,
+    CalibrationImages,
+    CfgOptions,
+    Checkpoint,
+    Chips,
+    Data,
+    Device,
+    Extension,
+    ImageSize,
+    Jobs,
+    LoaderWorkers,
+    Take,
+    TestImages,
+)
 from aihwkit_nabn.errors import NabnError
 
 if TYPE_CHECKING:
@@ -97,7 +112,7 @@ def command(
             help="torchvision:NAME, a config of mmdetection or mmsegmentation; default: the embedded digits.",
         ),
     ] = DIGITS,
-    checkpoint: Annotated[str | None, typer.Argument(metavar="[CHECKPOINT]", help="File with the weights.")] = None,
+    checkpoint: Checkpoint = None,
     noise: Annotated[
         list[str] | None,
         typer.Option(help="Noise, e.g. pcm or gaussian:sigma=0.06; can be repeated; digits have a set of their own."),
@@ -112,7 +127,7 @@ def command(
         Path | None,
         typer.Option(help="Folder for table, plot, numbers, trained networks; default: nabn_results/compare[_TARGET]."),
     ] = None,
-    chips: Annotated[int, typer.Option(min=1, help="Chips per noise setting.")] = 5,
+    chips: Chips = 5,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first chip, the images and the training.")] = 0,
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Epochs of each hardware-aware training; default: 20 (digits) or 5.")
@@ -135,26 +150,18 @@ def command(
             f"{DIGITS_METHODS} (digits) or {OTHERS_METHODS}."
         ),
     ] = None,
-    data: Annotated[
-        Path | None, typer.Option(help="torchvision: folder with train/CLASS/images and val/CLASS/images.")
-    ] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Images per batch.")] = None,
-    calibration_images: Annotated[int, typer.Option(min=1, help="Unlabelled images, from the train set.")] = 256,
-    test_images: Annotated[int | None, typer.Option(min=1, help="Images that are measured on; default: all.")] = None,
-    image_size: Annotated[int | None, typer.Option(min=1, help="torchvision: edge of the images in pixels.")] = None,
-    take: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Of several weights in CHECKPOINT: model, ema, or their place in the file."),
-    ] = None,
-    loader_workers: Annotated[int | None, typer.Option(min=0, help="Processes that read images.")] = None,
-    device: Annotated[str | None, typer.Option(help="torchvision: cpu (the default) or cuda.")] = None,
-    cfg_options: Annotated[list[str] | None, typer.Option(help="Configs: KEY=VALUE that changes it.")] = None,
-    extension: Annotated[
-        list[str] | None,
-        typer.Option("--import", help="Python file or module with noise models or methods of yours; can be repeated."),
-    ] = None,
+    data: Data = None,
+    batch_size: BatchSize = None,
+    calibration_images: CalibrationImages = 256,
+    test_images: TestImages = None,
+    image_size: ImageSize = None,
+    take: Take = None,
+    loader_workers: LoaderWorkers = None,
+    device: Device = None,
+    cfg_options: CfgOptions = None,
+    extension: Extension = None,
     quick: Annotated[bool, typer.Option("--quick", help="Digits: two noise settings instead of four.")] = False,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Processes, one thread each; default: this one.")] = None,
+    jobs: Jobs = None,
     resume: Annotated[
         bool,
         typer.Option(

@@ -78,7 +78,6 @@ def command(
     from rich.console import Console
 
     from aihwkit_nabn.commands._evaluation import check_out, show_result
-    from aihwkit_nabn.evaluation import evaluate
     from aihwkit_nabn.evaluation.methods import ALL, method_specs
     from aihwkit_nabn.workloads import CalibrationRequest, LoadSettings, load_workload
 
@@ -94,16 +93,8 @@ def command(
     )
     methods = [replace(spec, options=FASTER.get(spec.method, {})) for spec in method_specs([ALL])]
     with one_thread():
-        result = evaluate(
-            workload.model,
-            scenarios=demo_scenarios(quick=quick),
-            methods=methods,
-            chips=chips,
-            seed=seed,
-            calibration_batches=workload.calibration_sets(methods, CalibrationRequest(n=CALIBRATION_IMAGES, seed=seed)),
-            eval_fn=workload.eval_fn,
-            forward_fn=workload.forward_fn,
-        )
+        request = CalibrationRequest(n=CALIBRATION_IMAGES, seed=seed)
+        result = workload.evaluate(demo_scenarios(quick=quick), methods, request, chips=chips)
     show_result(console, result, out)
     if not _shapes_demo.is_available():
         # As plain text: rich would read "[openmmlab]" as markup and wrap the line, and it is there to be copied.

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from aihwkit_nabn.commands._options import CfgOptions, Exclude
+
 if TYPE_CHECKING:
     from rich.console import Console
     from torch import nn
@@ -20,12 +22,8 @@ def command(
     ],
     overrides: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,
     noise: Annotated[str, typer.Option(help="Noise setting, which decides the tiles' size, e.g. pcm.")] = "pcm",
-    cfg_options: Annotated[
-        list[str] | None, typer.Option(help="KEY=VALUE pairs that change the config, as upstream.")
-    ] = None,
-    exclude: Annotated[
-        list[str] | None, typer.Option(help="Name of a module that stays digital; * and ? match; can be repeated.")
-    ] = None,
+    cfg_options: CfgOptions = None,
+    exclude: Exclude = None,
     layers: Annotated[bool, typer.Option("--layers", help="Also list every layer that goes on tiles.")] = False,
 ) -> None:
     """Show what of a model would go on tiles, what would stay digital and why; weights are random, none is loaded."""

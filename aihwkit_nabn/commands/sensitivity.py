@@ -7,6 +7,25 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from aihwkit_nabn.commands._options import (
+    BatchSize,
+    CalibrationImages,
+    CfgOptions,
+    Checkpoint,
+    Chips,
+    Data,
+    Device,
+    Exclude,
+    Extension,
+    ImageSize,
+    Jobs,
+    LoaderWorkers,
+    Noise,
+    Seed,
+    Take,
+    TestImages,
+)
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -21,36 +40,30 @@ def command(
             help="torchvision:NAME, a config of mmdetection or mmsegmentation; default: the embedded digits.",
         ),
     ] = "digits",
-    checkpoint: Annotated[str | None, typer.Argument(metavar="[CHECKPOINT]", help="File with the weights.")] = None,
-    noise: Annotated[list[str], typer.Option(help="Noise, e.g. pcm or gaussian:sigma=0.06; can be repeated.")] = [  # noqa: B006
+    checkpoint: Checkpoint = None,
+    noise: Noise = [  # noqa: B006
         "gaussian:sigma=0.1"
     ],
     time: Annotated[list[str], typer.Option(help="Time after programming; can be repeated.")] = ["1d"],  # noqa: B006
     methods: Annotated[str, typer.Option(help="Calibration methods, separated by commas.")] = "none,paired",
-    chips: Annotated[int, typer.Option(min=1, help="Chips per noise setting.")] = 5,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the first chip, and of the choice of images.")] = 0,
+    chips: Chips = 5,
+    seed: Seed = 0,
     reverse: Annotated[bool, typer.Option("--reverse", help="Also all layers on the chip but one.")] = False,
-    data: Annotated[Path | None, typer.Option(help="torchvision: folder with train/ and val/.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Images per batch.")] = None,
-    calibration_images: Annotated[int, typer.Option(min=1, help="Unlabelled images, from the train set.")] = 128,
-    test_images: Annotated[int | None, typer.Option(min=1, help="Images that are measured on; default: all.")] = None,
-    image_size: Annotated[int | None, typer.Option(min=1, help="torchvision: edge of the images in pixels.")] = None,
-    exclude: Annotated[list[str] | None, typer.Option(help="Name of a module that stays digital.")] = None,
-    take: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Of several weights in CHECKPOINT: model, ema, or their place in the file."),
-    ] = None,
-    loader_workers: Annotated[int | None, typer.Option(min=0, help="Processes that read images.")] = None,
-    device: Annotated[str | None, typer.Option(help="torchvision: cpu (the default) or cuda.")] = None,
-    cfg_options: Annotated[list[str] | None, typer.Option(help="Configs: KEY=VALUE that changes it.")] = None,
-    extension: Annotated[
-        list[str] | None,
-        typer.Option("--import", help="Python file or module with noise models or methods of yours; can be repeated."),
-    ] = None,
+    data: Data = None,
+    batch_size: BatchSize = None,
+    calibration_images: CalibrationImages = 128,
+    test_images: TestImages = None,
+    image_size: ImageSize = None,
+    exclude: Exclude = None,
+    take: Take = None,
+    loader_workers: LoaderWorkers = None,
+    device: Device = None,
+    cfg_options: CfgOptions = None,
+    extension: Extension = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for sensitivity.json, table and plot; default: nabn_results/TARGET.")
     ] = None,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Processes, one thread each; default: this one.")] = None,
+    jobs: Jobs = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with what an interrupted run has measured.")] = False,
 ) -> None:
     """Measure what each layer costs alone on the chip, the others digital: which ones to keep digital, or to mend."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from aihwkit_nabn.commands._options import Extension
 from aihwkit_nabn.errors import NabnError
 
 if TYPE_CHECKING:
@@ -14,8 +15,6 @@ if TYPE_CHECKING:
 
     from aihwkit_nabn.results import RecordLog
     from aihwkit_nabn.studies.grid import GridStudy, SweepSpec
-
-LAUNCHERS = ("none", "pytorch", "slurm", "mpi")
 
 
 def command(
@@ -28,10 +27,7 @@ def command(
     launcher: Annotated[
         str, typer.Option(help="Configs: pytorch, slurm or mpi, where several processes share one big model.")
     ] = "none",
-    extension: Annotated[
-        list[str] | None,
-        typer.Option("--import", help="Python file or module with noise models or methods of yours; can be repeated."),
-    ] = None,
+    extension: Extension = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything and say what would be done.")] = False,
 ) -> None:
     """Measure everything a sweep file asks for; the same command again goes on where an interrupted one stopped."""
@@ -39,6 +35,7 @@ def command(
 
     from aihwkit_nabn.studies import EXECUTORS
     from aihwkit_nabn.studies.grid import GridStudy, read_yaml
+    from aihwkit_nabn.workloads import LoadSettings
 
     console = Console()
     content = read_yaml(file)
@@ -46,8 +43,7 @@ def command(
         own = content.get("import") or []
         content = {**content, "import": [*([own] if isinstance(own, str) else own), *extension]}
     EXECUTORS.get(executor)
-    if launcher not in LAUNCHERS:
-        raise NabnError(f"launcher must be one of {', '.join(LAUNCHERS)}, got {launcher!r}")
+    LoadSettings(launcher=launcher)  # checks it
     study = GridStudy(content, launcher=launcher)
     folder = out or Path("nabn_results") / study.spec.name
     if folder.exists() and not folder.is_dir():

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import nn
 
 from aihwkit_nabn.evaluation.methods import MethodSpec
@@ -19,7 +18,7 @@ from aihwkit_nabn.evaluation.settings import describe, describe_shifts
 from aihwkit_nabn.nn.evaluation_mode import evaluation_mode
 from aihwkit_nabn.progress import Meter
 from aihwkit_nabn.results import DIGITAL, Record, RecordLog
-from aihwkit_nabn.seeding import derive_seed, isolated_rng
+from aihwkit_nabn.seeding import derive_seed, isolated_run
 
 
 def evaluate(
@@ -90,7 +89,7 @@ def evaluate(
     exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
     settings = describe(model, plan, max_samples=max_samples, exclude=exclude)
     with ExitStack() as stack:
-        stack.enter_context(_generators_restored(model, derive_seed(seed, "run")))
+        stack.enter_context(isolated_run(model, derive_seed(seed, "run")))
         stack.enter_context(evaluation_mode(model))
         meter = stack.enter_context(Meter(plan.n_records + 1, shown=progress))
         protocol = EvaluationProtocol(
@@ -215,11 +214,3 @@ def _conversion(scenario: Scenario) -> str:
 
 def _shifts(scenario: Scenario, method: PlannedMethod) -> str:
     return f"shifts {scenario.name} | {method.label}"
-
-
-@contextmanager
-def _generators_restored(model: nn.Module, seed: int) -> Iterator[None]:
-    """Restore the global generators of Python, numpy and torch, the model's CUDA devices included."""
-    devices = sorted({tensor.device.index for tensor in model.parameters() if tensor.device.type == "cuda"})
-    with torch.random.fork_rng(devices=devices) if devices else nullcontext(), isolated_rng(seed):
-        yield

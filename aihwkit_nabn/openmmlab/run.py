@@ -21,8 +21,6 @@ from aihwkit_nabn.openmmlab.missing_packages import explained
 if TYPE_CHECKING:
     from mmengine.config import Config
 
-LAUNCHERS = ("none", "pytorch", "slurm", "mpi")
-
 
 def prepare(
     config: Config, checkpoint: str, *, work_dir: str | None = None, launcher: str = "none", workers: int | None = None
@@ -33,17 +31,15 @@ def prepare(
         config: From `load_config`.
         checkpoint: File with the trained weights.
         work_dir: Folder of the run's logs; None: the config's, or ``work_dirs/CONFIG``.
-        launcher: How the processes of a distributed run were started, one of `LAUNCHERS`.
+        launcher: How the processes of a distributed run were started: ``none``, ``pytorch``, ``slurm`` or ``mpi``.
         workers: Processes that read images; None: as the config has it.
 
     Raises:
-        NabnError: the checkpoint does not exist, the config tests nothing, or there is no such launcher.
+        NabnError: the checkpoint does not exist, or the config tests nothing.
         MissingDependencyError: the config's package is not installed.
     """
     if "://" not in checkpoint and not Path(checkpoint).is_file():
         raise NabnError(f"checkpoint {checkpoint!r} does not exist")
-    if launcher not in LAUNCHERS:
-        raise NabnError(f"launcher must be one of {', '.join(LAUNCHERS)}, got {launcher!r}")
     scope_of(config)
     for field in ("model", "test_dataloader", "test_evaluator"):
         if not config.get(field):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sized
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ from torch.nn import functional as F
 from aihwkit_nabn.calibration.batches import batch_size, check_finite, default_forward
 from aihwkit_nabn.errors import NabnError, check_count, check_number
 from aihwkit_nabn.nn import NoiseAwareBatchNorm
-from aihwkit_nabn.seeding import check_seed, isolated_rng
+from aihwkit_nabn.seeding import check_seed, isolated_run
 from aihwkit_nabn.training.digital import convert_for_training, digital_twin
 from aihwkit_nabn.training.noise import TrainingNoise
 from aihwkit_nabn.training.report import TrainedModel, TrainingReport
@@ -102,7 +101,7 @@ def train_hardware_aware(
     options = options if optimizer_options is None else dict(optimizer_options)
     config = training_config(rpu_config, noise, clip_sigma)
     started = time.perf_counter()
-    with _generators_restored(model, seed):
+    with isolated_run(model, seed), torch.enable_grad():
         analog: Any = convert_for_training(
             model, config, _excluded(model, exclude), specific_rpu_config_fun=spare_degenerate
         )
@@ -223,13 +222,3 @@ def _check(model: object, batches: object, noise: object, functions: dict[str, o
             raise NabnError(f"{name} must be callable, got {function!r}")
     if on_epoch is not None and not callable(on_epoch):
         raise NabnError(f"on_epoch must be callable or None, got {on_epoch!r}")
-
-
-@contextmanager
-def _generators_restored(model: nn.Module, seed: int) -> Iterator[None]:
-    """Seed the generators of the CPU and of the model's CUDA devices, and restore them afterwards."""
-    devices = sorted({tensor.device.index for tensor in model.parameters() if tensor.device.type == "cuda"})
-    with isolated_rng(seed), torch.random.fork_rng(devices=devices), torch.enable_grad():
-        for device in devices:
-            torch.cuda.default_generators[device].manual_seed(seed)
-        yield

@@ -12,9 +12,9 @@ from torch import nn
 from aihwkit_nabn.calibration import CALIBRATION_METHODS
 from aihwkit_nabn.data.classification import ImageSet
 from aihwkit_nabn.errors import NabnError, check_count, suggestion
-from aihwkit_nabn.evaluation import MethodSpec
+from aihwkit_nabn.evaluation import EvaluationResult, MethodSpec, Scenario, evaluate
 from aihwkit_nabn.evaluation.methods import PLAIN, suiting_set
-from aihwkit_nabn.evaluation.plan import EvalFn
+from aihwkit_nabn.evaluation.plan import EvalFn, has_input_ranges
 from aihwkit_nabn.registry import Registry
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 SOURCES = ("representative", "one_class", "other_data")
 """Where calibration images come from: the train set; one class of it, another for each chip; another data set."""
 
+LAUNCHERS = ("none", "pytorch", "slurm", "mpi")
 CHECKPOINT = "checkpoint"
 
 
@@ -104,6 +105,49 @@ class Workload:
         names = {name for spec in methods if (name := _set_of(spec)) is not None} | ({PLAIN} if ranges else set())
         return {name: self.calibration(replace(request, images=name)) for name in sorted(names)} or None
 
+    def evaluate(
+        self,
+        scenarios: Iterable[Scenario],
+        methods: Iterable[MethodSpec],
+        request: CalibrationRequest,
+        *,
+        chips: int = 5,
+        **more: Any,
+    ) -> EvaluationResult:
+        """Measure scenarios x chips x methods, see `aihwkit_nabn.evaluate`; the request's seed is the first chip's.
+
+        Args:
+            scenarios: Noise settings and times.
+            methods: Each with the set that suits it.
+            request: Which calibration images.
+            chips: Chips per scenario.
+            more: What else `aihwkit_nabn.evaluate` takes.
+        """
+        return evaluate(self.model, **{**self.arguments(scenarios, methods, request, chips=chips), **more})
+
+    def arguments(
+        self,
+        scenarios: Iterable[Scenario],
+        methods: Iterable[MethodSpec],
+        request: CalibrationRequest,
+        *,
+        chips: int = 5,
+    ) -> dict[str, Any]:
+        """Return what `evaluate` hands to `aihwkit_nabn.evaluate`."""
+        scenarios, methods = list(scenarios), list(methods)
+        ranges = any(has_input_ranges(scenario.rpu_config) for scenario in scenarios)
+        return {
+            "scenarios": scenarios,
+            "methods": methods,
+            "chips": chips,
+            "seed": request.seed,
+            "calibration_batches": self.calibration_sets(methods, request, ranges=ranges),
+            "eval_fn": self.eval_fn,
+            "forward_fn": self.forward_fn,
+            "reference_forward_fn": self.reference_forward_fn,
+            "progress": self.rank == 0,
+        }
+
 
 def _set_of(spec: MethodSpec) -> str | None:
     if spec.batches is not None or spec.method not in CALIBRATION_METHODS:
@@ -122,7 +166,7 @@ class LoadSettings:
         batch_size: Images per forward pass when testing; None: what suits the workload. A config has its own.
         loader_workers: Processes that read images; None: what suits the workload.
         work_dir: Folder for logs.
-        launcher: How the processes of a distributed run were started: none, pytorch, slurm or mpi.
+        launcher: How the processes of a distributed run were started, one of `LAUNCHERS`.
     """
 
     seed: int = 0
@@ -133,6 +177,8 @@ class LoadSettings:
     launcher: str = "none"
 
     def __post_init__(self) -> None:
+        if self.launcher not in LAUNCHERS:
+            raise NabnError(f"launcher must be one of {', '.join(LAUNCHERS)}, got {self.launcher!r}")
         for name, minimum in (("test_images", 1), ("batch_size", 1), ("loader_workers", 0)):
             if getattr(self, name) is not None:
                 check_count(name, getattr(self, name), minimum=minimum)

@@ -197,7 +197,7 @@ def _measure(job: ChipJob, loaded: LoadedModel) -> Iterator[Event]:
 
 
 def _planned(loaded: LoadedModel, measurement: Measurement, entry: MethodEntry) -> PlannedMethod:
-    spec = MethodSpec(entry.method, label=measurement.key, options=dict(entry.options))
+    spec = MethodSpec(entry.method, label=entry.label, options=dict(entry.options))
     if not takes_images(entry):
         needs = spec.method in CALIBRATION_METHODS and CALIBRATION_METHODS.get(spec.method).needs_reference
         return PlannedMethod(spec=spec, batches=None, needs_reference=needs)
