@@ -18,6 +18,9 @@ _IMAGES = {"--max-samples": "--calibration-images", "--limit": "--test-images", 
 RENAMED = {"test": _IMAGES, "compare": _IMAGES, "sensitivity": _IMAGES, "sweep": {"--workers": "--jobs"}}
 """Options that had other names in version 0.1, by command."""
 
+RESUMED = (["test"], ["compare"], ["sensitivity"])
+"""Commands that go on where they stopped if told to; `nabn sweep` does so anyway, and says it."""
+
 
 def run(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
     """Run `app` and return its exit code; errors that a user can mend go to the error stream as one line.
@@ -39,13 +42,15 @@ def run(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
             raise
         return _complain(name, f"{error.strerror}: {os.fsdecode(error.filename)}")
     except (typer.Abort, KeyboardInterrupt):
-        print(f"{name}: interrupted", file=sys.stderr)
-        return INTERRUPTED
+        code = INTERRUPTED
     except Exception as error:
         # typer's usage errors; their base class has changed its module from version to version.
         if not isinstance(error, _usage_error()):
             raise
         return _complain(name, getattr(error, "format_message", error.__str__)())
+    if code == INTERRUPTED:  # newer versions of typer return it
+        kept = "; what was measured is kept, and the same command with --resume goes on" if given[:1] in RESUMED else ""
+        print(f"{name}: interrupted{kept}", file=sys.stderr)
     return code if isinstance(code, int) else 0
 
 

@@ -40,6 +40,7 @@ def build(settings: LoadSettings, data: Path) -> Classifier:
     """Return the network with its images, from a folder that holds ``cifar10_subset/``."""
     root = data / FOLDER
     train, test = load_cifar_subset(root / IMAGES)
+    tested = min(settings.test_images or len(test), len(test))
 
     def images(data: ImageSet) -> MemoryImages:
         return MemoryImages(data=data, normalise=normalise, augment=crop_and_flip)
@@ -59,7 +60,7 @@ def build(settings: LoadSettings, data: Path) -> Classifier:
         batch_size=(TEST_BATCH, CALIBRATION_BATCH),
         training_batches=augmented,
         description=(
-            f"ResNet-20 on CIFAR-10: accuracy on at most {len(test)} images, calibration with some of {len(train)} "
+            f"ResNet-20 on CIFAR-10: accuracy on {tested} images, calibration with some of {len(train)} "
             "others, without their labels",
         ),
     )

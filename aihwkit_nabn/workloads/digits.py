@@ -22,6 +22,7 @@ _OTHER_IMAGES = 512
 def load(name: str, settings: LoadSettings) -> Workload:
     """Return the demo network; the other data set is drawn shapes in grey, 8 x 8 pixels."""
     train, test = load_digits("train"), load_digits("test")
+    tested = min(settings.test_images or len(test), len(test))
 
     def images(data: ImageSet) -> MemoryImages:
         return MemoryImages(data=data, normalise=lambda x: x, augment=shift_images)
@@ -41,7 +42,7 @@ def load(name: str, settings: LoadSettings) -> Workload:
         batch_size=(TEST_BATCH, CALIBRATION_BATCH),
         training_batches=shifted,
         description=(
-            f"a network that reads handwritten digits: accuracy on at most {len(test)} images, calibration with some "
+            f"a network that reads handwritten digits: accuracy on {tested} images, calibration with some "
             f"of {len(train)} others, without their labels",
         ),
     ).workload()

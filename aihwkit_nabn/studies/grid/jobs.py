@@ -106,7 +106,7 @@ def all_measurements(spec: SweepSpec) -> list[Measurement]:
         Measurement(
             model=model.name,
             noise=noise,
-            t_inference=seconds,
+            t_inference=float(scenario.t_inference),
             chip_seed=chip_seed,
             jpeg=jpeg,
             method=method,
@@ -114,8 +114,7 @@ def all_measurements(spec: SweepSpec) -> list[Measurement]:
             calibration=calibration,
         )
         for model in spec.models
-        for noise in spec.noise
-        for seconds in spec.time
+        for noise, scenario in spec.settings()
         for chip_seed in spec.chip_seeds
         for jpeg in spec.jpeg
         for method, samples, calibration in _measured(spec, jpeg)

@@ -49,7 +49,8 @@ def read_model(field: str, entry: object) -> ModelEntry:
     if not isinstance(given, dict) or not isinstance(text, str) or not text.strip():
         raise NabnError(f"an entry of {field} must be a model's name or a mapping with model: NAME, got {short(entry)}")
     if "weights" in given and "checkpoint" not in given:
-        warnings.warn("weights of a model is now called checkpoint", DeprecationWarning, stacklevel=2)
+        text = "weights of a model is now called checkpoint; the old name works until 0.3"
+        warnings.warn(text, FutureWarning, stacklevel=2)
         given = {"checkpoint" if key == "weights" else key: value for key, value in given.items()}
     model = check_text("model", text)
     kind, _ = find_workload(model)

@@ -37,14 +37,13 @@ def _result(spec: SweepSpec, model: ModelEntry, store: RecordLog) -> EvaluationR
             grouped.setdefault(key, {})[record.chip_seed] = record
     records: list[Record] = []
     scenarios: list[dict[str, Any]] = []
-    for base, place in _places(spec):
+    for noise, base, place in _places(spec):
         jpeg, samples, calibration, position = place
-        name = scenario_name(spec, base, *place)
+        name = scenario_name(spec, noise, base, *place)
         seconds = _time_of(spec, base, position)
         strength = base.strength if name == base.name else None
         shown: dict[str, Any] = {"group": base.group, "strength": strength, "t_inference": seconds}
         scenarios.append({"name": name, **shown, "rpu_config": str(base.rpu_config)})
-        noise = _noise_of(spec, base)
         for label in labels_of(spec):
             key = (noise, base.t_inference, jpeg, samples, calibration, position, label)
             chips = grouped.get(key) or grouped.get((*key[:3], None, None, position, label), {})
@@ -63,26 +62,26 @@ def labels_of(spec: SweepSpec) -> list[str]:
     return [entry.label for entry in (spec.methods if spec.stream is None else spec.stream.tracking)]
 
 
-def _places(spec: SweepSpec) -> Iterator[tuple[Scenario, tuple[int | None, int, str, int | None]]]:
-    """Yield each scenario with JPEG quality, calibration images, where they come from, and end of the window."""
+def _places(spec: SweepSpec) -> Iterator[tuple[str, Scenario, tuple[int | None, int, str, int | None]]]:
+    """Yield noise setting and scenario with JPEG quality, calibration images, where from, and end of the window."""
     ends: Iterable[int | None] = [None]
     if spec.stream is not None:
         ends = range(spec.stream.window, spec.stream.images + 1, spec.stream.window)
-    for base in spec.scenarios():
+    for noise, base in spec.settings():
         for jpeg in spec.jpeg:
             for calibration in spec.calibration:
                 for samples in spec.samples:
                     for end in ends:
-                        yield base, (jpeg, samples, calibration, end)
+                        yield noise, base, (jpeg, samples, calibration, end)
 
 
 def scenario_name(
-    spec: SweepSpec, base: Scenario, jpeg: int | None, samples: int, calibration: str, position: int | None
+    spec: SweepSpec, noise: str, base: Scenario, jpeg: int | None, samples: int, calibration: str, position: int | None
 ) -> str:
     """Return the scenario's name, with whatever a sweep goes over besides."""
     parts = [base.name]
     if spec.stream is not None and spec.stream.drift is not None:
-        parts = [_noise_of(spec, base)]  # the time moves
+        parts = [noise]  # the time moves
     if len(spec.jpeg) > 1 or jpeg is not None:
         parts.append("not compressed" if jpeg is None else f"JPEG {jpeg}")
     if len(spec.calibration) > 1:
@@ -99,11 +98,6 @@ def _time_of(spec: SweepSpec, base: Scenario, position: int | None) -> float:
     if spec.stream is None or position is None:
         return float(base.t_inference)
     return times_of(spec.stream, float(base.t_inference))[position // spec.stream.window - 1]
-
-
-def _noise_of(spec: SweepSpec, base: Scenario) -> str:
-    place = [scenario.name for scenario in spec.scenarios()].index(base.name)
-    return spec.noise[place // len(spec.time)]
 
 
 def _digital_row(row: Record, metrics: dict[str, float]) -> Record:

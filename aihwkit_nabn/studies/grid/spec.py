@@ -10,7 +10,7 @@ from typing import Any
 
 from aihwkit_nabn.calibration.method import DEFAULT_METHOD
 from aihwkit_nabn.errors import NabnError, check_count
-from aihwkit_nabn.evaluation.scenario import Scenario, scenarios_over_times
+from aihwkit_nabn.evaluation.scenario import Scenario, scenarios_by_noise
 from aihwkit_nabn.extension import import_extension
 from aihwkit_nabn.results import UNCALIBRATED
 from aihwkit_nabn.seeding import check_seed
@@ -89,9 +89,14 @@ class SweepSpec:
     stream: StreamSpec | None
     imports: tuple[str, ...] = ()
 
+    def settings(self) -> list[tuple[str, Scenario]]:
+        """Return noise settings with scenarios, one per time; of noise that does not change with time, the earliest."""
+        parts = scenarios_by_noise([(noise, parse_preset(noise)) for noise in self.noise], sorted(self.time))
+        return [(noise, scenario) for noise, part in zip(self.noise, parts, strict=True) for scenario in part]
+
     def scenarios(self) -> list[Scenario]:
-        """Return one scenario per noise setting and time."""
-        return scenarios_over_times([(noise, parse_preset(noise)) for noise in self.noise], list(self.time))
+        """Return the scenarios alone."""
+        return [scenario for _, scenario in self.settings()]
 
     @property
     def chip_seeds(self) -> list[int]:

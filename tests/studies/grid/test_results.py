@@ -106,3 +106,24 @@ def test_a_plot_of_a_stream(small_stream: Small, tmp_path: Path) -> None:
     store = _filled(spec, tmp_path / "r.jsonl")
     (path,) = write_axis_plots(spec, "digits", store.sorted_records(), tmp_path)
     assert path.name == "position.png" and path.stat().st_size > 5000
+
+
+def test_each_number_stands_under_the_noise_and_time_that_it_was_measured_at(small: Small, tmp_path: Path) -> None:
+    noise = ["gaussian:sigma=0.03", "pcm", "gaussian:sigma=0.1"]  # of these only one changes with time
+    spec = parse_spec(small(noise=noise, time=["1d", "1y"], samples=[2], methods=["none"], chips=1))
+    measured = {(job.noise, job.t_inference) for job in all_measurements(spec)}
+    day, year = 86_400.0, 31_557_600.0
+    assert measured == {(noise[0], day), (noise[1], day), (noise[1], year), (noise[2], day)}
+    with RecordLog(tmp_path / "r.jsonl", described(spec)) as log:
+        log.add(digital_record("digits", None, {"accuracy": 99.0}))
+        for number, job in enumerate(all_measurements(spec)):
+            place = {"scenario": job.noise, "t_inference": job.t_inference, "chip_seed": job.chip_seed}
+            metrics = {"accuracy": float(number)}
+            log.add(Record(**place, method=job.method, method_name="none", metrics=metrics, axes=job.axes()))
+    result = results_of(spec, log)["digits"]
+    found = {record.scenario: record.metrics["accuracy"] for record in result.records}
+    expected = {}
+    for number, job in enumerate(all_measurements(spec)):
+        name = job.noise if job.noise != "pcm" else f"pcm, {'1d' if job.t_inference == day else '1y'}"
+        expected[name] = float(number)
+    assert found == expected and len(found) == 4
