@@ -176,6 +176,7 @@ def command(
     from aihwkit_nabn.commands._workload import describe, import_extensions, progress_on, workload_source
     from aihwkit_nabn.commands.demo import one_thread
     from aihwkit_nabn.evaluation.methods import method_specs
+    from aihwkit_nabn.evaluation.settings import setup_of
     from aihwkit_nabn.reporting import print_price
     from aihwkit_nabn.results import RecordLog
     from aihwkit_nabn.studies import run_study
@@ -231,8 +232,10 @@ def command(
     # Not the noises and times: more of them can be asked for later.
     setup: dict[str, Any] = {"seed": seed, "methods": names, "recipe": vars(recipe)}
     setup |= {"max_samples": calibration_images, "limit": test_images, "batch_size": batch_size}
+    if noise:
+        setup |= {"trained_at": trained_at or (time or ["1d"])[0]}
     if not digits:
-        setup |= {"target": target, "weights": checkpoint, "trained_at": trained_at or (time or ["1d"])[0]}
+        setup |= {"target": target, "weights": checkpoint}
         setup |= {"cfg_options": cfg_options, "take": take, "data": own["data"], "image_size": image_size}
     console = Console(file=sys.stdout)  # this one also while mmengine's output goes elsewhere
     check_out(folder)
@@ -244,6 +247,7 @@ def command(
         highlight=False,
     )
     log = RecordLog(folder / "records.jsonl", setup, resume=resume)
+    log.agree("network", setup_of(study.workload.model)["model"])
     with log, progress_on(console) as shown, one_thread() if digits else contextlib.nullcontext():
         run_study(study, log, workers=jobs, **shown)
         result = study.result(log)

@@ -75,7 +75,7 @@ def _run(console: Console, study: GridStudy, folder: Path, jobs: int | None, exe
     try:
         with study.open_log(folder) as log, view:
             for name, value in notes.items():
-                log.note(name, value)
+                log.agree(name, value) if name.startswith("network ") else log.note(name, value)
             return run_study(
                 study, log, workers=jobs or os.cpu_count() or 1, executor=executor, on_progress=view.update
             )

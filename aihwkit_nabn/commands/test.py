@@ -119,7 +119,7 @@ def command(
         max_samples=calibration_images,
         seed=seed,
         exclude=exclude or [],
-        **{key: value for key, value in workload.facts.items() if key.startswith("test_") and key != "test_images"},
+        **workload.facts.get("setup", {}),
         **({"per_class": True} if per_class else {}),
     )
     log = RecordLog(folder / RECORDS, setup, resume=resume, rank=workload.rank, broadcast=workload.broadcast)

@@ -85,8 +85,9 @@ def build_loop(config: Config, *, take: str | None = None) -> Any:
 
 
 def data_setup(config: Config) -> dict[str, str]:
-    """Return what tells test data and metrics of configs apart; how many processes read the images is none of it."""
-    return {name: _digest(config.get(name)) for name in ("test_dataloader", "test_evaluator")}
+    """Return what tells model, data and metrics of configs apart; how many processes read the images is none of it."""
+    parts = {"network": "model", **{name: name for name in ("train_dataloader", "test_dataloader", "test_evaluator")}}
+    return {name: _digest(config.get(part)) for name, part in parts.items()}
 
 
 def _digest(settings: Any) -> str:

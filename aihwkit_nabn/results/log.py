@@ -97,6 +97,17 @@ class RecordLog:
             self._write({"note": name, "value": value})
             self.notes[name] = value
 
+    def agree(self, name: str, value: Any) -> None:
+        """Keep a note that must be the same whenever the log is gone on with; a log without it takes any.
+
+        Raises:
+            NabnError: it is another one.
+        """
+        old = self.notes.get(name, value)
+        if old != value:
+            raise NabnError(f"{self.path} was made with {name} = {_text(old)}, not {_text(value)}; {self._mend}")
+        self.note(name, value)
+
     def sorted_records(self) -> list[Record]:
         """Return the records by key, the same list for the same records."""
         return [self.records[key] for key in sorted(self.records)]

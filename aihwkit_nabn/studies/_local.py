@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import os
 import pickle
-import signal
-import threading
+import traceback
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -17,6 +15,7 @@ from typing import Any
 
 from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.extension import import_extension
+from aihwkit_nabn.processes import end_with_parent
 from aihwkit_nabn.studies._base import EXECUTORS, Event, Study, Worker
 
 _POLL = 0.05  # seconds
@@ -36,15 +35,15 @@ def run_local(study: Study, jobs: list[Any], workers: int) -> Iterator[Event]:
     """
     # Spawned, not forked: a fork of a process in which torch has computed can hang.
     context = multiprocessing.get_context("spawn")
+    packed = pickle.dumps(study)
     others = set(multiprocessing.active_children())
     with contextlib.ExitStack() as stack:
         stack.callback(_end_all, others)
         # A manager's queue, which a process that is killed in the middle cannot leave locked.
         manager = SyncManager(ctx=context)
-        manager.start(_end_with_parent)
+        manager.start(end_with_parent)
         stack.callback(manager.shutdown)
         queue = manager.Queue()
-        packed = pickle.dumps(study)
         pool = ProcessPoolExecutor(workers, context, initializer=_start, initargs=(queue, study.imports, packed))
         stack.callback(pool.shutdown, wait=False, cancel_futures=True)
         pending = {pool.submit(_measure, job) for job in jobs}
@@ -68,37 +67,31 @@ def _end_all(others: set[Any]) -> None:
 
 
 _worker: Worker | None = None  # of a worker process
-_queue: Any = None
+_given: tuple[Any, tuple[str, ...], bytes] | None = None
 
 
 def _start(queue: Any, imports: tuple[str, ...], packed: bytes) -> None:
     import torch
 
-    global _worker, _queue
-    _end_with_parent()
+    global _given
+    end_with_parent()
     torch.set_num_threads(1)
-    for source in imports:  # before what is packed names something of theirs
-        import_extension(source)
-    _worker, _queue = Worker(pickle.loads(packed)), queue
+    _given = queue, imports, packed
 
 
 def _measure(job: Any) -> None:
-    assert _worker is not None
+    """Do a job; whatever goes wrong comes back as text, for not every error can be sent."""
+    global _worker
+    assert _given is not None
+    queue, imports, packed = _given
     try:
+        if _worker is None:
+            for source in imports:  # before what is packed names something of theirs
+                import_extension(source)
+            _worker = Worker(pickle.loads(packed))
         for event in _worker.events(job):
-            _queue.put(event)
+            queue.put(event)
     except NabnError as error:
-        raise NabnError(str(error)) from None  # its subclasses need not be made of one argument
-
-
-def _end_with_parent() -> None:
-    """Leave Ctrl-C to the main process, and end when it is gone: a pool's workers would wait for ever."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-    def watch() -> None:
-        parent = multiprocessing.parent_process()
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+        raise NabnError(str(error)) from None
+    except Exception:
+        raise RuntimeError(f"a worker process failed:\n{traceback.format_exc()}") from None

@@ -118,7 +118,7 @@ def contenders(
     ]
     for factor in wrong:
         check_number("wrong", factor, exclusive_minimum=0.0)
-        if factor == 1.0 or wrong.count(factor) > 1:
+        if f"{factor:g}" == "1" or [f"{other:g}" for other in wrong].count(f"{factor:g}") > 1:
             raise NabnError(f"wrong must hold different factors other than 1, got {list(wrong)}")
         label = f"{HWA}, {_WRONG.get(factor, f'noise x {factor:g}')}"
         listed.append(Contender(key=f"hwa_x{factor:g}", label=label, factor=float(factor)))

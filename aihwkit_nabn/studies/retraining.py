@@ -161,21 +161,20 @@ class RetrainingStudy(WorkloadStudy):
         protocol.range_batches = plan.range_batches
         analog: Any = protocol.analog(place.rpu_config)
         protocol.program(analog, place, chip)
-        shifts = {}
+        as_it_came = contender.factor is None and contender.compensated
+        if as_it_came:  # before the records, which say that a job is done
+            settings = describe(protocol.model, plan, max_samples=self.request.n, exclude=())
+            settings["conversion"] = {scenario.name: str(analog.conversion_report)}
+            yield Note(name=_settings(scenario.name), value=settings)
+            yield Note(name=DIGITAL, value=dict(protocol.digital))
         for method in plan.methods:
             label, name = contender.row(method.spec, scenario)
             if label in known:
                 continue
             record, layers = protocol.record(analog, place, chip, method)
-            if layers is not None:
-                shifts[method.label] = describe_shifts(layers)
+            if layers is not None and as_it_came:
+                yield Note(name=f"shifts {scenario.name} | {method.label}", value=describe_shifts(layers))
             yield replace(record, method=label, method_name=name)
-        if contender.factor is None:
-            settings = describe(protocol.model, plan, max_samples=self.request.n, exclude=())
-            settings["conversion"] = {scenario.name: str(analog.conversion_report)}
-            settings["layer_shifts"] = {scenario.name: shifts} if shifts else {}
-            yield Note(name=_settings(scenario.name), value=settings)
-            yield Note(name=DIGITAL, value=dict(protocol.digital))
 
     def trained(self, setting: NoiseSetting, contender: Contender) -> TrainedModel:
         """Return the network of a contender for a setting, trained if need be."""
@@ -220,12 +219,20 @@ class RetrainingStudy(WorkloadStudy):
         each = {scenario.name: log.notes[_settings(scenario.name)] for scenario in scenarios}
         described = {entry["name"]: entry for settings in each.values() for entry in settings["scenarios"]}
         converted = {name: text for settings in each.values() for name, text in settings["conversion"].items()}
+        shifts: dict[str, dict[str, Any]] = {}
+        for scenario in scenarios:
+            mine = {label: log.notes.get(f"shifts {scenario.name} | {label}") for label in labels}
+            found = {label: value for label, value in mine.items() if value is not None}
+            old = each[scenario.name].get("layer_shifts", {}).get(scenario.name, {})  # of version 0.1
+            if found or old:
+                shifts[scenario.name] = {**old, **found}
         training = self._training(log)
         settings = each[scenarios[-1].name] | {
             "seed": self.chip_seeds[0],
             "chips": len(self.chip_seeds),
             "scenarios": [described[scenario.name] | places[scenario.name] for scenario in scenarios],
             "conversion": {scenario.name: converted[scenario.name] for scenario in scenarios},
+            "layer_shifts": shifts,
             "methods": [_method_entry(label, records) for label in labels],
             "comparison": settings_of(self.listed, self.settings),
             "training": training,

@@ -40,7 +40,7 @@ def find_workload(text: str) -> tuple[WorkloadKind, str]:
     if kind not in WORKLOADS or kind == "config":
         raise UnknownNameError("workload", text, _forms())
     found = WORKLOADS.get(kind)
-    if found.named != bool(colon and name):
+    if found.named != bool(name) or bool(colon) != found.named:
         raise NabnError(f"workload {text!r} must be written {kind}:NAME" if found.named else f"{kind} takes no name")
     return found, name
 
@@ -64,10 +64,15 @@ def load_workload(text: str, settings: LoadSettings | None = None, **options: An
         ['accuracy']
     """
     kind, name = find_workload(text)
-    settings = settings or LoadSettings()
+    settings = LoadSettings() if settings is None else settings
+    if not isinstance(settings, LoadSettings):
+        raise NabnError(f"settings must be LoadSettings(...), got {settings!r}")
     if settings.launcher != "none" and not is_config(text):
         raise NabnError(f"launcher is for configs of mmdetection and mmsegmentation, which {text} is not")
-    return kind.load(name, settings, **kind.checked(text, options))
+    workload = kind.load(name, settings, **kind.checked(text, options))
+    if not isinstance(workload, Workload):
+        raise NabnError(f"the kind of workload {text!r} must return a Workload, got {workload!r}")
+    return workload
 
 
 def is_config(text: str) -> bool:

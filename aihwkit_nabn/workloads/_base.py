@@ -13,9 +13,10 @@ from aihwkit_nabn.calibration import CALIBRATION_METHODS
 from aihwkit_nabn.data.classification import ImageSet
 from aihwkit_nabn.errors import NabnError, check_count, suggestion
 from aihwkit_nabn.evaluation import EvaluationResult, MethodSpec, Scenario, evaluate
-from aihwkit_nabn.evaluation.methods import PLAIN, suiting_set
+from aihwkit_nabn.evaluation.methods import AUGMENTED, PLAIN, suiting_set
 from aihwkit_nabn.evaluation.plan import EvalFn, has_input_ranges
 from aihwkit_nabn.registry import Registry
+from aihwkit_nabn.seeding import check_seed
 
 if TYPE_CHECKING:
     from aihwkit_nabn.training import TrainedModel, TrainingNoise
@@ -53,6 +54,19 @@ class CalibrationRequest:
     batch_size: int | None = None
     exact: bool = False
 
+    def __post_init__(self) -> None:
+        for name in ("n", "batch_size"):
+            if getattr(self, name) is not None:
+                check_count(name, getattr(self, name), minimum=1)
+        if self.images not in (PLAIN, AUGMENTED):
+            raise NabnError(f"images must be {PLAIN!r} or {AUGMENTED!r}, got {self.images!r}")
+        for name in ("seed", "chip_seed"):
+            check_seed(name, getattr(self, name))
+        skips = self.reference_skips
+        if isinstance(skips, str) or not all(isinstance(skip, str) for skip in skips or ()):
+            raise NabnError(f"reference_skips must be a tuple of names of transforms, got {skips!r}")
+        object.__setattr__(self, "reference_skips", tuple(skips or ()))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
@@ -71,7 +85,8 @@ class Workload:
         write_examples: Draws test images as chips see them, see `aihwkit_nabn.openmmlab.examples`; None: it cannot.
         sources: Which of `SOURCES` it has.
         description: Lines that say what is measured, for the user.
-        facts: More about its data, as plain values by name.
+        facts: More about its data, as plain values by name; under ``setup`` what must be the same for measurements to
+            belong together.
         rank: Of this process, among those that measure together.
         broadcast: Returns the first process's object in all of them.
     """

@@ -151,7 +151,7 @@ class _Config:
                 f"{self.config.filename} with {self.checkpoint}: {len(loop.dataloader.dataset)} test images; what "
                 f"mmengine prints is in {logs}/output.txt",
             ),
-            facts={"test_images": len(loop.dataloader.dataset), "fp16": loop.fp16, **data_setup(config)},
+            facts={"test_images": len(loop.dataloader.dataset), "setup": {"fp16": loop.fp16, **data_setup(config)}},
             rank=get_rank(),
             broadcast=from_main_process,
         )

@@ -27,6 +27,8 @@ SWEEP = {
     "methods": ["none", "paired"],
     "samples": [4],
     "test_images": 20,
+    "test_batch": 256,  # as 0.1 had them by default
+    "calibration_batch": 64,
 }
 
 

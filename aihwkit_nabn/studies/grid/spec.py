@@ -66,8 +66,8 @@ class SweepSpec:
         calibration: Where they come from, of `SOURCES`.
         jpeg: Qualities at which test and calibration images are compressed; None: not at all.
         test_images: Number of test images; None: all.
-        test_batch: Test images per forward pass.
-        calibration_batch: Calibration images per forward pass.
+        test_batch: Test images per forward pass; None: what suits each model.
+        calibration_batch: Calibration images per forward pass; likewise.
         stream: A stream instead of single measurements, or None.
         imports: Python files or modules with noise models or methods of the user's own; every worker imports them.
     """
@@ -84,8 +84,8 @@ class SweepSpec:
     calibration: tuple[str, ...]
     jpeg: tuple[int | None, ...]
     test_images: int | None
-    test_batch: int
-    calibration_batch: int
+    test_batch: int | None
+    calibration_batch: int | None
     stream: StreamSpec | None
     imports: tuple[str, ...] = ()
 
@@ -179,9 +179,9 @@ def parse_spec(content: object) -> SweepSpec:
             "calibration", given.get("calibration", SOURCES[0]), partial(check_choice, known=SOURCES)
         ),
         jpeg=jpeg,
-        test_images=None if given.get("test_images") is None else check_positive("test_images", given["test_images"]),
-        test_batch=check_positive("test_batch", given.get("test_batch", 256)),
-        calibration_batch=check_positive("calibration_batch", given.get("calibration_batch", 64)),
+        test_images=_optional("test_images", given),
+        test_batch=_optional("test_batch", given),
+        calibration_batch=_optional("calibration_batch", given),
         stream=None if given.get("stream") is None else _read_stream(given["stream"]),
         imports=imports,
     )
@@ -201,6 +201,10 @@ def _check_together(spec: SweepSpec) -> None:
                 check(seconds)
             except NabnError as error:
                 raise NabnError(f"time of {scenario.name!r}: {error}") from error
+
+
+def _optional(field: str, given: Mapping[str, Any]) -> int | None:
+    return None if given.get(field) is None else check_positive(field, given[field])
 
 
 def _read_stream(content: object) -> StreamSpec:

@@ -14,6 +14,7 @@ from aihwkit_nabn.evaluation import MethodSpec, Scenario
 from aihwkit_nabn.evaluation.methods import PLAIN
 from aihwkit_nabn.evaluation.plan import PlannedMethod, has_input_ranges
 from aihwkit_nabn.evaluation.protocol import EvaluationProtocol
+from aihwkit_nabn.evaluation.settings import setup_of
 from aihwkit_nabn.nn import convert_to_noise_aware
 from aihwkit_nabn.nn.evaluation_mode import evaluation_mode
 from aihwkit_nabn.results import Record, RecordLog
@@ -187,8 +188,7 @@ def _measure(job: ChipJob, loaded: LoadedModel) -> Iterator[Event]:
     with evaluation_mode(protocol.model):
         analog: Any = protocol.analog(scenario.rpu_config)
         yield digital_record(job.model, job.jpeg, dict(protocol.digital))
-        if job.jpeg is None:
-            yield Note(name=f"conversion {job.model} {job.noise}", value=str(analog.conversion_report))
+        yield Note(name=f"conversion {job.model} {job.noise}", value=str(analog.conversion_report))
         protocol.program(analog, scenario, job.chip_seed)
         for measurement in job.measurements:
             method = _planned(loaded, measurement, entries[measurement.method])
@@ -230,6 +230,7 @@ def _checked(loaded: LoadedModel) -> dict[str, Any]:
         raise NabnError(f"test_images must be at most {available} for {entry.name}, got {spec.test_images}")
     facts = {name: workload.facts.get(name) for name in ("test_images", "other_data")}
     notes: dict[str, Any] = {f"model {entry.name}": {**facts, "class": type(workload.model).__name__}}
+    notes[f"network {entry.name}"] = setup_of(workload.model)["model"]
     for noise in spec.noise:
         config = parse_preset(noise)
         analog: Any = convert_to_noise_aware(workload.model, config, exclude=entry.exclude)
