@@ -90,3 +90,8 @@ def test_main_leaves_with_the_exit_code(monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(SystemExit) as left:
         cli.main()
     assert left.value.code == 2
+
+
+def test_an_option_under_both_of_its_names_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(cli.app, ["test", "digits", "--noise", "pcm", "--limit", "5", "--test-images", "6"]) == 2
+    assert "--limit and --test-images are one option; give it once" in capsys.readouterr().err

@@ -32,8 +32,9 @@ def run(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
         arguments: What to parse; the process's own arguments if None.
     """
     name = app.info.name or "nabn"
-    given = _with_new_names(list(sys.argv[1:] if arguments is None else arguments))
+    given = list(sys.argv[1:] if arguments is None else arguments)
     try:
+        given = _with_new_names(given)
         code = typer.main.get_command(app)(args=given, prog_name=name, standalone_mode=False)
     except NabnError as error:
         return _complain(name, str(error))
@@ -60,6 +61,8 @@ def _with_new_names(arguments: list[str]) -> list[str]:
     for place, argument in enumerate(arguments):
         option, equals, value = argument.partition("=")
         if option in renamed:
+            if any(other.partition("=")[0] == renamed[option] for other in arguments):
+                raise NabnError(f"{option} and {renamed[option]} are one option; give it once")
             print(f"{option} is now called {renamed[option]}; the old name works until 0.3", file=sys.stderr)
             arguments[place] = f"{renamed[option]}{equals}{value}"
     return arguments

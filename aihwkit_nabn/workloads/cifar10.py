@@ -10,6 +10,7 @@ from torch import Tensor
 from aihwkit_nabn.data.cifar import crop_and_flip, load_cifar_subset, normalise
 from aihwkit_nabn.data.classification import ImageSet
 from aihwkit_nabn.data.resnet_cifar import load_resnet20
+from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.seeding import derive_seed
 from aihwkit_nabn.workloads._base import WORKLOADS, LoadSettings, Workload, WorkloadKind
 from aihwkit_nabn.workloads._checks import check_text
@@ -39,6 +40,8 @@ def load(name: str, settings: LoadSettings, *, data: str | None = None, data_roo
 def build(settings: LoadSettings, data: Path) -> Classifier:
     """Return the network with its images, from a folder that holds ``cifar10_subset/``."""
     root = data / FOLDER
+    if not (root / IMAGES).is_file():
+        raise NabnError(f"cifar10 needs {root / IMAGES}, which does not exist; data (or {VARIABLE}) names the folder")
     train, test = load_cifar_subset(root / IMAGES)
     tested = min(settings.test_images or len(test), len(test))
 

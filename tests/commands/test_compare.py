@@ -185,3 +185,21 @@ def test_a_noise_is_trained_for_at_one_time_and_measured_at_all() -> None:
 def test_the_same_noise_and_time_twice_is_refused_before_anything_is_trained(noises, times) -> None:
     with pytest.raises(NabnError, match=r"got 'pcm, 1d' twice"):
         settings_of_noise(noises, times)
+
+
+@pytest.mark.slow
+def test_a_comparison_for_another_time_is_not_gone_on_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["compare", "digits", "--noise", "pcm", "--time", "1h", "--chips", "1", "--epochs", "1"]
+    arguments += ["--methods", "paired", "--wrong", "2", "--test-images", "30", "--out", str(tmp_path)]
+    assert run(cli.app, arguments) == 0
+    result = EvaluationResult.from_json(tmp_path / "results.json")
+    assert set(result.settings["layer_shifts"]) == {"pcm, 1h"}
+    # Killed behind the last record: notes stand before the records, so nothing is missing.
+    path = tmp_path / "records.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    last = max(index for index, line in enumerate(lines) if '"record"' in line)
+    path.write_text("".join(lines[: last + 1]))
+    assert run(cli.app, [*arguments, "--resume"]) == 0
+    capsys.readouterr()
+    assert run(cli.app, [*arguments, "--resume", "--trained-at", "1y"]) == 2
+    assert "was made with trained_at = '1h', not '1y'" in capsys.readouterr().err

@@ -223,4 +223,9 @@ def test_an_interrupted_run_of_a_config_goes_on(detector, tmp_path, capsys) -> N
     _refused([*arguments, "--resume", "--seed", "1"], "was made with seed = 0, not 1", capsys)
     changed = [*arguments[:-1], "test_dataloader.dataset.indices=3"]
     _refused([*changed, "--resume"], "was made with test_dataloader = ", capsys)
+    for option, part in (
+        ("model.test_cfg.score_thr=0.3", "network"),
+        ("train_dataloader.batch_size=1", "train_dataloader"),
+    ):
+        _refused([*arguments, option, "--resume"], f"was made with {part} = ", capsys)
     assert file.read_text().splitlines(keepends=True) == again

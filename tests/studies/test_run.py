@@ -243,3 +243,52 @@ def test_noise_of_the_users_own_is_known_to_every_worker(tmp_path: Path) -> None
     records = _run(content, tmp_path / "two", workers=2)
     assert records == _run(content, tmp_path / "one", workers=1)
     assert len(records) == 1 + 2 * 2
+
+
+class Failing(Counting):
+    """Raises what cannot be sent from process to process, or not made anew there."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def measure(self, job: int, loaded: None) -> Iterator[Record | Note]:
+        yield self._records(job)[0]
+        raise Odd(1, 2) if self.kind == "odd" else ValueError(lambda: None)
+
+
+class Odd(Exception):
+    def __init__(self, first: int, second: int) -> None:
+        super().__init__(f"{first} and {second}")
+
+
+class Unloadable(Counting):
+    """Cannot be made in another process."""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        raise NabnError("no such data here")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("study", "kind", "message"),
+    [
+        (Failing("odd"), RuntimeError, "a worker process failed:.*1 and 2"),
+        (Failing("value"), RuntimeError, "a worker process failed:.*ValueError"),
+        (Unloadable(), NabnError, "no such data here"),
+    ],
+)
+def test_errors_of_workers_come_back_as_they_are(
+    study: Study, kind: type[Exception], message: str, tmp_path: Path
+) -> None:
+    with RecordLog(tmp_path / "log.jsonl", {}) as log, pytest.raises(kind, match=f"(?s){message}"):
+        run_study(study, log, workers=1)
+
+
+def test_a_log_of_another_network_is_refused(tmp_path: Path) -> None:
+    with RecordLog(tmp_path / "log.jsonl", {}) as log:
+        log.agree("network", "Net 12")
+    with RecordLog(tmp_path / "log.jsonl", {}) as log:
+        log.agree("network", "Net 12")
+        with pytest.raises(NabnError, match="was made with network = 'Net 12', not 'Net 34'"):
+            log.agree("network", "Net 34")

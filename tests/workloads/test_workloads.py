@@ -13,7 +13,14 @@ from PIL import Image
 from aihwkit_nabn.data.jpeg import compress_images
 from aihwkit_nabn.errors import NabnError, UnknownNameError
 from aihwkit_nabn.extension import import_extension
-from aihwkit_nabn.workloads import WORKLOADS, CalibrationRequest, LoadSettings, Workload, load_workload
+from aihwkit_nabn.workloads import (
+    WORKLOADS,
+    CalibrationRequest,
+    LoadSettings,
+    Workload,
+    WorkloadKind,
+    load_workload,
+)
 from aihwkit_nabn.workloads.digits import CALIBRATION_BATCH
 
 
@@ -130,7 +137,7 @@ def test_test_images_are_those_that_were_asked_for(workload: Workload) -> None:
 
 
 def test_cifar10_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(NabnError, match=r"data file .*cifar10_subset.npz does not exist"):
+    with pytest.raises(NabnError, match=r"cifar10 needs .*cifar10_subset.npz, which does not exist; data"):
         load_workload("cifar10", data=str(tmp_path))
     monkeypatch.setenv("NABN_DATA", str(tmp_path / "there"))
     with pytest.raises(NabnError, match=r"there/cifar10_subset"):
@@ -178,3 +185,31 @@ def test_a_workload_is_one_file(tmp_path: Path) -> None:
         WORKLOADS.unregister("mine")
     with pytest.raises(UnknownNameError):
         load_workload("mine:x")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"n": 0}, "n must be"),
+        ({"n": "3"}, "n must be"),
+        ({"batch_size": 0}, "batch_size must be"),
+        ({"images": "x"}, "images must be 'plain' or 'augmented', got 'x'"),
+        ({"seed": -1}, "seed must be"),
+        ({"chip_seed": "x"}, "chip_seed must be"),
+        ({"reference_skips": "CompressJPEG"}, "reference_skips must be a tuple"),
+    ],
+)
+def test_requests_are_checked(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(NabnError, match=message):
+        CalibrationRequest(**given)
+
+
+def test_what_a_kind_returns_is_checked() -> None:
+    WORKLOADS.register("returns_none")(WorkloadKind(load=lambda name, settings: None))  # type: ignore[arg-type,return-value]
+    try:
+        with pytest.raises(NabnError, match="'returns_none' must return a Workload, got None"):
+            load_workload("returns_none")
+    finally:
+        WORKLOADS.unregister("returns_none")
+    with pytest.raises(NabnError, match="settings must be LoadSettings"):
+        load_workload("digits", {"seed": 1})  # type: ignore[arg-type]

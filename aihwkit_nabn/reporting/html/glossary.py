@@ -9,9 +9,10 @@ GLOSSARY = {
     "digital": "The trained network on an ordinary computer: what the chip should come close to.",
     "chip": "One simulated copy of the chip. No two are alike, because writing the weights is a matter of chance; that "
     "is why several are measured.",
-    "uncalibrated": "A chip as it was programmed, with nothing done about its errors.",
-    "calibration": "Adjusting a few digital numbers beside the analog arrays (per channel a scale and an offset) with "
-    "some unlabelled images. The weights stay as they are and nothing is retrained.",
+    "uncalibrated": "A chip as it was programmed. Drift compensation, where the noise setting has it, is on; a row of "
+    "its own says otherwise.",
+    "calibration": "Adjusting digital numbers beside the analog arrays (scales and offsets, perhaps a small correction "
+    "of each layer) with some unlabelled images. The weights stay as they are and nothing is retrained.",
     "setting": "A kind and strength of noise, at a time after programming.",
     "95% interval": "Where the mean over very many chips would lie, as far as the few that were measured tell.",
     "recovered": "The share of what the chip lost that calibration brings back.",
@@ -35,6 +36,6 @@ METHODS = {
     "multiplications; then as paired.",
     "auto": "Tries several methods, doing nothing among them, and takes the one that agrees best with the digital "
     "network on calibration images that were held back; no labels are used.",
-    "distill": "Starts from paired, then tunes the scales and offsets by gradient descent so that the chip's inner "
-    "signals and answers match the digital network's; no labels are used.",
+    "distill": "Starts from low_rank, then tunes scales, offsets and corrections by gradient descent so that the "
+    "chip's inner signals and answers match the digital network's; no labels are used.",
 }

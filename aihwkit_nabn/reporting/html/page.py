@@ -23,6 +23,7 @@ from aihwkit_nabn.reporting.html.svg import DARK, LIGHT, color_variables
 from aihwkit_nabn.reporting.style import line_styles
 from aihwkit_nabn.results import Results
 from aihwkit_nabn.results.metrics import detail_metrics
+from aihwkit_nabn.times import format_time
 
 TITLE = "What an analog chip does to a network"
 
@@ -130,7 +131,7 @@ def _made(settings: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _scenario(entry: dict[str, Any]) -> tuple[str, str]:
     seconds = entry.get("t_inference", 0.0)
-    head = f"# {seconds:g} s after programming\n" if seconds else "# right after programming\n"
+    head = f"# {format_time(seconds)} after programming\n" if seconds else "# right after programming\n"
     return str(entry.get("name", "")), head + str(entry.get("rpu_config", ""))
 
 

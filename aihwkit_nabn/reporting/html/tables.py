@@ -79,7 +79,7 @@ def recovered(result: Results, metric: str) -> Table | None:
         caption="Share of the loss that came back: 100% is the digital network, 0% the chip as it is",
         header=["method", *result.scenarios],
         rows=rows,
-        notes=["A dash: the chips lose nothing that could be told from chance, so there is no share to give."],
+        notes=["A dash: one chip, or a loss that could not be told from chance, so there is no share to give."],
     )
 
 
