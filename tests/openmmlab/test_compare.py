@@ -18,7 +18,7 @@ from aihwkit_nabn.training import TrainingNoise
 from aihwkit_nabn.training.noise import matched_noise
 
 OPTIONS = ["--noise", "gaussian:sigma=0.1", "--chips", "1", "--epochs", "2", "--wrong", "0.25", "--methods", "paired"]
-OPTIONS += ["--max-samples", "4"]
+OPTIONS += ["--calibration-images", "4"]
 
 
 @pytest.mark.slow
@@ -49,7 +49,7 @@ def test_a_config_against_retraining(name: str, metric: str, request, tmp_path: 
     again = EvaluationResult.from_json(out / "results.json")
     assert {record.method: record.metrics for record in again.records} == values
     capsys.readouterr()
-    assert run(cli.app, [*arguments, "--resume", "--max-samples", "3"]) == 2
+    assert run(cli.app, [*arguments, "--resume", "--calibration-images", "3"]) == 2
     assert "was made with" in capsys.readouterr().err
 
 
