@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aihwkit_nabn.errors import NabnError
@@ -12,30 +13,48 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from aihwkit_nabn.studies._base import WorkloadSource
-    from aihwkit_nabn.workloads import LoadSettings, Workload
-
-TARGETS = "digits, cifar10, torchvision:NAME, or a config of mmdetection or mmsegmentation."
-DIGITS = "digits"
+    from aihwkit_nabn.workloads import Workload
 
 
 def workload_source(
-    target: str, checkpoint: str | None, settings: LoadSettings, options: Mapping[str, Any]
+    target: str,
+    folder: Path,
+    options: Mapping[str, Any],
+    *,
+    seed: int,
+    test_images: int | None,
+    batch_size: int | None,
+    loader_workers: int | None,
+    launcher: str = "none",
 ) -> WorkloadSource:
     """Return where a workload is found, its options checked.
 
     Args:
         target: As `load_workload` takes it.
-        checkpoint: File with the weights, or None.
-        settings: How much of the data.
-        options: What the user gave, None where nothing.
+        folder: Of the results; logs go below it.
+        options: What the user gave for the kind of workload, None where nothing.
+        seed: As `LoadSettings` has it, and so are the rest.
+        test_images: How many.
+        batch_size: Images per forward pass.
+        loader_workers: Processes that read images.
+        launcher: Of a distributed run.
 
     Raises:
         NabnError: there is no such workload, or it does not take an option.
     """
     from aihwkit_nabn.studies._base import WorkloadSource
-    from aihwkit_nabn.workloads import find_workload
+    from aihwkit_nabn.workloads import LoadSettings, find_workload
 
-    given = {name: value for name, value in {"checkpoint": checkpoint, **options}.items() if value not in (None, False)}
+    settings = LoadSettings(
+        seed=seed,
+        test_images=test_images,
+        batch_size=batch_size,
+        loader_workers=loader_workers,
+        work_dir=folder / "logs",
+        launcher=launcher,
+    )
+    given = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
+    given = {name: value for name, value in given.items() if value not in (None, False)}
     kind, _ = find_workload(target)
     kind.checked(target, given)
     return WorkloadSource(text=target, settings=settings, options=given)

@@ -183,7 +183,7 @@ def command(
     from aihwkit_nabn.studies.contenders import contenders
     from aihwkit_nabn.studies.retraining import RetrainingStudy
     from aihwkit_nabn.training.recipe import Recipe
-    from aihwkit_nabn.workloads import CalibrationRequest, LoadSettings, is_config
+    from aihwkit_nabn.workloads import CalibrationRequest, is_config
 
     imports = import_extensions(extension)
     digits = target == DIGITS
@@ -209,15 +209,23 @@ def command(
     else:
         settings = settings_of_noise(noise, time or ["1d"], trained_at)
     folder = out or Path("nabn_results") / ("compare" if digits else f"compare_{folder_name(target)}")
-    own = {"data": None if data is None else str(data), "image_size": image_size, "take": take, "device": device}
-    load = LoadSettings(
+    own = {
+        "checkpoint": checkpoint,
+        "data": data,
+        "image_size": image_size,
+        "take": take,
+        "device": device,
+        "cfg_options": cfg_options,
+    }
+    source = workload_source(
+        target,
+        folder,
+        own,
         seed=seed,
         test_images=test_images,
         batch_size=batch_size,
         loader_workers=loader_workers,
-        work_dir=folder / "logs",
     )
-    source = workload_source(target, checkpoint, load, {**own, "cfg_options": cfg_options})
     study = RetrainingStudy(
         source,
         settings,
@@ -236,7 +244,12 @@ def command(
         setup |= {"trained_at": trained_at or (time or ["1d"])[0]}
     if not digits:
         setup |= {"target": target, "weights": checkpoint}
-        setup |= {"cfg_options": cfg_options, "take": take, "data": own["data"], "image_size": image_size}
+        setup |= {
+            "cfg_options": cfg_options,
+            "take": take,
+            "data": data,
+            "image_size": image_size,
+        }
     console = Console(file=sys.stdout)  # this one also while mmengine's output goes elsewhere
     check_out(folder)
     describe(console, study.workload)

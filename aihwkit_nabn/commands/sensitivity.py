@@ -76,21 +76,29 @@ def command(
     from aihwkit_nabn.results import RecordLog
     from aihwkit_nabn.studies import run_study
     from aihwkit_nabn.studies.layers import LayersStudy
-    from aihwkit_nabn.workloads import CalibrationRequest, LoadSettings
+    from aihwkit_nabn.workloads import CalibrationRequest
 
     imports = import_extensions(extension)
     scenarios = parse_scenarios(noise, time)
     specs = method_specs(split_names(methods))
     folder = out or Path("nabn_results") / folder_name(target)
-    own = {"data": None if data is None else str(data), "image_size": image_size, "take": take, "device": device}
-    settings = LoadSettings(
+    own = {
+        "checkpoint": checkpoint,
+        "data": data,
+        "image_size": image_size,
+        "take": take,
+        "device": device,
+        "cfg_options": cfg_options,
+    }
+    source = workload_source(
+        target,
+        folder,
+        own,
         seed=seed,
         test_images=test_images,
         batch_size=batch_size,
         loader_workers=loader_workers,
-        work_dir=folder / "logs",
     )
-    source = workload_source(target, checkpoint, settings, {**own, "cfg_options": cfg_options})
     study = LayersStudy(
         source,
         scenarios=scenarios,
@@ -108,7 +116,11 @@ def command(
     # As logs of version 0.1 have it; a reverse study measures the same and more.
     setup = {"target": folder_name(target), "noise": noise, "time": time, "methods": methods, "seed": seed}
     setup |= {"limit": test_images, "max_samples": calibration_images, "exclude": list(exclude or ())}
-    setup |= {"network": None if target == "digits" else target, "weights": checkpoint, "data": own["data"]}
+    setup |= {
+        "network": None if target == "digits" else target,
+        "weights": checkpoint,
+        "data": data,
+    }
     setup |= {"batch_size": batch_size, "image_size": image_size, "cfg_options": cfg_options, "take": take}
     with RecordLog(folder / "sensitivity.jsonl", setup, resume=resume) as log, progress_on(console) as shown:
         log.agree("network", setup_of(study.workload.model)["model"])

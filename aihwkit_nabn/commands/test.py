@@ -77,29 +77,31 @@ def command(
     from aihwkit_nabn.evaluation.methods import method_specs
     from aihwkit_nabn.evaluation.settings import setup_of
     from aihwkit_nabn.results import RecordLog
-    from aihwkit_nabn.workloads import CalibrationRequest, LoadSettings
+    from aihwkit_nabn.workloads import CalibrationRequest
 
     import_extensions(extension)
     scenarios = parse_scenarios(noise, time)
     specs = method_specs(split_names(methods))
     folder = out or Path("nabn_results") / folder_name(target)
     own = {
-        "data": None if data is None else str(data),
+        "checkpoint": checkpoint,
+        "data": data,
         "image_size": image_size,
         "take": take,
         "device": device,
         "per_class": per_class,
         "cfg_options": cfg_option_items(cfg_options, overrides),
     }
-    settings = LoadSettings(
+    source = workload_source(
+        target,
+        folder,
+        own,
         seed=seed,
         test_images=test_images,
         batch_size=batch_size,
         loader_workers=loader_workers,
-        work_dir=folder / "logs",
         launcher=launcher,
     )
-    source = workload_source(target, checkpoint, settings, own)
     workload = source.load()
     check_out(folder)
     if examples and workload.write_examples is None:
