@@ -69,7 +69,7 @@ class BlockObjective:
             error
             for name, ys in signals.items()
             for y, target in zip(ys, targets.get(name, []), strict=False)
-            if (error := _error(y, target)) is not None
+            if (error := relative_error(y, target)) is not None
         ]
         if not errors:
             raise CalibrationError(
@@ -149,7 +149,7 @@ def _run(
     return signals, result
 
 
-def _error(y: Tensor, target: Tensor) -> Tensor | None:
+def relative_error(y: Tensor, target: Tensor) -> Tensor | None:
     """Return the mean squared difference in parts of the target's variance, None if there is none beyond rounding."""
     if target.numel() < 2:
         return None

@@ -28,7 +28,12 @@ Data = Annotated[
 BatchSize = Annotated[int | None, typer.Option(min=1, help="Images per batch.")]
 ImageSize = Annotated[int | None, typer.Option(min=1, help="torchvision: edge of the images in pixels.")]
 Exclude = Annotated[
-    list[str] | None, typer.Option(help="Name of a module that stays digital; * and ? match; can be repeated.")
+    list[str] | None,
+    typer.Option(help="Name of a module that stays digital, * and ? match, or file of nabn place; can be repeated."),
+]
+PlacementFile = Annotated[
+    Path | None,
+    typer.Option("--placement", help="File of nabn place: its layers stay digital, as with --exclude FILE."),
 ]
 Take = Annotated[
     str | None,

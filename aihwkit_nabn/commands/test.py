@@ -20,6 +20,7 @@ from aihwkit_nabn.commands._options import (
     ImageSize,
     LoaderWorkers,
     Noise,
+    PlacementFile,
     Seed,
     Take,
     TestImages,
@@ -51,6 +52,7 @@ def command(
     batch_size: BatchSize = None,
     image_size: ImageSize = None,
     exclude: Exclude = None,
+    placement: PlacementFile = None,
     extension: Extension = None,
     seed: Seed = 0,
     out: Annotated[
@@ -71,6 +73,7 @@ def command(
     from rich.console import Console
 
     from aihwkit_nabn.commands._evaluation import check_out, folder_name, parse_scenarios, show_result, split_names
+    from aihwkit_nabn.commands._placement import digital_names, say_made_with
     from aihwkit_nabn.commands._workload import cfg_option_items, describe, import_extensions, workload_source
     from aihwkit_nabn.errors import NabnError
     from aihwkit_nabn.evaluation import evaluate
@@ -82,6 +85,7 @@ def command(
     import_extensions(extension)
     scenarios = parse_scenarios(noise, time)
     specs = method_specs(split_names(methods))
+    digital = digital_names(exclude, placement)
     folder = out or Path("nabn_results") / folder_name(target)
     own = {
         "checkpoint": checkpoint,
@@ -108,8 +112,10 @@ def command(
         raise NabnError("--examples is for configs of mmdetection and mmsegmentation")
     console = Console()
     describe(console, workload)
+    if placement is not None and workload.rank == 0:
+        say_made_with(console, placement, specs, [scenario.name for scenario in scenarios])
     request = CalibrationRequest(n=calibration_images, seed=seed, batch_size=batch_size)
-    arguments = workload.arguments(scenarios, specs, request, chips=chips) | {"exclude": tuple(exclude or ())}
+    arguments = workload.arguments(scenarios, specs, request, chips=chips) | {"exclude": digital}
     # As logs of version 0.1 have it: what decides about network and images.
     setup = setup_of(
         workload.model,
@@ -120,7 +126,7 @@ def command(
         batch_size=batch_size,
         max_samples=calibration_images,
         seed=seed,
-        exclude=exclude or [],
+        exclude=list(digital),
         **workload.facts.get("setup", {}),
         **({"per_class": True} if per_class else {}),
     )

@@ -18,6 +18,7 @@ from aihwkit_nabn.evaluation.settings import describe, describe_shifts
 from aihwkit_nabn.nn.evaluation_mode import evaluation_mode
 from aihwkit_nabn.progress import Meter
 from aihwkit_nabn.results import DIGITAL, Record, RecordLog
+from aihwkit_nabn.results.placement import Exclude, excluded_names
 from aihwkit_nabn.seeding import derive_seed, isolated_run
 
 
@@ -33,7 +34,7 @@ def evaluate(
     forward_fn: Callable[[nn.Module, Any], Any] | None = None,
     reference_forward_fn: Callable[[nn.Module, Any], Any] | None = None,
     max_samples: int | None = None,
-    exclude: Iterable[str] = (),
+    exclude: Exclude = (),
     progress: bool = True,
     on_record: Callable[[Record], object] | None = None,
     record_file: RecordLog | None = None,
@@ -86,7 +87,7 @@ def evaluate(
         },
         max_samples=max_samples,
     )
-    exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
+    exclude = excluded_names(exclude, [name for name, _ in model.named_modules(remove_duplicate=False)])
     settings = describe(model, plan, max_samples=max_samples, exclude=exclude)
     with ExitStack() as stack:
         stack.enter_context(isolated_run(model, derive_seed(seed, "run")))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import fnmatch
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -48,6 +48,7 @@ from aihwkit_nabn.nn.transposed import (
 )
 from aihwkit_nabn.nn.unregistered import note_unregistered
 from aihwkit_nabn.nn.verification import in_one_thread, remember_reference, verify
+from aihwkit_nabn.results.placement import Exclude, excluded_names
 from aihwkit_nabn.simulator.config.checks import check_rpu_config
 from aihwkit_nabn.simulator.product.mapping_text import describe_mapping, n_cells
 from aihwkit_nabn.simulator.product.replication import copies_of
@@ -97,7 +98,7 @@ def register_analog_form(digital: type[nn.Module], analog: type[nn.Module]) -> N
 def convert_to_noise_aware(
     model: nn.Module,
     rpu_config: RPUConfigBase,
-    exclude: Iterable[str] = (),
+    exclude: Exclude = (),
     *,
     specific_rpu_config_fun: SpecificConfig | None = None,
     example_inputs: Any = None,
@@ -112,7 +113,7 @@ def convert_to_noise_aware(
     Args:
         model: The reference; not changed.
         rpu_config: aihwkit configuration with a noise model, e.g. from `aihwkit_nabn.presets`. Copied for every tile.
-        exclude: Names of modules to leave digital with all they contain; ``*`` and ``?`` match as in file names.
+        exclude: Names of modules to leave digital with all they contain, ``*`` and ``?`` match; or `Placement` files.
         specific_rpu_config_fun: As in aihwkit: called with name, module and a copy of `rpu_config`, returns the
             configuration for that layer.
         example_inputs: What the model is called with: a tensor, a tuple of arguments, or a dictionary of them. Both
@@ -133,7 +134,7 @@ def convert_to_noise_aware(
             "rpu_config must be for inference (InferenceRPUConfig or TorchInferenceRPUConfig), "
             f"got {type(rpu_config).__name__}"
         )
-    patterns = (exclude,) if isinstance(exclude, str) else tuple(exclude)
+    patterns = excluded_names(exclude, [name for name, _ in model.named_modules(remove_duplicate=False)])
     _check_patterns(model, patterns)
     lazy = next((name for name, buffer in model.named_buffers() if is_lazy(buffer)), None)
     if lazy is not None:  # torch cannot copy these

@@ -19,6 +19,7 @@ from aihwkit_nabn.evaluation.methods import PLAIN, label_methods
 from aihwkit_nabn.evaluation.protocol import EvaluationProtocol
 from aihwkit_nabn.files import write_text
 from aihwkit_nabn.results import Cell, Results
+from aihwkit_nabn.results.placement import excluded_names
 from aihwkit_nabn.seeding import derive_seed
 
 _WIDTH = 480  # pixels of a drawn picture at most
@@ -91,7 +92,7 @@ def _on_chip(
         seed=seed,
         forward_fn=arguments["forward_fn"],
         reference_forward_fn=arguments["reference_forward_fn"],
-        exclude=(exclude,) if isinstance(exclude, str) else exclude,
+        exclude=excluded_names(exclude),
         range_batches=sets.get(PLAIN),
     )
     analog = protocol.convert(scenario.rpu_config)

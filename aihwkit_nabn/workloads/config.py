@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from aihwkit_nabn.errors import NabnError, check_flag, missing_extra
+from aihwkit_nabn.evaluation.plan import EvalFn
 from aihwkit_nabn.workloads._base import (
     CHECKPOINT,
     SOURCES,
@@ -147,6 +148,7 @@ class _Config:
             train=lambda noise, rpu_config, recipe: self.trained(model, noise, rpu_config, recipe, logs),
             compressed=self.compressed,
             write_examples=examples,
+            held_back=self.held_back,
             description=(
                 f"{self.config.filename} with {self.checkpoint}: {len(loop.dataloader.dataset)} test images; what "
                 f"mmengine prints is in {logs}/output.txt",
@@ -163,6 +165,15 @@ class _Config:
         check_source(request.source, SOURCES[:1])
         skips = request.reference_skips
         return calibration_images(self.config, request.images, request.n, request.batch_size, request.seed, skips)
+
+    def held_back(self, count: int, request: CalibrationRequest) -> EvalFn | None:
+        """As `Workload.held_back`."""
+        from aihwkit_nabn.openmmlab.held_back import measured_on_train_set
+
+        if request.n is None or not self.config.get("train_dataloader"):
+            return None
+        config = measured_on_train_set(self.config, count, request.n, request.seed)
+        return None if config is None else replace(self, config=config).workload().eval_fn
 
     def check_recipe(self, recipe: Recipe) -> None:
         """As `Workload.check_recipe`."""

@@ -1,0 +1,154 @@
+"""`nabn place`: which layers to keep digital so that the loss stays within a bound."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from aihwkit_nabn.commands._options import (
+    BatchSize,
+    CalibrationImages,
+    CfgOptions,
+    Checkpoint,
+    Data,
+    Device,
+    Exclude,
+    Extension,
+    ImageSize,
+    Jobs,
+    LoaderWorkers,
+    Seed,
+    Take,
+    TestImages,
+)
+
+
+def command(
+    target: Annotated[
+        str,
+        typer.Argument(metavar="TARGET", help="torchvision:NAME, a config file, digits or cifar10."),
+    ],
+    checkpoint: Checkpoint = None,
+    loss: Annotated[
+        float,
+        typer.Option(help="Loss that is allowed, in the metric's own unit: points of accuracy; mAP, mIoU as reported."),
+    ] = 1.0,
+    noise: Annotated[str, typer.Option(help="Noise, e.g. pcm or gaussian:sigma=0.06.")] = "pcm",
+    time: Annotated[str, typer.Option(help="Time after programming.")] = "1d",
+    method: Annotated[
+        str, typer.Option(help="Calibration method of every chip, with options if need be.")
+    ] = "low_rank",
+    budgets: Annotated[
+        str | None,
+        typer.Option(help="low_rank, auto: shares of the multiplications that corrections may cost, by commas."),
+    ] = None,
+    search_chips: Annotated[int, typer.Option(min=1, help="Chips to search on.")] = 3,
+    chips: Annotated[int, typer.Option(min=1, help="Other chips, to verify on.")] = 5,
+    seed: Seed = 0,
+    data: Data = None,
+    batch_size: BatchSize = None,
+    calibration_images: CalibrationImages = 256,
+    search_images: Annotated[
+        int, typer.Option(min=1, help="Labelled images of the train set to search on, not calibrated with.")
+    ] = 1000,
+    test_images: TestImages = None,
+    image_size: ImageSize = None,
+    exclude: Exclude = None,
+    take: Take = None,
+    loader_workers: LoaderWorkers = None,
+    device: Device = None,
+    cfg_options: CfgOptions = None,
+    extension: Extension = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for placement.json, table and plot; default: nabn_results/TARGET.")
+    ] = None,
+    jobs: Jobs = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with what an interrupted run has measured.")] = False,
+) -> None:
+    """Find the cheapest set of layers to keep digital so that the loss stays within a bound; verify it on new chips."""
+    from rich.console import Console
+
+    from aihwkit_nabn.commands._evaluation import (
+        check_out,
+        folder_name,
+        numbers,
+        parse_scenarios,
+        say_written,
+        split_names,
+    )
+    from aihwkit_nabn.commands._workload import describe, import_extensions, progress_on, workload_source
+    from aihwkit_nabn.errors import NabnError
+    from aihwkit_nabn.evaluation.methods import method_specs
+    from aihwkit_nabn.evaluation.settings import setup_of
+    from aihwkit_nabn.files import write_text
+    from aihwkit_nabn.reporting.placement import placement_markdown, plot_placement, print_placement
+    from aihwkit_nabn.results import RecordLog
+    from aihwkit_nabn.studies import run_study
+    from aihwkit_nabn.studies.placement import PlacementStudy
+    from aihwkit_nabn.workloads import CalibrationRequest
+
+    imports = import_extensions(extension)
+    specs = method_specs(split_names(method))
+    if len(specs) > 2:  # doing nothing is always among them
+        raise NabnError(f"--method must be one method, got {method!r}")
+    folder = out or Path("nabn_results") / folder_name(target)
+    own = {
+        "checkpoint": checkpoint,
+        "data": data,
+        "image_size": image_size,
+        "take": take,
+        "device": device,
+        "cfg_options": cfg_options,
+    }
+    source = workload_source(
+        target,
+        folder,
+        own,
+        seed=seed,
+        test_images=test_images,
+        batch_size=batch_size,
+        loader_workers=loader_workers,
+    )
+    study = PlacementStudy(
+        source,
+        scenario=parse_scenarios([noise], [time])[0],
+        method=specs[-1],
+        loss=loss,
+        budgets=None if budgets is None else numbers("--budgets", budgets),
+        search_chips=search_chips,
+        chips=chips,
+        seed=seed,
+        search_images=search_images,
+        request=CalibrationRequest(n=calibration_images, seed=seed, batch_size=batch_size),
+        exclude=tuple(exclude or ()),
+        imports=imports,
+    )
+    console = Console()
+    check_out(folder)
+    describe(console, study.workload)
+    setup = setup_of(
+        study.workload.model,
+        target=target,
+        noise=noise,
+        time=time,
+        method=method,
+        search_images=search_images,
+        max_samples=calibration_images,
+        limit=test_images,
+        data=data,
+        image_size=image_size,
+        batch_size=batch_size,
+        seed=seed,
+        exclude=list(study.exclude),
+        **study.workload.facts.get("setup", {}),
+    )
+    with RecordLog(folder / "placement.jsonl", setup, resume=resume) as log, progress_on(console) as shown:
+        run_study(study, log, workers=jobs, **shown)
+        result, placement = study.result(log.records), study.placement(log.records)
+    print_placement(result, console)
+    placement.to_json(folder / "placement.json")
+    write_text(folder / "placement.md", placement_markdown(result))
+    plot_placement(result, folder / "placement.png")
+    say_written(console, folder, ["placement.json", "placement.md", "placement.png"])
