@@ -159,10 +159,9 @@ class LayerErrors:
         channel_dim = self._session.alignments[name].channel_dim
         places = Positions(digital.shape, channel_dim, first_row, n_samples, self._wanted(layer))
         self._rows[name, call] = first_row + digital.shape[0]
-        parts = [places.take(part) for part in (regression_inputs(given, groups), raw, digital)]
-        if not all(bool(torch.isfinite(part).all()) for part in parts):
+        entry.moments.take_in(*(places.take(part) for part in (regression_inputs(given, groups), raw, digital)))
+        if not entry.moments.is_finite:
             raise CalibrationError(f"layer {name!r} produced NaN or infinite values on the calibration set")
-        entry.moments.take_in(*parts)
 
     def give_ranks(self, budget: float, ridge: float) -> dict[str, Regressed]:
         """Return how the layers are to be corrected so that most error is taken off for the multiplications.

@@ -15,6 +15,10 @@ from aihwkit_nabn.nn.alignment import LayerInput, add_correction, add_mean
 _RIDGES = (1.0, 10.0, 100.0)
 # Smallest square of a singular value that is told from 0, in parts of the largest.
 _LEAST_VALUE = 1e-12
+# What rounding in single precision can do to second moments, in parts of their mean.
+_LEAST_RIDGE = 1e-6
+# Mean squares that single precision does not add up well any more.
+_SMALLEST_SQUARE, _LARGEST_SQUARE = 1e-30, 1e30
 # Which of inputs, tiles' and digital outputs each part of the scatter multiplies.
 _FACTORS = ((0, 0), (1, 0), (2, 0), (1, 1), (2, 2), (1, 2))
 
@@ -79,9 +83,12 @@ class InputMoments:
         n = digital.shape[1]
         if n == 0:
             return
-        parts = [part.double() for part in (per_output(inputs, len(digital), self.groups), analog, digital)]
-        means = tuple(part.mean(1) for part in parts)
-        products = self._products(*(part - mean.unsqueeze(1) for part, mean in zip(parts, means, strict=True)))
+        wide = torch.promote_types(digital.dtype, torch.float32)
+        # As samples come: one position's channels lie side by side.
+        parts = [part.T.to(wide) for part in (per_output(inputs, len(digital), self.groups), analog, digital)]
+        means, products = self._measured(parts)
+        if not all(_fits_single(square, n) for square in (*products[3:5], _squares(products[0]))):
+            means, products = self._measured([part.double() for part in parts])
         self.merge(InputMoments(self.groups, n, means, products))
 
     def merge(self, other: InputMoments) -> None:
@@ -104,6 +111,11 @@ class InputMoments:
                 old.addcmul_(left, right, value=weight)
         self.mean = tuple(old + delta * (other.count / total) for old, delta in zip(self.mean, deltas, strict=True))
         self.count = total
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether nothing that was taken in was NaN or infinite."""
+        return all(bool(torch.isfinite(part).all()) for part in self.scatter)
 
     @property
     def correlation(self) -> float:
@@ -131,12 +143,25 @@ class InputMoments:
         mixing, directions = correction.factors()
         return float(added - 2 * (mixing * (with_digital @ directions.T)).sum())
 
-    def _products(self, inputs: Tensor, analog: Tensor, digital: Tensor) -> tuple[Tensor, ...]:
+    def _measured(self, parts: list[Tensor]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Return means and scatter, float64, of ``[positions, channels]``, computed in the precision of these."""
+        means = tuple(part.mean(0, dtype=torch.float64) for part in parts)
+        inputs, analog, digital = (part - mean.to(part.dtype) for part, mean in zip(parts, means, strict=True))
         if self.groups == 1:
-            with_inputs = inputs @ inputs.T, analog @ inputs.T, digital @ inputs.T
+            with_inputs = [part.T @ inputs for part in (inputs, analog, digital)]
         else:
-            with_inputs = tuple((part * inputs).sum(1) for part in (inputs, analog, digital))  # type: ignore[assignment]
-        return *with_inputs, analog.square().sum(1), digital.square().sum(1), (analog * digital).sum(1)
+            with_inputs = [(part * inputs).sum(0) for part in (inputs, analog, digital)]
+        squares = analog.square().sum(0), digital.square().sum(0), (analog * digital).sum(0)
+        return means, tuple(part.double() for part in (*with_inputs, *squares))
+
+
+def _squares(scatter: Tensor) -> Tensor:
+    return scatter.diagonal() if scatter.dim() == 2 else scatter
+
+
+def _fits_single(squares: Tensor, n: int) -> bool:
+    inside = (squares == 0.0) | ((squares > _SMALLEST_SQUARE * n) & (squares < _LARGEST_SQUARE * n))
+    return bool(inside.all())
 
 
 @dataclass
@@ -160,7 +185,7 @@ class HalvedMoments:
         """Take in samples ``[channels, positions]``; `is_second` says of which half each position is."""
         self._whole = None
         for half, chosen in zip(self.halves, (~is_second, is_second), strict=True):
-            half.take_in(inputs[:, chosen], analog[:, chosen], digital[:, chosen])
+            half.take_in(*(part.T[chosen].T for part in (inputs, analog, digital)))
 
     def note_inputs(self, inputs: Tensor, channel_dim: int, channels: int) -> None:
         """Take in all of the inputs that samples are taken of, for their mean."""
@@ -203,7 +228,8 @@ class HalvedMoments:
 
 def per_output(inputs: Tensor, channels: int, groups: int) -> Tensor:
     """Return the input of each output where there are groups, ``[channels, ...]``; else the inputs."""
-    return inputs if groups == 1 else inputs.repeat_interleave(channels // len(inputs), 0)
+    repeats = channels // len(inputs)
+    return inputs if groups == 1 or repeats == 1 else inputs.repeat_interleave(repeats, 0)
 
 
 @dataclass(frozen=True)
@@ -336,5 +362,5 @@ def _factor(inputs: Tensor, ridge: float) -> Tensor | None:
     if not size > 0:
         return None
     ones = torch.eye(len(inputs), dtype=inputs.dtype, device=inputs.device)
-    factor: Tensor = torch.linalg.cholesky(inputs + ridge * size * ones)
+    factor: Tensor = torch.linalg.cholesky(inputs + max(ridge, _LEAST_RIDGE) * size * ones)
     return factor

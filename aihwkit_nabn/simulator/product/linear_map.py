@@ -98,6 +98,10 @@ class LinearMap:
         if self.spatial_dims == 0:
             return x
         n, channels = size_product(self.kernel_size), x.shape[self.channel_dim]
+        if n == 1:  # no sum; torch is slow at such convolutions
+            is_single = x.dim() == 1 + self.spatial_dims
+            picked = self._windows(x.unsqueeze(0) if is_single else x).flatten(1 + self.spatial_dims)
+            return picked.squeeze(0) if is_single else picked
         return dataclasses.replace(self, groups=channels).apply(x, x.new_full((channels, n), 1.0 / n), None)
 
     def project(self, x: Tensor, matrix: Tensor) -> Tensor:
