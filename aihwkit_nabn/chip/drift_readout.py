@@ -8,7 +8,7 @@ out of converters and output noise, each weight times the converted unit input, 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -129,11 +129,11 @@ def _means(sums: list[Tensor], weights: Tensor, per_output: bool) -> Tensor:
 
 def _one_hot_means(simulator: TorchSimulatorTile, per_output: bool) -> Tensor:
     """Return what a torch tile, aihwkit's or ours, reads out: its product, written out for inputs with one hot line."""
-    io, weights, reduction = simulator._f_io, simulator.weight.detach(), 1.0
+    io, reduction = simulator._f_io, 1.0
     manages_bounds = io.bound_management != BoundManagementType.NONE
     step = 2.0 * io.inp_bound * (1.0 / io.inp_res if io.inp_res > 1.0 else io.inp_res)
     while True:
-        means, is_clipped = _one_hot_pass(weights, io, reduction, _outputs_of(simulator), per_output)
+        means, is_clipped = _one_hot_pass(simulator, reduction, per_output)
         exhausted = reduction > io.max_bm_factor or (step > 0.0 and reduction > io.max_bm_res / step)
         if not (manages_bounds and is_clipped) or exhausted:
             return means
@@ -142,21 +142,14 @@ def _one_hot_means(simulator: TorchSimulatorTile, per_output: bool) -> Tensor:
 
 def _unclipped_means(tile: Any, per_output: bool) -> Tensor:
     """As `_one_hot_means`; where an output is clipped, each input vector has a bound management of its own."""
-    simulator = tile.tile
-    weights = simulator.weight.detach()
-    means, is_clipped = _one_hot_pass(weights, simulator._f_io, 1.0, _outputs_of(simulator), per_output)
+    means, is_clipped = _one_hot_pass(tile.tile, 1.0, per_output)
     return _chunked_means(tile) if is_clipped else means
 
 
-def _outputs_of(simulator: TorchSimulatorTile) -> dict[str, Tensor]:
-    """Return what differs from output to output; the drift read-out has the ADC's range of the settings."""
-    return output_values(simulator, simulator._f_io, ranges=False)
-
-
-def _one_hot_pass(
-    weights: Tensor, io: Any, reduction: float, outputs: Mapping[str, Tensor], per_output: bool
-) -> tuple[Tensor, bool]:
+def _one_hot_pass(simulator: TorchSimulatorTile, reduction: float, per_output: bool) -> tuple[Tensor, bool]:
     """Return the means and whether any output was clipped, all inputs divided by `reduction`."""
+    weights, io = simulator.weight.detach(), simulator._f_io
+    outputs = output_values(simulator, io, ranges=False)  # the drift readout has the ADC's range of the settings
     hot = weights.new_ones(weights.shape[1], 1)
     largest = AnalogMVM._compute_noise_management(input_=hot[:1], nm_type=io.noise_management, io_pars=io)
     scale = 1.0 / float(largest) / reduction
@@ -228,20 +221,12 @@ def _add(y: Tensor, a: Tensor, b: Tensor | float, scale: float = 1.0) -> Tensor:
 
 def _chunked_means(tile: Any) -> Tensor:
     """Send the one-hot inputs through the tile's own forward pass, some at a time."""
-    size, dtype = tile.in_size, tile.get_dtype()
+    size = tile.in_size
     count = max(1, _CHUNK // max(size, tile.out_size))
-
-    def outputs() -> Iterator[Tensor]:
-        for start in range(0, size, count):
-            inputs = torch.zeros(min(count, size - start), size, dtype=dtype, device=tile.device)
-            inputs.diagonal(start).fill_(1.0)
-            yield tile.tile.forward(inputs, False, False, False, True, tile.non_blocking)
-
-    return _mean_magnitudes(outputs(), size)
-
-
-def _mean_magnitudes(outputs: Iterator[Tensor], count: int) -> Tensor:
-    total: Tensor | int = 0
-    for part in outputs:
-        total = total + part.abs().sum(0)
-    return torch.as_tensor(total)[None] / count
+    total = torch.zeros(tile.out_size, dtype=tile.get_dtype(), device=tile.device)
+    for start in range(0, size, count):
+        inputs = torch.zeros(min(count, size - start), size, dtype=total.dtype, device=total.device)
+        inputs.diagonal(start).fill_(1.0)
+        total += tile.tile.forward(inputs, False, False, False, True, tile.non_blocking).abs().sum(0)
+    means: Tensor = total[None] / size
+    return means
