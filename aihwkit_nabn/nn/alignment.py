@@ -112,20 +112,14 @@ class OutputAlignment(nn.Module):
                     f"alignment mixing must have shape ({self.n_channels}, rank) and directions (rank, in_channels), "
                     f"got {tuple(mixing.shape)} and {tuple(directions.shape)}"
                 )
-            if not bool(torch.isfinite(directions).all() & torch.isfinite(mixing).all()):
-                raise NabnError("alignment directions and mixing must be finite")
-        for field, value in (("scale", scale), ("offset", offset), ("input_gain", input_gain)):
-            if value is None:
-                continue
-            if value.shape != (self.n_channels,):
-                raise NabnError(f"alignment {field} must have shape ({self.n_channels},), got {tuple(value.shape)}")
-            if not bool(torch.isfinite(value).all()):
-                raise NabnError(f"alignment {field} must be finite")
-        self.scale = scale
-        self.offset = offset
-        self.input_gain = input_gain
-        self.directions = directions
-        self.mixing = mixing
+        parts = dict(zip(PARTS, (scale, offset, input_gain, directions, mixing), strict=True))
+        for name, value in parts.items():
+            if name in PARTS[:3] and value is not None and value.shape != (self.n_channels,):
+                raise NabnError(f"alignment {name} must have shape ({self.n_channels},), got {tuple(value.shape)}")
+            if value is not None and not bool(torch.isfinite(value).all()):
+                raise NabnError(f"alignment {name} must be finite")
+        for name, value in parts.items():
+            setattr(self, name, value)
 
     def reset(self) -> None:
         """Back to the identity."""

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from aihwkit.simulator.tiles.inference import InferenceTileWithPeriphery
 from torch import Tensor, nn
 
 from aihwkit_nabn.errors import CalibrationError
 from aihwkit_nabn.nn.alignment import PARTS, OutputAlignment
 from aihwkit_nabn.nn.batchnorm import NoiseAwareBatchNorm
 from aihwkit_nabn.nn.inference_mode import outside_inference_mode
-from aihwkit_nabn.nn.layers import NoiseAwareLayer, named_analog_layers
+from aihwkit_nabn.nn.keeping import assigned
+from aihwkit_nabn.nn.layers import NoiseAwareLayer, named_analog_layers, own_tiles
 
 
 def alignments(model: nn.Module) -> dict[str, OutputAlignment]:
@@ -101,17 +101,11 @@ def calibration_disabled(model: nn.Module) -> Iterator[nn.Module]:
         CalibrationError: the calibration has been folded, so it cannot be left out.
     """
     check_not_folded(model)
-    switched: list[tuple[Any, str, bool]] = []
-    for module in _modules(model):
-        field = "enabled" if isinstance(module, OutputAlignment) else "calibration_enabled"
-        switched.append((module, field, getattr(module, field)))
-    try:
-        for module, field, _ in switched:
-            setattr(module, field, False)
+    with ExitStack() as stack:
+        for module in _modules(model):
+            switch = "enabled" if isinstance(module, OutputAlignment) else "calibration_enabled"
+            stack.enter_context(assigned(module, switch, False))
         yield model
-    finally:
-        for module, field, value in switched:
-            setattr(module, field, value)
 
 
 def freeze_calibration(model: nn.Module) -> None:
@@ -154,11 +148,9 @@ def fold_calibration(model: nn.Module) -> FoldHandle:
             folded already; or a layer is aihwkit's own and has no bias to fold into.
     """
     check_not_folded(model)
-    live = [name for name, module in batchnorms(model).items() if module.live is not None]
-    if live:
-        raise CalibrationError(
-            f"BatchNorm {live[0]!r} follows its inputs; call freeze_calibration(model) before folding"
-        )
+    for name, module in batchnorms(model).items():
+        if module.live is not None:
+            raise CalibrationError(f"BatchNorm {name!r} follows its inputs; call freeze_calibration(model) first")
     layers = named_analog_layers(model)
     for name, layer in layers.items():
         alignment = getattr(layer, "alignment", None)
@@ -218,7 +210,7 @@ def _bias_owner(layer: Any) -> Any:
 @torch.no_grad()
 def _fold_layer(layer: Any, scale: Tensor, offset: Tensor) -> None:
     owner = _bias_owner(layer)
-    layer.__dict__[_UNFOLDED] = ([tile.mapping_scales for tile in _tiles(layer)], owner.bias)
+    layer.__dict__[_UNFOLDED] = ([tile.mapping_scales for tile in own_tiles(layer)], owner.bias)
     array = getattr(layer.analog_module, "array", [[layer.analog_module]])
     for in_tiles in array:
         start = 0
@@ -232,13 +224,9 @@ def _fold_layer(layer: Any, scale: Tensor, offset: Tensor) -> None:
 
 def _unfold_layer(layer: Any, scales: list[Tensor | None], bias: nn.Parameter | None) -> None:
     # The model may have moved to another device in between.
-    for tile, scale in zip(_tiles(layer), scales, strict=True):
+    for tile, scale in zip(own_tiles(layer), scales, strict=True):
         tile.mapping_scales = None if scale is None else scale.to(tile.device)
     owner = _bias_owner(layer)
     if bias is not None:
         bias.data = bias.data.to(owner.bias.device)
     owner.bias = bias
-
-
-def _tiles(layer: Any) -> list[Any]:
-    return [tile for tile in layer.analog_tiles() if isinstance(tile, InferenceTileWithPeriphery)]

@@ -38,6 +38,17 @@ def kept(*models: nn.Module | None) -> Iterator[None]:
                     buffer.copy_(value)
 
 
+@contextmanager
+def assigned(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Give an attribute another value inside the block."""
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
+
+
 def copied(value: Any) -> Any:
     """Return a batch whose tensors are copies without history; some networks write into their inputs."""
     return mapped(value, lambda tensor: tensor.detach().clone())

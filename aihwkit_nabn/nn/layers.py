@@ -196,12 +196,23 @@ class NoiseAwareLayer(AnalogLayerBase, nn.Module):  # type: ignore[misc]  # aihw
         return digital
 
 
-class _NoiseAwareConv(NoiseAwareLayer):
-    SPATIAL_DIMS = 0
+class NoiseAwareConvolution(NoiseAwareLayer):
+    """What all convolutions have in common.
+
+    Attributes:
+        DIGITAL: Torch's class.
+        GEOMETRY: Its options that say how the kernel meets the input.
+        MAP: What these make up.
+    """
+
     DIGITAL: Callable[..., nn.Module]
+    GEOMETRY: tuple[str, ...] = ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
+    MAP: type[LinearMap] = LinearMap
 
     @classmethod
-    def from_digital(cls, module: Any, rpu_config: RPUConfigBase, tile_module_class: object = None) -> _NoiseAwareConv:
+    def from_digital(
+        cls, module: Any, rpu_config: RPUConfigBase, tile_module_class: object = None
+    ) -> NoiseAwareConvolution:
         """Return the analog form of torch's convolution (any stride, padding, dilation, groups), weights copied.
 
         Args:
@@ -209,43 +220,33 @@ class _NoiseAwareConv(NoiseAwareLayer):
             rpu_config: Configuration of the tiles; taken over as it is.
             tile_module_class: Not used: the layer always holds a tile array. Part of aihwkit's signature.
         """
-        linear_map = LinearMap(
-            spatial_dims=cls.SPATIAL_DIMS,
-            kernel_size=tuple(module.kernel_size),
-            stride=tuple(module.stride),
-            padding=module.padding if isinstance(module.padding, str) else tuple(module.padding),
-            dilation=tuple(module.dilation),
-            groups=module.groups,
-            padding_mode=module.padding_mode,
-        )
-        return cls(module, rpu_config, linear_map)
+        geometry: dict[str, Any] = {name: getattr(module, name) for name in cls.GEOMETRY}
+        geometry = {name: tuple(value) if isinstance(value, list) else value for name, value in geometry.items()}
+        return cls(module, rpu_config, cls.MAP(spatial_dims=len(module.kernel_size), **geometry))
 
     @classmethod
-    def to_digital(cls, module: _NoiseAwareConv, realistic: bool = False) -> nn.Module:
+    def to_digital(cls, module: NoiseAwareConvolution, realistic: bool = False) -> nn.Module:
         """Return torch's convolution with the weights the tiles hold now, drift factor and alignment folded in."""
         m: Any = module
-        geometry = (m.in_channels, m.out_channels, m.kernel_size, m.stride, m.padding, m.dilation, m.groups)
-        return module._digital(cls.DIGITAL(*geometry, bias=False, padding_mode=m.padding_mode))
+        geometry = {name: getattr(m, name) for name in cls.GEOMETRY}
+        return module._digital(cls.DIGITAL(m.in_channels, m.out_channels, bias=False, **geometry))
 
 
-class NoiseAwareConv1d(_NoiseAwareConv):
+class NoiseAwareConv1d(NoiseAwareConvolution):
     """Analog `torch.nn.Conv1d`: ``[batch, channels, length]``."""
 
-    SPATIAL_DIMS = 1
     DIGITAL = nn.Conv1d
 
 
-class NoiseAwareConv2d(_NoiseAwareConv):
+class NoiseAwareConv2d(NoiseAwareConvolution):
     """Analog `torch.nn.Conv2d`: ``[batch, channels, height, width]``."""
 
-    SPATIAL_DIMS = 2
     DIGITAL = nn.Conv2d
 
 
-class NoiseAwareConv3d(_NoiseAwareConv):
+class NoiseAwareConv3d(NoiseAwareConvolution):
     """Analog `torch.nn.Conv3d`: ``[batch, channels, depth, height, width]``."""
 
-    SPATIAL_DIMS = 3
     DIGITAL = nn.Conv3d
 
 

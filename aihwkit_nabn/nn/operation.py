@@ -36,6 +36,17 @@ OPERATIONS: dict[Callable[..., Tensor], tuple[tuple[str, ...], int]] = {
     F.conv_transpose3d: (_TRANSPOSED, 3),
 }
 
+# What each of torch's layers calls.
+LAYER_OPERATIONS: dict[type[nn.Module], Callable[..., Tensor]] = {
+    nn.Linear: F.linear,
+    nn.Conv1d: F.conv1d,
+    nn.Conv2d: F.conv2d,
+    nn.Conv3d: F.conv3d,
+    nn.ConvTranspose1d: F.conv_transpose1d,
+    nn.ConvTranspose2d: F.conv_transpose2d,
+    nn.ConvTranspose3d: F.conv_transpose3d,
+}
+
 _GETTERS = ("shape", "dtype", "device", "ndim", "requires_grad", "is_leaf", "is_cuda", "layout", "itemsize", "names")
 _METHODS = ("size", "dim", "ndimension", "numel", "nelement", "element_size", "is_floating_point", "is_complex")
 _MORE_METHODS = ("stride", "is_contiguous", "get_device", "__len__")
@@ -212,9 +223,7 @@ class _Caught(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        if (
-            torch.compiler.is_dynamo_compiling()
-        ):  # tensors are not the same objects there; torch runs the layer as it is
+        if torch.compiler.is_dynamo_compiling():  # tensors are other objects there; torch runs the layer as it is
             raise NabnError("a layer with a forward pass of its own cannot be compiled on tiles")
         kwargs = kwargs or {}
         given = list(tensors_in(args, kwargs))

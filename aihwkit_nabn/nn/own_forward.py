@@ -2,34 +2,22 @@
 
 from __future__ import annotations
 
-import types
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from aihwkit.simulator.parameters.base import RPUConfigBase
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from aihwkit_nabn.errors import ConversionError, NabnError
 from aihwkit_nabn.nn.calls import replaced_forward, watched
 from aihwkit_nabn.nn.carry_over import carry_everything, given_back
 from aihwkit_nabn.nn.layers import NoiseAwareLayer
-from aihwkit_nabn.nn.operation import OperationCall, OwnForward
+from aihwkit_nabn.nn.operation import LAYER_OPERATIONS, OperationCall, OwnForward
 from aihwkit_nabn.nn.reparametrization import is_trainable, plain_copy
 from aihwkit_nabn.nn.weight_use import WeightUse, no_values, use_of_weight
 from aihwkit_nabn.simulator.product.dispatch import analog_product
 from aihwkit_nabn.simulator.product.tiles import tiles_of
-
-_OPERATIONS: dict[type[nn.Module], Callable[..., Tensor]] = {
-    nn.Linear: F.linear,
-    nn.Conv1d: F.conv1d,
-    nn.Conv2d: F.conv2d,
-    nn.Conv3d: F.conv3d,
-    nn.ConvTranspose1d: F.conv_transpose1d,
-    nn.ConvTranspose2d: F.conv_transpose2d,
-    nn.ConvTranspose3d: F.conv_transpose3d,
-}
 
 
 class NoiseAwareOwnForward(NoiseAwareLayer):
@@ -70,7 +58,7 @@ class NoiseAwareOwnForward(NoiseAwareLayer):
             ConversionError: trial inputs show that the forward pass does more with the weight than give it to the
                 operation, or it fails on all of them; or an attribute has a name that is used here.
         """
-        operation = next(_OPERATIONS[kind] for kind in type(module).__mro__ if kind in _OPERATIONS)
+        operation = next(LAYER_OPERATIONS[kind] for kind in type(module).__mro__ if kind in LAYER_OPERATIONS)
         own = OwnForward.of(module, operation)
         use = use_of_weight(module, own)
         plain = plain_copy(module)
@@ -89,13 +77,11 @@ class NoiseAwareOwnForward(NoiseAwareLayer):
         if module.weight_is_computed:
             raise ConversionError(f"{own.kind.__name__} computes its weight, so it cannot hold the one on the tiles")
         weight, bias = module._folded()
-        digital = given_back(module, own.kind)
+        digital = given_back(module, own)
         free = module.bias_in_product or module.bias is None
         kept = bias if free else module.bias
         digital.register_parameter("weight", nn.Parameter(weight))
         digital.register_parameter("bias", None if kept is None else nn.Parameter(kept.detach().clone()))
-        if own.function is not own.kind.forward:
-            digital.forward = types.MethodType(own.function, digital)
         if bias is not None and not (free and use_of_weight(digital, own).with_bias):
             raise ConversionError(
                 f"{own.kind.__name__} adds no bias to the product, which the alignment's offset needs"

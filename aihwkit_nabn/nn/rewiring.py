@@ -7,7 +7,7 @@ import functools
 import types
 import weakref
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -78,10 +78,10 @@ class _Rewiring:
 
     def renew_attributes(self, module: nn.Module, place: str) -> None:
         for name, value in attributes(module):
-            if not any(isinstance(found, nn.Module) for _, found, _ in held(value)):
+            if not _holds_modules(value):
                 continue
             try:
-                _put(module.__dict__.__setitem__, name, value, self._renew(value))
+                self._renew_entry(module.__dict__, name)
             except _Kept as error:
                 raise ConversionError(f"{place}.{name}".lstrip(".") + f" {error}; {_REMEDY}") from None
             except NabnError:
@@ -98,13 +98,24 @@ class _Rewiring:
             self.done[id(value)] = self._renewed(value)
         return self.done[id(value)]
 
+    def _renew_entry(self, container: Any, key: Any) -> None:
+        new = self._renew(container[key])
+        if new is not container[key]:
+            container[key] = new
+
+    def _renew_attribute(self, owner: Any, name: str) -> None:
+        old = getattr(owner, name)
+        new = self._renew(old)
+        if new is not old:
+            object.__setattr__(owner, name, new)
+
     def _renewed(self, value: Any) -> Any:
         renew = self._renew
         if isinstance(value, nn.Module):
             return self._module(value)
         if isinstance(value, (list, deque, dict)):
-            for key, entry in list(value.items() if isinstance(value, dict) else enumerate(value)):
-                _put(value.__setitem__, key, entry, renew(entry))
+            for key in list(value if isinstance(value, dict) else range(len(value))):
+                self._renew_entry(value, key)
         elif isinstance(value, (tuple, set, frozenset)):
             entries = [renew(entry) for entry in value]
             if any(new is not old for new, old in zip(entries, value, strict=True)):
@@ -121,22 +132,16 @@ class _Rewiring:
         elif type(value) is weakref.ref and isinstance(value(), nn.Module):
             new = renew(self.copies.get(id(value()), value()))
             return value if new is value() else weakref.ref(new)
-        elif is_object(value) and any(isinstance(found, nn.Module) for _, found, _ in held(value)):
+        elif is_object(value) and _holds_modules(value):
             for name in object_attributes(value):
-                _put(
-                    functools.partial(object.__setattr__, value),
-                    name,
-                    getattr(value, name),
-                    renew(getattr(value, name)),
-                )
+                self._renew_attribute(value, name)
         return value
 
     def _module(self, module: nn.Module) -> nn.Module:
         if id(module) in self.replaced or id(module) in self.tree or id(module) in self.originals:
             return self.replaced.get(id(module), module)
         for part in list(module.modules()):  # outside of the tree, but layers of it may lie inside
-            for name, child in list(part._modules.items()):
-                _put(part._modules.__setitem__, name, child, self.replaced.get(id(child), child))
+            part._modules.update({name: self.replaced.get(id(child), child) for name, child in part._modules.items()})
             self.renew_attributes(part, type(part).__name__)
         return module
 
@@ -171,19 +176,9 @@ class _Rewiring:
             return
         for cell in function.__closure__ or ():
             if not is_empty(cell):
-                _put(
-                    functools.partial(setattr, cell),
-                    "cell_contents",
-                    cell.cell_contents,
-                    self._renew(cell.cell_contents),
-                )
+                self._renew_attribute(cell, "cell_contents")
         for name in ("__defaults__", "__kwdefaults__"):
-            _put(
-                functools.partial(setattr, function),
-                name,
-                getattr(function, name),
-                self._renew(getattr(function, name)),
-            )
+            self._renew_attribute(function, name)
         self._renew(function.__dict__)
 
     def _cell(self, cell: types.CellType) -> types.CellType:
@@ -213,9 +208,8 @@ class _Rewiring:
         return False
 
 
-def _put(put: Callable[[Any, Any], Any], key: Any, old: Any, new: Any) -> None:
-    if new is not old:
-        put(key, new)
+def _holds_modules(value: Any) -> bool:
+    return any(isinstance(found, nn.Module) for _, found, _ in held(value))
 
 
 def check_not_compiled(model: nn.Module) -> None:

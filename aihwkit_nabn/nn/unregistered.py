@@ -8,9 +8,9 @@ from collections.abc import Collection, Iterable, Iterator
 from torch import nn
 
 from aihwkit_nabn.nn.held import held_beside
-from aihwkit_nabn.nn.matrices import is_added, matrix_parameters
+from aihwkit_nabn.nn.matrices import count_new, is_added, matrix_parameters
 from aihwkit_nabn.nn.own_normalization import has_running_statistics
-from aihwkit_nabn.nn.report import ConversionReport, LayerEntry
+from aihwkit_nabn.nn.report import ConversionReport, LayerEntry, listed
 
 UNREGISTERED = (
     "not registered in the model (a plain list, a function, a global), so it stays digital and state_dict() and .to() "
@@ -50,9 +50,7 @@ def note_unregistered(analog: nn.Module, report: ConversionReport, known: Collec
     entries = []
     for place, found in unregistered(analog, known):
         own = [found] if isinstance(found, nn.Parameter) else matrix_parameters(found, recurse=False)
-        new = [p for p in own if id(p) not in counted]
-        counted.update(map(id, new))
-        n_weights = sum(p.numel() for p in new)
+        n_weights = count_new(own, counted)
         entries.append(LayerEntry(name=place, kind=type(found).__name__, n_weights=n_weights, reason=UNREGISTERED))
     note_kept(report, entries)
 
@@ -66,6 +64,6 @@ def note_kept(report: ConversionReport, entries: Iterable[LayerEntry]) -> None:
     if names:
         warnings.warn(
             f"{len(names)} layers or weights of the network stay digital, because they are not registered in it: "
-            f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''}; register them, e.g. in an nn.ModuleList",
+            f"{listed(names)}; register them, e.g. in an nn.ModuleList",
             stacklevel=5,
         )

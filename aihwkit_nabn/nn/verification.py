@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import warnings
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -21,7 +21,7 @@ from aihwkit_nabn.nn.keeping import copied, kept
 from aihwkit_nabn.nn.layers import named_analog_layers
 from aihwkit_nabn.nn.noise_free import TOLERANCE, ChipPass, DigitalPass
 from aihwkit_nabn.nn.probe import has_stock_forward
-from aihwkit_nabn.nn.report import LayerEntry
+from aihwkit_nabn.nn.report import LayerEntry, listed
 from aihwkit_nabn.nn.unregistered import note_kept
 from aihwkit_nabn.results import UNVERIFIED
 from aihwkit_nabn.seeding import isolated_rng
@@ -70,11 +70,7 @@ class Verification:
             names = tuple(name for name, why in self.unmeasured.items() if why == reason)
             groups.append((names, f"ran, not compared ({reason})"))
         groups.append((self.read, f"read instead of called ({_READ})"))
-        return text + "".join(f"; {len(names)} {what}: {_listed(names)}" for names, what in groups if names)
-
-
-def _listed(names: Sequence[str]) -> str:
-    return f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
+        return text + "".join(f"; {len(names)} {what}: {listed(names)}" for names, what in groups if names)
 
 
 # The digital model of each converted one, as long as both are there.
@@ -184,7 +180,7 @@ def verify(
     )
     if read:
         warnings.warn(
-            f"the network reads the weights of {len(read)} analog layers ({_listed(read)}) instead of calling them: "
+            f"the network reads the weights of {len(read)} analog layers ({listed(read)}) instead of calling them: "
             f"{_READ}",
             stacklevel=3,
         )
