@@ -162,8 +162,8 @@ def _layers(model: nn.Module) -> dict[str, NoiseAwareLayer]:
     for name, layer in named_analog_layers(model).items():
         if not isinstance(layer, NoiseAwareLayer):
             raise NabnError(
-                f"layer {name!r} is aihwkit's own {type(layer).__name__}; chip files hold models of "
-                "convert_to_noise_aware (or of convert_to_analog after register)"
+                f"layer {name!r} is aihwkit's own {type(layer).__name__}; chip files hold models made by "
+                "convert_to_noise_aware (or by convert_to_analog after register)"
             )
         layers[name] = layer
     return layers
@@ -230,7 +230,7 @@ def _build(model: nn.Module, content: dict[str, Any], tensors: dict[str, Tensor]
 
 
 def _other_network(model: nn.Module, content: dict[str, Any], path: Path) -> str:
-    return f"{path}, of a {content['model']}, is of another network than the {type(model).__name__} given"
+    return f"{path} holds a chip of another network, a {content['model']}, not of the {type(model).__name__} given"
 
 
 def _layers_for(analog: nn.Module, content: dict[str, Any], gone: list[str], path: Path) -> dict[str, NoiseAwareLayer]:

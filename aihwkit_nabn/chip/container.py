@@ -1,4 +1,4 @@
-"""A chip file's outside: named tensors with JSON beside them in one safetensors file, versioned and with a checksum."""
+"""The container of a chip file: named tensors and JSON in one safetensors file, versioned and with a checksum."""
 
 from __future__ import annotations
 
@@ -23,12 +23,7 @@ READABLE = ("1", "2")
 
 
 def write_container(path: Path, content: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-    """Write a file in one step.
-
-    Args:
-        path: The file; its folder is made if need be.
-        content: JSON values.
-        tensors: By name.
+    """Write JSON values and named tensors to a file in one step; its folder is made if need be.
 
     Raises:
         NabnError: the file cannot be written.

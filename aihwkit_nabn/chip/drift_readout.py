@@ -25,7 +25,6 @@ from aihwkit.simulator.tiles.inference import InferenceTile, InferenceTileWithPe
 from aihwkit.simulator.tiles.torch_tile import TorchSimulatorTile
 from torch import Tensor
 
-from aihwkit_nabn.chip.compensation import TypedReadout
 from aihwkit_nabn.simulator.product.crossbar import NOISE
 from aihwkit_nabn.simulator.product.physics.converters import input_converter, output_converter
 from aihwkit_nabn.simulator.product.physics.effect import Currents, Reading, add_in_place, disturbed
@@ -43,6 +42,50 @@ _KNOWN_BASELINES = (BaseDriftCompensation.init_baseline, GlobalDriftCompensation
 _NAME = "_forward_drift_readout_tensor"
 
 
+class TypedReadout(BaseDriftCompensation):  # type: ignore[misc]  # aihwkit comes without types
+    """Another compensation, its readout vectors in the tile's data type; aihwkit always makes them float32.
+
+    Args:
+        compensation: What does the work.
+        dtype: Of the tile.
+    """
+
+    def __init__(self, compensation: BaseDriftCompensation, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.compensation = compensation
+        self.dtype = dtype
+
+    def init_baseline(self, tile: Any) -> Any:
+        """Return the readout right after programming."""
+        return self.compensation.init_baseline(tile)
+
+    def get_readout_tensor(self, in_size: int) -> Tensor:
+        """Return the vectors to read with."""
+        vectors: Tensor = self.compensation.get_readout_tensor(in_size)
+        return vectors.to(self.dtype)
+
+    def readout(self, out_tensor: Tensor) -> Tensor:
+        """Return what is compared."""
+        compared: Tensor = self.compensation.readout(out_tensor)
+        return compared
+
+    def apply(self, forward_output: Tensor, ref_value: Tensor) -> Tensor:
+        """Return the factor that makes up for the drift."""
+        factor: Tensor = self.compensation.apply(forward_output, ref_value)
+        return factor
+
+    def __str__(self) -> str:
+        return str(self.compensation)
+
+
+def match_readout_dtype(tile: Any) -> None:
+    """Make a tile that is not float32 read out for its drift compensation in its own data type."""
+    compensation = getattr(tile.rpu_config, "drift_compensation", None)
+    if compensation is None or isinstance(compensation, TypedReadout) or tile.get_dtype() == torch.float32:
+        return
+    tile.rpu_config.drift_compensation = TypedReadout(compensation, tile.get_dtype())
+
+
 @contextmanager
 def direct_readout(tile: Any) -> Iterator[None]:
     """Let aihwkit's own drift compensations read `tile` directly inside the block.
@@ -50,9 +93,6 @@ def direct_readout(tile: Any) -> Iterator[None]:
     Inside, the tile's readout gives the mean magnitude over all one-hot inputs and outputs, ``[1, 1]``, or at each
     output, ``[1, out]``: of these the compensation finds what it would of the whole ``[in, out]`` matrix.
     Compensations with a readout of their own, and tiles whose product is not aihwkit's, are left to aihwkit.
-
-    Args:
-        tile: An inference tile.
     """
     compensation = getattr(tile.rpu_config, "drift_compensation", None)
     kind: Any = type(compensation.compensation if isinstance(compensation, TypedReadout) else compensation)

@@ -1,4 +1,4 @@
-"""What moves while a chip runs: the read-noise streams, and noise that varies with the samples gone through."""
+"""What moves while a chip runs: the read-noise streams, and noise that varies with the samples processed."""
 
 from __future__ import annotations
 

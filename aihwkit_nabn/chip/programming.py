@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aihwkit_nabn.chip.compensation import match_readout_dtype
-from aihwkit_nabn.chip.drift_readout import direct_readout
+from aihwkit_nabn.chip.drift_readout import direct_readout, match_readout_dtype
 from aihwkit_nabn.chip.read_noise import layers_of, restart_read_noise
 from aihwkit_nabn.chip.shared import share_programming
 from aihwkit_nabn.chip.variation import begin_variation, rewind_variation

@@ -1,4 +1,4 @@
-"""Where a chip's read noise is drawn from: the noise drawn anew in every analog product."""
+"""The streams that a chip's read noise is drawn from, anew in every analog product."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Noise that moves while the network runs: which weights the tiles hold depends on what has gone through the chip.
+"""Noise that moves while the network runs: the weights on the tiles depend on how many samples the chip has processed.
 
 A chip whose noise model varies (`MovingNoise`) counts the samples that go through it, at the model it was programmed
 on, in eval mode only. Before each forward pass the tiles are given the weights that belong to the count; all samples

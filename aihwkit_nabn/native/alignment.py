@@ -18,12 +18,8 @@ declare("nabn_align", (c_void_p, "y scale offset gain mean"), (c_int64, "batch c
 def align_in_place(y: Tensor, scale: Tensor, offset: Tensor, gain: Tensor | None, mean: Tensor | None) -> None:
     """Overwrite `y` with ``scale * y + offset + gain * mean``; all float32 on the CPU and contiguous, none empty.
 
-    Args:
-        y: ``[batch, channels, *spatial]``.
-        scale: ``[channels]``, as are the offset and the gain.
-        offset: See there.
-        gain: See there; None with a mean that is None.
-        mean: ``[batch, groups, *spatial]``.
+    `y` is ``[batch, channels, *spatial]``, `mean` ``[batch, groups, *spatial]``, the others ``[channels]``; `gain` and
+    `mean` are both there or both None.
     """
     batch, channels = y.shape[:2]
     length = y.shape[2:].numel()

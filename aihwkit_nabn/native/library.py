@@ -49,10 +49,7 @@ def is_parallel() -> bool:
 def run(function: str, n_shares: int, **fields: Any) -> None:
     """Run a function of the library, on as many of torch's threads as there are shares of work for.
 
-    Args:
-        function: Its name.
-        n_shares: Shares of work.
-        **fields: Of its structure; a tensor stands for the address of its values. What is not given is 0 or NULL.
+    In the fields of its structure a tensor stands for the address of its values; what is not given is 0 or NULL.
     """
     given = {name: value.data_ptr() if isinstance(value, Tensor) else value for name, value in fields.items()}
     arguments, compiled = ctypes.byref(_ARGUMENTS[function](**given)), getattr(_library(), function)

@@ -1,4 +1,4 @@
-"""What a converted layer takes over from the layer it stands in for, besides its weights."""
+"""What a converted layer takes over from its original, besides the weights."""
 
 from __future__ import annotations
 
@@ -46,10 +46,7 @@ _KINDS = ("_parameters", "_buffers", "_modules")
 def carry_everything(source: nn.Module, target: nn.Module, *, without: Iterable[str]) -> None:
     """Let `target` share whatever a method of `source` may look for: attributes, parameters, buffers and children.
 
-    Args:
-        source: The layer that is replaced.
-        target: What takes its place; hooks and public attributes may have been carried over.
-        without: Names that `target` provides in its own way.
+    Names in `without` are left out: `target` provides them in its own way.
 
     Raises:
         ConversionError: both have something else under the same name.

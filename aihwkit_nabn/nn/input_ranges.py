@@ -1,4 +1,4 @@
-"""The static ranges of tiles: beyond them the DAC cuts inputs off, and the ADC outputs."""
+"""Static ranges of tiles: the DAC clips inputs beyond them, the ADC outputs."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def warn_of_initial_ranges(model: nn.Module, stacklevel: int = 3) -> None:
             untouched = not bool(inner.input_range_update_idx.any()) and settings.init_from_data > 0
             if untouched and settings.init_value == type(settings)().init_value:
                 warnings.warn(
-                    f"the input range of layer {name!r} is the initial {settings.init_value:g}: inputs beyond it are "
-                    "cut off; set the ranges with calibrate_input_ranges(model, batches)",
+                    f"the input range of layer {name!r} is still the initial {settings.init_value:g}: inputs beyond "
+                    "it are clipped; set the ranges with calibrate_input_ranges(model, batches)",
                     stacklevel=stacklevel,
                 )
                 return
@@ -58,9 +58,9 @@ def set_input_range(layer: nn.Module, value: float) -> None:
 
 
 def output_bounds(model: nn.Module) -> dict[str, Tensor]:
-    """Return the range of each output's ADC, tile after tile, of the layers with ranges of their own.
+    """Return the ADC range of each output, tile after tile, for layers with ranges of their own.
 
-    In units of one input at full scale times the largest weight, as ``out_bound`` is.
+    In units of one input at full scale times the largest weight, like ``out_bound``.
     """
     found = {}
     for name, layer in named_analog_layers(model).items():

@@ -1,4 +1,4 @@
-"""What running a model may leave in it: buffers that move, and attributes."""
+"""Undoing what a run leaves in a model, and copies of batches."""
 
 from __future__ import annotations
 

@@ -116,7 +116,7 @@ class NoiseAwareLayer(AnalogLayerBase, nn.Module):  # type: ignore[misc]  # aihw
         plain_2d = self.linear_map.spatial_dims in (0, 2) and self.linear_map.groups == 1
         if not plain_2d and not isinstance(tile.tile, nn.Module):
             raise ConversionError(
-                f"aihwkit's compiled {type(tile).__name__} takes 2-d convolutions without groups; "
+                f"aihwkit's compiled {type(tile).__name__} takes only 2-d convolutions without groups; "
                 "use a torch-tile preset"
             )
 
@@ -215,10 +215,8 @@ class NoiseAwareConvolution(NoiseAwareLayer):
     ) -> NoiseAwareConvolution:
         """Return the analog form of torch's convolution (any stride, padding, dilation, groups), weights copied.
 
-        Args:
-            module: The convolution.
-            rpu_config: Configuration of the tiles; taken over as it is.
-            tile_module_class: Not used: the layer always holds a tile array. Part of aihwkit's signature.
+        `rpu_config` is taken over as it is. `tile_module_class` is part of aihwkit's signature and not used: the layer
+        always holds a tile array.
         """
         geometry: dict[str, Any] = {name: getattr(module, name) for name in cls.GEOMETRY}
         geometry = {name: tuple(value) if isinstance(value, list) else value for name, value in geometry.items()}

@@ -1,4 +1,4 @@
-"""One pass of the digital model, and one of its chip without noise, the layers' outputs held against each other."""
+"""One pass of the digital model and one of its noise-free chip, compared layer by layer."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ class ChipPass:
             shape = tuple(expected.shape) if isinstance(expected, Tensor) else type(expected).__name__
             raise VerificationError(
                 f"layer {name!r} gives {shape} in the model and {tuple(output.shape)} on the chip: "
-                "convert the model again, or pass the reference that it was made of"
+                "convert the model again, or pass the reference that was converted"
             )
         if name not in self.unmeasured:
             off = difference(output, expected)
@@ -126,7 +126,7 @@ class ChipPass:
                 return expected.clone()
             if not off <= TOLERANCE:
                 raise VerificationError(
-                    f"layer {name!r} gives something else on the chip without noise than in the model: they differ by "
+                    f"layer {name!r} gives another result on the chip without noise than in the model: they differ by "
                     f"{off:.1e} of the output's largest value; if the digital weights have changed since, convert the "
                     "model again"
                 )

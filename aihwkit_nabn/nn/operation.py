@@ -1,7 +1,7 @@
-"""A layer's forward pass, run with the calls of its plain operation in other hands.
+"""Running a layer's forward pass with the calls of its plain operation intercepted.
 
-Many subclasses of torch's layers prepare their input, call the plain operation, and perhaps do something with its
-output. So that this operation can lie on tiles, the forward pass runs as it is, and only its call is caught.
+Many subclasses of torch's layers prepare the input, call the plain operation, and go on with its output. To put that
+operation on tiles, the forward pass runs as it is, and only this call is caught.
 """
 
 from __future__ import annotations

@@ -1,11 +1,15 @@
-"""Layers whose class has a forward pass of its own around the plain operation: that operation on tiles."""
+"""Subclasses with their own forward pass around the plain operation: that operation lies on tiles."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import copy
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
+import torch
 from aihwkit.simulator.parameters.base import RPUConfigBase
 from torch import Tensor, nn
 
@@ -14,10 +18,28 @@ from aihwkit_nabn.nn.calls import replaced_forward, watched
 from aihwkit_nabn.nn.carry_over import carry_everything, given_back
 from aihwkit_nabn.nn.layers import NoiseAwareLayer
 from aihwkit_nabn.nn.operation import LAYER_OPERATIONS, OperationCall, OwnForward
+from aihwkit_nabn.nn.probe import first_difference
 from aihwkit_nabn.nn.reparametrization import is_trainable, plain_copy
-from aihwkit_nabn.nn.weight_use import WeightUse, no_values, use_of_weight
 from aihwkit_nabn.simulator.product.dispatch import analog_product
+from aihwkit_nabn.simulator.product.linear_map import LinearMap
 from aihwkit_nabn.simulator.product.tiles import tiles_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightUse:
+    """What the forward pass of a layer does with weight and bias, as trials showed.
+
+    Args:
+        linear_map: How the operation applies the weight.
+        weight: What it is given.
+        is_computed: Whether that is another weight than the layer's.
+        with_bias: Whether it is given the layer's own bias.
+    """
+
+    linear_map: LinearMap
+    weight: Tensor
+    is_computed: bool
+    with_bias: bool
 
 
 class NoiseAwareOwnForward(NoiseAwareLayer):
@@ -49,10 +71,7 @@ class NoiseAwareOwnForward(NoiseAwareLayer):
     ) -> NoiseAwareOwnForward:
         """Return the analog form of a layer with a forward pass of its own: weights copied, the rest shared.
 
-        Args:
-            module: The layer; its nearest base class of torch's says which operation is looked for.
-            rpu_config: Configuration of the tiles; taken over as it is.
-            tile_module_class: Not used: the layer always holds a tile array. Part of aihwkit's signature.
+        Its nearest base class of torch's says which operation is looked for. Other arguments as for the convolutions.
 
         Raises:
             ConversionError: trial inputs show that the forward pass does more with the weight than give it to the
@@ -127,10 +146,7 @@ def watched_products(
 ) -> Iterator[None]:
     """Report every product inside the block, as name, call of the operation, output.
 
-    Args:
-        layers: The analog layers by name.
-        seen: What is called.
-        reference: Their digital originals by name: theirs are reported then.
+    With a `reference`, the digital originals by name, their products are reported instead.
     """
 
     def forward_of(name: str, layer: NoiseAwareOwnForward, digital: Any) -> Callable[..., Any]:
@@ -163,11 +179,6 @@ def watched_outputs(
     """Call ``record(name, output)`` for every output of the reference's layers, as the chip's alignments see it.
 
     That is the output of the operation on tiles, where a layer's forward pass goes on from there.
-
-    Args:
-        analog: The chip's layers by name.
-        reference: The digital ones.
-        record: What is called.
     """
     own = {name: layer for name, layer in analog.items() if isinstance(layer, NoiseAwareOwnForward)}
     own = {name: layer for name, layer in own.items() if name in reference}
@@ -177,3 +188,52 @@ def watched_outputs(
         watched_products(own, lambda name, x, product: record(name, product), reference),
     ):
         yield
+
+
+def use_of_weight(module: Any, own: OwnForward) -> WeightUse:
+    """Try a layer's forward pass on inputs of several sizes; the layer is not changed.
+
+    Raises:
+        ConversionError: it uses the weight for more than the operation, or it works on none of them.
+    """
+    twin: Any = copy.deepcopy(module).eval()
+    weight, bias = twin.weight.detach(), getattr(twin, "bias", None)
+    calls: list[OperationCall] = []
+
+    def exactly(call: OperationCall) -> Tensor:
+        calls.append(call)
+        first = calls[0]
+        if call.weight.shape != weight.shape:
+            raise NabnError(
+                f"its forward pass makes a weight of shape {tuple(call.weight.shape)} of {tuple(weight.shape)}"
+            )
+        if not torch.equal(call.weight, first.weight):
+            raise NabnError("its forward pass computes a weight that depends on the input")
+        if (call.bias is None) != (first.bias is None) or call.linear_map.groups != first.linear_map.groups:
+            raise NabnError("its forward pass chooses bias or groups by the input")
+        return call.exactly()
+
+    def from_tiles(call: OperationCall) -> Tensor:
+        matrix = call.linear_map.to_matrix(calls[0].weight)
+        return call.linear_map.apply(call.input, matrix, call.bias)
+
+    def caught(x: Tensor) -> Any:
+        own.run(twin, exactly, (x,), {}, weight=weight, bias=bias, n_calls=1)
+        blank = no_values(weight.shape, weight.dtype, weight.device)
+        return own.run(twin, from_tiles, (x,), {}, weight=blank, bias=bias)
+
+    reason = first_difference(module, lambda x: own.function(twin, x), caught)
+    if reason:
+        raise ConversionError(reason)
+    first = calls[0]
+    return WeightUse(
+        linear_map=first.linear_map,
+        weight=first.weight,
+        is_computed=not torch.equal(first.weight, weight),
+        with_bias=first.bias is not None,
+    )
+
+
+def no_values(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return a tensor that tells its shape, type and device; whatever is computed from it is NaN."""
+    return torch.full((), math.nan, dtype=dtype, device=device).expand(tuple(shape))

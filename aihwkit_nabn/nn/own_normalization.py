@@ -1,4 +1,4 @@
-"""Normalizations whose class has a forward pass of its own around torch's function: that function noise-aware."""
+"""Normalizations with their own forward pass around torch's function: that function becomes noise-aware."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ def _difference(expected: Any, got: Any) -> str:
         difference = float((e - g).abs().max() / e.abs().max().clamp(min=1e-12)) if e.numel() else 0.0
         if not difference <= 1e-4:
             return (
-                "its own forward pass computes something else than the plain layer "
+                "its own forward pass computes something different from the plain layer "
                 f"(relative difference {difference:.1e})"
             )
     return ""

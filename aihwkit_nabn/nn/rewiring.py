@@ -1,4 +1,4 @@
-"""Layers that a model holds beside its module tree: what takes their place is put there too."""
+"""Replacing layers also where a model holds them outside its module tree."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _REMEDY = "call the layer itself (self.conv(x)), or set this attribute after the
 
 
 def rewire(analog: nn.Module, model: nn.Module, copies: dict[int, Any], replaced: Mapping[int, nn.Module]) -> None:
-    """Put what takes a layer's place also where it is held beside the module tree, in place.
+    """Replace layers also where a converted copy of `model` holds them outside its module tree, in place.
 
     Containers, partials, kept methods and objects are the copy's own. Functions are not copied with a model: those
     that close over modules of it are made anew, over the copy's.
 
     Args:
-        analog: A converted model, which nobody else holds.
-        model: What it is a copy of.
+        analog: The converted copy, which nobody else holds.
+        model: The original.
         copies: The copies of its parts by the originals' ids, as `copy.deepcopy` notes them.
         replaced: What took the place of each module of the copy, by the module's id.
 
@@ -43,7 +43,7 @@ def rewire(analog: nn.Module, model: nn.Module, copies: dict[int, Any], replaced
     for place, found, _ in held_beside(analog, set(names) - digital):
         if id(found) in digital:
             raise ConversionError(
-                f"{place} leads to layer {names[id(found)]!r} of the digital model also in a copy of the model; "
+                f"{place} leads to layer {names[id(found)]!r} of the digital model even in a copy of the model; "
                 f"{_REMEDY}"
             )
 
@@ -57,7 +57,7 @@ def copy_whole(model: nn.Module) -> nn.Module:
 
 
 def replace_held(model: nn.Module, replaced: Mapping[int, nn.Module]) -> None:
-    """Put what takes a module's place, by the module's id, where modules of `model` hold it beside the tree."""
+    """Replace modules, by their ids, where modules of `model` hold them outside the tree."""
     work = _Rewiring(model, set(), set(), {}, replaced)
     for name, module in list(model.named_modules()):
         work.renew_attributes(module, name)
@@ -152,7 +152,7 @@ class _Rewiring:
         name = getattr(method.__func__, "__name__", "")
         of_class = getattr(type(method.__self__), name, None) is method.__func__
         if of_class and isinstance(owner, nn.Module) and owner is not method.__self__ and "forward" in name:
-            raise _Kept(f"keeps {name}() of a {type(method.__self__).__name__}, which nobody sees called")
+            raise _Kept(f"keeps {name}() of a {type(method.__self__).__name__}, whose calls nobody sees")
         return getattr(owner, name) if of_class and hasattr(type(owner), name) else types.MethodType(function, owner)
 
     def _function(self, function: types.FunctionType) -> types.FunctionType:

@@ -1,4 +1,4 @@
-"""Layers and weights that a model uses and that are in no module tree: they stay digital, and the report says so."""
+"""Layers and weights that a model uses but does not register: they stay digital, and the report says so."""
 
 from __future__ import annotations
 
@@ -21,9 +21,7 @@ UNREGISTERED = (
 def unregistered(model: nn.Module, known: Collection[int] = ()) -> Iterator[tuple[str, nn.Module | nn.Parameter]]:
     """Yield what is held outside of the tree, by place: layers with matrices or running statistics, and matrices.
 
-    Args:
-        model: The model.
-        known: Ids of modules and parameters that are left out.
+    Ids in `known` are left out.
     """
     seen = {*known, *map(id, model.modules())}
     for place, found, _ in held_beside(model, known):
@@ -41,11 +39,7 @@ def unregistered(model: nn.Module, known: Collection[int] = ()) -> Iterator[tupl
 def note_unregistered(analog: nn.Module, report: ConversionReport, known: Collection[int], counted: set[int]) -> None:
     """Enter in a conversion's report, with a warning, what the analog model holds outside of its tree.
 
-    Args:
-        analog: The analog model.
-        report: Its report.
-        known: As for `unregistered`.
-        counted: Ids of the parameters that are in the report, which those found are added to.
+    Ids of parameters that are in the report already stand in `counted`; those found are added.
     """
     entries = []
     for place, found in unregistered(analog, known):

@@ -27,13 +27,13 @@ from aihwkit_nabn.results import UNVERIFIED
 from aihwkit_nabn.seeding import isolated_rng
 
 _ELSEWHERE = (
-    "the network reaches it past its module tree (a global variable, a view of its weight), where the digital layer "
-    "stays; let the forward pass call the layer as an attribute of its module (self.conv(x))"
+    "the network reaches it outside its module tree (through a global variable or a view of its weight), where the "
+    "digital layer stays; call the layer as an attribute of its module instead (self.conv(x))"
 )
 
 _BRANCHES = (
-    "something else than layers differs between the two; make code that asks for the class of a layer "
-    "(isinstance(layer, nn.Conv2d)) take the same way on the chip, or convert the model again if it has changed"
+    "they differ in something other than their layers; code that checks the class of a layer "
+    "(isinstance(layer, nn.Conv2d)) must take the same branch on the chip; if the model has changed, convert it again"
 )
 _READ = "programming noise acts on their weights; converters, read noise and calibration do not"
 

@@ -158,7 +158,7 @@ def test_an_evaluation_sets_them_first_and_a_file_keeps_them() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         program_chip(one, seed=1)
-    with pytest.warns(UserWarning, match="layer '0' is the initial 3"):
+    with pytest.warns(UserWarning, match="layer '0' is still the initial 3"):
         program_chip(other, seed=1)
     load_calibration_tensors(other, calibration_tensors(one))
     assert input_ranges(one) == pytest.approx(input_ranges(other)) and input_ranges(one)["3"] != 3.0

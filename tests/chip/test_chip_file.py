@@ -327,5 +327,7 @@ def test_files_of_other_networks_say_so_and_name_layers(tmp_path: Path, kind: st
         ),
         "no layers": (nn.Flatten(), "Flatten has no layer to put on tiles"),
     }[kind]
-    with pytest.raises(ChipFileError, match=r"of a Sequential, is of another network than the \w+ given: .*" + message):
+    with pytest.raises(
+        ChipFileError, match=r"a chip of another network, a Sequential, not of the \w+ given: .*" + message
+    ):
         nabn.load_chip(model, path)

@@ -19,8 +19,7 @@ from aihwkit.simulator.tiles.inference import InferenceTileWithPeriphery
 from torch import Tensor
 
 import aihwkit_nabn.chip.drift_readout as readout
-from aihwkit_nabn.chip.compensation import TypedReadout
-from aihwkit_nabn.chip.drift_readout import direct_readout
+from aihwkit_nabn.chip.drift_readout import TypedReadout, direct_readout
 from aihwkit_nabn.noise.pcm import PCM
 from aihwkit_nabn.seeding import isolated_rng
 from aihwkit_nabn.simulator import NoiseAwareRPUConfig

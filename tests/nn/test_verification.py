@@ -85,7 +85,7 @@ def test_values_are_compared_layer_by_layer():
     with torch.no_grad():
         net.b.weight[0, 0] += 0.1
     nabn.program_chip(chip, seed=0)
-    with pytest.raises(VerificationError, match="layer 'b' gives something else on the chip without noise"):
+    with pytest.raises(VerificationError, match="layer 'b' gives another result on the chip without noise"):
         nabn.calibrate(chip, [X], "paired", reference=net)
     # Without a reference nobody says that the model is still what it was: the layers that ran are compared alone.
     net.bn = nn.BatchNorm2d(2).eval()
