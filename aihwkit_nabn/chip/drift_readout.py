@@ -43,17 +43,12 @@ _NAME = "_forward_drift_readout_tensor"
 
 
 class TypedReadout(BaseDriftCompensation):  # type: ignore[misc]  # aihwkit comes without types
-    """Another compensation, its readout vectors in the tile's data type; aihwkit always makes them float32.
-
-    Args:
-        compensation: What does the work.
-        dtype: Of the tile.
-    """
+    """Another compensation, its readout vectors in the tile's data type; aihwkit always makes them float32."""
 
     def __init__(self, compensation: BaseDriftCompensation, dtype: torch.dtype) -> None:
         super().__init__()
         self.compensation = compensation
-        self.dtype = dtype
+        self.dtype = str(dtype).removeprefix("torch.")  # as chip files can hold it
 
     def init_baseline(self, tile: Any) -> Any:
         """Return the readout right after programming."""
@@ -62,7 +57,7 @@ class TypedReadout(BaseDriftCompensation):  # type: ignore[misc]  # aihwkit come
     def get_readout_tensor(self, in_size: int) -> Tensor:
         """Return the vectors to read with."""
         vectors: Tensor = self.compensation.get_readout_tensor(in_size)
-        return vectors.to(self.dtype)
+        return vectors.to(getattr(torch, self.dtype))
 
     def readout(self, out_tensor: Tensor) -> Tensor:
         """Return what is compared."""

@@ -23,8 +23,11 @@ def alignments(model: nn.Module) -> dict[str, OutputAlignment]:
     found: dict[str, OutputAlignment] = {}
     layer: Any
     for name, layer in named_analog_layers(model).items():
-        if not isinstance(layer, NoiseAwareLayer) and not hasattr(layer, "alignment"):
-            _attach_alignment(layer)
+        if not hasattr(layer, "alignment"):
+            n_channels = getattr(layer, "out_channels", None) or layer.out_features
+            channel_dim = -(len(getattr(layer, "kernel_size", ())) + 1)
+            layer.alignment = OutputAlignment(n_channels, channel_dim).train(layer.training)
+            layer.register_forward_hook(_align_output)
         found[name] = layer.alignment
     return found
 
@@ -36,13 +39,6 @@ def batchnorms(model: nn.Module) -> dict[str, NoiseAwareBatchNorm]:
         for name, module in model.named_modules()
         if isinstance(module, NoiseAwareBatchNorm) and module.running_mean is not None
     }
-
-
-def _attach_alignment(layer: Any) -> None:
-    n_channels = getattr(layer, "out_channels", None) or layer.out_features
-    kernel = getattr(layer, "kernel_size", ())
-    layer.alignment = OutputAlignment(n_channels, -(len(kernel) + 1)).train(layer.training)
-    layer.register_forward_hook(_align_output)
 
 
 def _align_output(layer: Any, args: Any, output: Tensor) -> Tensor:
@@ -151,21 +147,19 @@ def fold_calibration(model: nn.Module) -> FoldHandle:
     for name, module in batchnorms(model).items():
         if module.live is not None:
             raise CalibrationError(f"BatchNorm {name!r} follows its inputs; call freeze_calibration(model) first")
-    layers = named_analog_layers(model)
-    for name, layer in layers.items():
-        alignment = getattr(layer, "alignment", None)
-        if alignment is not None and alignment.is_set and _bias_owner(layer) is None:
+    layers: dict[str, Any] = named_analog_layers(model)
+    aligned = {name: layer for name, layer in layers.items() if hasattr(layer, "alignment") and layer.alignment.is_set}
+    for name, layer in aligned.items():
+        if _bias_owner(layer) is None:
             raise CalibrationError(
                 f"layer {name!r} is aihwkit's {type(layer).__name__} without a digital bias; convert the model with "
                 "convert_to_noise_aware to fold its calibration"
             )
     handle = FoldHandle(model, CalibrationSnapshot.take(model))
-    for layer in layers.values():
-        alignment = getattr(layer, "alignment", None)
-        if alignment is not None and alignment.is_set and alignment.enabled:
-            if alignment.scale is not None:
-                _fold_layer(layer, alignment.scale, alignment.offset)
-            alignment.scale = alignment.offset = None
+    for layer in aligned.values():
+        if layer.alignment.enabled and layer.alignment.scale is not None:
+            _fold_layer(layer, layer.alignment.scale, layer.alignment.offset)
+            layer.alignment.scale = layer.alignment.offset = None
     for module in batchnorms(model).values():
         if module.calibrated_mean is not None and module.calibration_enabled:
             module.__dict__[_UNFOLDED] = module.trained_statistics()

@@ -40,11 +40,7 @@ from aihwkit_nabn.nn.own_normalization import NoiseAwareNormalization, has_runni
 from aihwkit_nabn.nn.reparametrization import copy_model, refresh_weights
 from aihwkit_nabn.nn.report import ConversionReport, LayerEntry
 from aihwkit_nabn.nn.rewiring import check_not_compiled, rewire
-from aihwkit_nabn.nn.transposed import (
-    NoiseAwareConvTranspose1d,
-    NoiseAwareConvTranspose2d,
-    NoiseAwareConvTranspose3d,
-)
+from aihwkit_nabn.nn.transposed import NoiseAwareConvTranspose1d, NoiseAwareConvTranspose2d, NoiseAwareConvTranspose3d
 from aihwkit_nabn.nn.unregistered import note_unregistered
 from aihwkit_nabn.nn.verification import in_one_thread, remember_reference, verify
 from aihwkit_nabn.simulator.config.checks import check_rpu_config

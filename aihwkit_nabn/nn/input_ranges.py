@@ -9,20 +9,19 @@ import torch
 from torch import Tensor, nn
 
 from aihwkit_nabn.errors import NabnError, check_number
-from aihwkit_nabn.nn.layers import named_analog_layers
-from aihwkit_nabn.simulator.product.tiles import tiles_of
+from aihwkit_nabn.nn.layers import named_analog_layers, own_tiles
 
 
 def ranged_layers(model: nn.Module) -> dict[str, nn.Module]:
     """Return the analog layers of `model` whose tiles have a static input range, by name."""
     found = named_analog_layers(model)
-    return {name: layer for name, layer in found.items() if any(t.input_range is not None for t in tiles_of(layer))}
+    return {name: layer for name, layer in found.items() if any(t.input_range is not None for t in own_tiles(layer))}
 
 
 def input_ranges(model: nn.Module) -> dict[str, float]:
     """Return the input range of every layer that has one; the largest where its tiles differ."""
     return {
-        name: max(abs(t.input_range.item()) for t in tiles_of(layer) if t.input_range is not None)
+        name: max(abs(t.input_range.item()) for t in own_tiles(layer) if t.input_range is not None)
         for name, layer in ranged_layers(model).items()
     }
 
@@ -30,7 +29,7 @@ def input_ranges(model: nn.Module) -> dict[str, float]:
 def warn_of_initial_ranges(model: nn.Module, stacklevel: int = 3) -> None:
     """Warn if the input ranges are those that aihwkit starts with, which suit no layer in particular."""
     for name, layer in ranged_layers(model).items():
-        for tile in tiles_of(layer):
+        for tile in own_tiles(layer):
             inner: Any = tile
             settings = inner.rpu_config.pre_post.input_range
             untouched = not bool(inner.input_range_update_idx.any()) and settings.init_from_data > 0
@@ -50,7 +49,7 @@ def set_input_range(layer: nn.Module, value: float) -> None:
         NabnError: it is no positive number.
     """
     value = check_number("input_range", value, exclusive_minimum=0.0)
-    for tile in tiles_of(layer):
+    for tile in own_tiles(layer):
         inner: Any = tile
         if inner.input_range is not None:
             inner.input_range.data.fill_(value)
@@ -64,7 +63,7 @@ def output_bounds(model: nn.Module) -> dict[str, Tensor]:
     """
     found = {}
     for name, layer in named_analog_layers(model).items():
-        bounds = [bound for tile in tiles_of(layer) if (bound := own_bounds(tile)) is not None]
+        bounds = [bound for tile in own_tiles(layer) if (bound := own_bounds(tile)) is not None]
         if bounds:
             found[name] = torch.cat([bound.detach().cpu() for bound in bounds])
     return found
@@ -83,7 +82,7 @@ def check_output_bounds(layer: nn.Module, values: Tensor) -> None:
         NabnError: one is no positive finite number, there is not one for each output of each tile, or the tiles have no
             ranges of their own.
     """
-    n = sum(bound.numel() for tile in tiles_of(layer) if (bound := own_bounds(tile)) is not None)
+    n = sum(bound.numel() for tile in own_tiles(layer) if (bound := own_bounds(tile)) is not None)
     if values.shape != (n,):
         raise NabnError(
             f"output bounds must be {n}, one for each output of tiles with output_range, got {values.shape}"
@@ -99,7 +98,7 @@ def set_output_bounds(layer: nn.Module, values: Tensor) -> None:
         NabnError: see `check_output_bounds`.
     """
     check_output_bounds(layer, values)
-    for tile in tiles_of(layer):
+    for tile in own_tiles(layer):
         bound = own_bounds(tile)
         if bound is not None:
             bound.copy_(values[: bound.numel()])

@@ -99,20 +99,17 @@ class NoiseAwareLayer(AnalogLayerBase, nn.Module):  # type: ignore[misc]  # aihw
         self.to(weight.device)
         self.train(module.training)
 
-    def _tiles(self) -> list[TileModule]:
-        return tiles_of(self.analog_module)
-
     def _freeze_as(self, module: Any) -> None:
         """What takes no gradient in the digital layer takes none here."""
         if not is_trainable(module):
-            for tile in self._tiles():
+            for tile in tiles_of(self.analog_module):
                 if isinstance(tile.tile, nn.Module):
                     tile.tile.weight.requires_grad_(False)
         if self.analog_module.bias is not None:
             self.analog_module.bias.requires_grad_(module.bias.requires_grad)
 
     def _check_unfolding(self) -> None:
-        tile = self._tiles()[0]
+        tile = tiles_of(self.analog_module)[0]
         plain_2d = self.linear_map.spatial_dims in (0, 2) and self.linear_map.groups == 1
         if not plain_2d and not isinstance(tile.tile, nn.Module):
             raise ConversionError(
@@ -153,7 +150,7 @@ class NoiseAwareLayer(AnalogLayerBase, nn.Module):  # type: ignore[misc]  # aihw
         return out
 
     def __getstate__(self) -> dict[str, Any]:
-        for tile in self._tiles():
+        for tile in tiles_of(self.analog_module):
             keep_scaled_gradient(tile)
         state: dict[str, Any] = super().__getstate__()  # type: ignore[no-untyped-call]
         return state
@@ -167,7 +164,7 @@ class NoiseAwareLayer(AnalogLayerBase, nn.Module):  # type: ignore[misc]  # aihw
 
     def extra_repr(self) -> str:
         """Shape and tiles."""
-        tiles = self._tiles()
+        tiles = tiles_of(self.analog_module)
         kind = type(tiles[0].rpu_config).__name__
         return f"{tuple(self.kernel_shape)}, tiles={len(tiles)}, bias={self.bias is not None}, {kind}"
 

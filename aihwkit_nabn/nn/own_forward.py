@@ -6,7 +6,6 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,25 +20,7 @@ from aihwkit_nabn.nn.operation import LAYER_OPERATIONS, OperationCall, OwnForwar
 from aihwkit_nabn.nn.probe import first_difference
 from aihwkit_nabn.nn.reparametrization import is_trainable, plain_copy
 from aihwkit_nabn.simulator.product.dispatch import analog_product
-from aihwkit_nabn.simulator.product.linear_map import LinearMap
 from aihwkit_nabn.simulator.product.tiles import tiles_of
-
-
-@dataclass(frozen=True, kw_only=True)
-class WeightUse:
-    """What the forward pass of a layer does with weight and bias, as trials showed.
-
-    Args:
-        linear_map: How the operation applies the weight.
-        weight: What it is given.
-        is_computed: Whether that is another weight than the layer's.
-        with_bias: Whether it is given the layer's own bias.
-    """
-
-    linear_map: LinearMap
-    weight: Tensor
-    is_computed: bool
-    with_bias: bool
 
 
 class NoiseAwareOwnForward(NoiseAwareLayer):
@@ -55,14 +36,15 @@ class NoiseAwareOwnForward(NoiseAwareLayer):
         ANALOG_CHILDREN: Names of all children of the digital layer.
     """
 
-    def __init__(self, module: Any, rpu_config: RPUConfigBase, own: OwnForward, use: WeightUse) -> None:
-        super().__init__(module, rpu_config, use.linear_map, weight=use.weight, with_bias=use.with_bias)
+    def __init__(self, module: Any, rpu_config: RPUConfigBase, own: OwnForward, call: OperationCall) -> None:
+        with_bias = call.bias is not None
+        super().__init__(module, rpu_config, call.linear_map, weight=call.weight, with_bias=with_bias)
         self.own_forward = own
-        self.weight_is_computed = use.is_computed
-        self.bias_in_product = use.with_bias
+        self.weight_is_computed = not torch.equal(call.weight, module.weight)
+        self.bias_in_product = with_bias
         self.ANALOG_CHILDREN = tuple(module._modules)
         carry_everything(module, self, without=("weight", "bias"))
-        if not use.with_bias and module.bias is not None:
+        if not with_bias and module.bias is not None:
             self._parameters["bias"] = module.bias
 
     @classmethod
@@ -79,10 +61,10 @@ class NoiseAwareOwnForward(NoiseAwareLayer):
         """
         operation = next(LAYER_OPERATIONS[kind] for kind in type(module).__mro__ if kind in LAYER_OPERATIONS)
         own = OwnForward.of(module, operation)
-        use = use_of_weight(module, own)
+        call = tried_call(module, own)
         plain = plain_copy(module)
         plain.weight.requires_grad_(is_trainable(module))
-        return cls(plain, rpu_config, own, use)
+        return cls(plain, rpu_config, own, call)
 
     @classmethod
     def to_digital(cls, module: NoiseAwareOwnForward, realistic: bool = False) -> nn.Module:
@@ -101,7 +83,7 @@ class NoiseAwareOwnForward(NoiseAwareLayer):
         kept = bias if free else module.bias
         digital.register_parameter("weight", nn.Parameter(weight))
         digital.register_parameter("bias", None if kept is None else nn.Parameter(kept.detach().clone()))
-        if bias is not None and not (free and use_of_weight(digital, own).with_bias):
+        if bias is not None and not (free and tried_call(digital, own).bias is not None):
             raise ConversionError(
                 f"{own.kind.__name__} adds no bias to the product, which the alignment's offset needs"
             )
@@ -190,8 +172,10 @@ def watched_outputs(
         yield
 
 
-def use_of_weight(module: Any, own: OwnForward) -> WeightUse:
-    """Try a layer's forward pass on inputs of several sizes; the layer is not changed.
+def tried_call(module: Any, own: OwnForward) -> OperationCall:
+    """Return how a layer's forward pass calls the operation, tried on inputs of several sizes.
+
+    The layer is not changed.
 
     Raises:
         ConversionError: it uses the weight for more than the operation, or it works on none of them.
@@ -225,13 +209,7 @@ def use_of_weight(module: Any, own: OwnForward) -> WeightUse:
     reason = first_difference(module, lambda x: own.function(twin, x), caught)
     if reason:
         raise ConversionError(reason)
-    first = calls[0]
-    return WeightUse(
-        linear_map=first.linear_map,
-        weight=first.weight,
-        is_computed=not torch.equal(first.weight, weight),
-        with_bias=first.bias is not None,
-    )
+    return calls[0]
 
 
 def no_values(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:

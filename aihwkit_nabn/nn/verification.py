@@ -120,12 +120,7 @@ def verification_of(analog: nn.Module) -> Verification | None:
 
 @torch.no_grad()
 def verify(
-    reference: nn.Module,
-    analog: nn.Module,
-    run: Callable[[nn.Module], Any],
-    inputs: str,
-    *,
-    strict: bool = True,
+    reference: nn.Module, analog: nn.Module, run: Callable[[nn.Module], Any], inputs: str, *, strict: bool = True
 ) -> Verification | None:
     """Run both models on the same inputs, the chip with the weights that were to be programmed and without converters.
 

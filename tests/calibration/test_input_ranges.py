@@ -151,7 +151,7 @@ def test_an_evaluation_sets_them_first_and_a_file_keeps_them() -> None:
             calibration_batches=iter(images[:32].split(16)),
             progress=False,
         )
-    with pytest.warns(UserWarning, match="initial value"), pytest.warns(UserWarning, match="cut off; set the ranges"):
+    with pytest.warns(UserWarning, match="initial value"), pytest.warns(UserWarning, match="clipped; set the ranges"):
         evaluate(model, scenarios=[scenario], methods=["none"], eval_fn=closeness, chips=1, progress=False)
     one, other = (convert_to_noise_aware(model, config()) for _ in range(2))
     calibrate_input_ranges(one, [images])
