@@ -30,9 +30,8 @@ def warn_of_initial_ranges(model: nn.Module, stacklevel: int = 3) -> None:
     """Warn if the input ranges are those that aihwkit starts with, which suit no layer in particular."""
     for name, layer in ranged_layers(model).items():
         for tile in own_tiles(layer):
-            inner: Any = tile
-            settings = inner.rpu_config.pre_post.input_range
-            untouched = not bool(inner.input_range_update_idx.any()) and settings.init_from_data > 0
+            settings = tile.rpu_config.pre_post.input_range
+            untouched = not bool(tile.input_range_update_idx.any()) and settings.init_from_data > 0
             if untouched and settings.init_value == type(settings)().init_value:
                 warnings.warn(
                     f"the input range of layer {name!r} is still the initial {settings.init_value:g}: inputs beyond "
@@ -50,10 +49,9 @@ def set_input_range(layer: nn.Module, value: float) -> None:
     """
     value = check_number("input_range", value, exclusive_minimum=0.0)
     for tile in own_tiles(layer):
-        inner: Any = tile
-        if inner.input_range is not None:
-            inner.input_range.data.fill_(value)
-            inner.input_range_update_idx.data.fill_(inner.rpu_config.pre_post.input_range.init_from_data)
+        if tile.input_range is not None:
+            tile.input_range.data.fill_(value)
+            tile.input_range_update_idx.data.fill_(tile.rpu_config.pre_post.input_range.init_from_data)
 
 
 def output_bounds(model: nn.Module) -> dict[str, Tensor]:

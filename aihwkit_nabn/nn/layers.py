@@ -141,11 +141,11 @@ class NoiseAwareLayer(AnalogLayerBase, nn.Module):  # type: ignore[misc]  # aihw
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the layer's output for `input`, in the layout of torch's own layer."""
-        product = analog_product(input, self.analog_module, self.linear_map, self.read_noise, exact=self.exact)
-        return self._aligned(product, input, self.linear_map)
+        return self._aligned_product(input, self.linear_map)
 
-    def _aligned(self, product: Tensor, x: Tensor, linear_map: LinearMap) -> Tensor:
-        """Return the product of `x` as the alignment makes it."""
+    def _aligned_product(self, x: Tensor, linear_map: LinearMap) -> Tensor:
+        """Return the analog product of `x`, in whichever geometry, aligned."""
+        product = analog_product(x, self.analog_module, linear_map, self.read_noise, exact=self.exact)
         out: Tensor = self.alignment(product, LayerInput(x, linear_map, self._takes_input_mean), overwrite=True)
         return out
 
@@ -267,7 +267,7 @@ def is_analog_layer(module: Any) -> bool:
     return isinstance(module, AnalogLayerBase) and not module.IS_CONTAINER
 
 
-def own_tiles(layer: Any) -> list[TileModule]:
+def own_tiles(layer: Any) -> list[Any]:
     """Return the tiles that an analog layer's matrix lies on, without those of layers inside it."""
     return list(layer.analog_tiles())
 

@@ -19,7 +19,6 @@ from aihwkit_nabn.nn.layers import NoiseAwareLayer
 from aihwkit_nabn.nn.operation import LAYER_OPERATIONS, OperationCall, OwnForward
 from aihwkit_nabn.nn.probe import first_difference
 from aihwkit_nabn.nn.reparametrization import is_trainable, plain_copy
-from aihwkit_nabn.simulator.product.dispatch import analog_product
 from aihwkit_nabn.simulator.product.tiles import tiles_of
 
 
@@ -116,8 +115,7 @@ class NoiseAwareOwnForward(NoiseAwareLayer):
                 f"{self.own_forward.kind.__name__} calls the operation with another bias or in other groups than when "
                 "it was converted"
             )
-        product = analog_product(call.input, self.analog_module, linear_map, self.read_noise, exact=self.exact)
-        return self._aligned(product, call.input, linear_map)
+        return self._aligned_product(call.input, linear_map)
 
 
 @contextmanager

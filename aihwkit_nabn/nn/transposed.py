@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.nn.layers import NoiseAwareConvolution
-from aihwkit_nabn.simulator.product.dispatch import analog_product
 from aihwkit_nabn.simulator.product.linear_map import TransposedMap
 
 
@@ -33,8 +32,7 @@ class _NoiseAwareConvTranspose(NoiseAwareConvolution):
         if output_size is not None:
             extra = self._output_padding(input, output_size)
             linear_map = dataclasses.replace(linear_map, output_padding=extra)
-        product = analog_product(input, self.analog_module, linear_map, self.read_noise, exact=self.exact)
-        return self._aligned(product, input, linear_map)
+        return self._aligned_product(input, linear_map)
 
     def _output_padding(self, x: Tensor, output_size: Sequence[int]) -> tuple[int, ...]:
         m, n = self.linear_map, self.linear_map.spatial_dims

@@ -271,12 +271,14 @@ def test_what_belongs_to_the_layer_is_kept():
 
 
 @torch.no_grad()
-def test_input_ranges_are_those_of_the_layer_and_not_of_layers_inside_it():
+@pytest.mark.parametrize("options", [{}, {"out_bits": 8}, {"out_bits": 8, "output_range": True}], ids=str)
+def test_input_ranges_are_those_of_the_layer_and_not_of_layers_inside_it(options):
     torch.manual_seed(0)
     build, shape = AROUND["with norm"]
     model = nn.Sequential(build()).eval()
-    model[0].before.weight.mul_(0.01)
-    analog = nabn.program_chip(convert(model, inp_bits=8), seed=0)
+    for parameter in model[0].before.parameters():
+        parameter.mul_(0.01)
+    analog = nabn.program_chip(convert(model, inp_bits=8, **options), seed=0)
     ranges = nabn.calibrate_input_ranges(analog, [torch.randn(shape)])
     assert ranges["0"] < 0.2 * ranges["0.before"] and input_ranges(analog) == ranges
     load_calibration_tensors(analog, calibration_tensors(analog))
