@@ -58,14 +58,12 @@ class SplitMultiheadAttention(nn.Module):
             linear.weight = nn.Parameter(weight)
             if bias is not None:
                 linear.bias = nn.Parameter(bias)
-            setattr(self, name, linear)
+            setattr(self, name, linear.train(module.training))
         self.out_proj = module.out_proj
         self.bias_k: nn.Parameter | None = module.bias_k
         self.bias_v: nn.Parameter | None = module.bias_v
         carry_over(module, self)
         self.training = module.training
-        for name in PROJECTIONS[:3]:
-            getattr(self, name).training = module.training
 
     @property
     def in_proj_weight(self) -> Tensor | None:

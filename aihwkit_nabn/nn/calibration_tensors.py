@@ -103,8 +103,8 @@ def _check_layer(name: str, parts: Mapping[str, Tensor], width: int, layer: Any)
         return
     linear_map = getattr(layer, "linear_map", None)
     n_in = None if linear_map is None else layer.analog_module.in_size // size_product(linear_map.kernel_size)
-    is_complete = "scale" in parts and directions is not None and mixing is not None
-    if not is_complete or directions.shape != (len(directions), n_in) or mixing.shape != (width, len(directions)):  # type: ignore[union-attr,arg-type]
+    fits = "scale" in parts and directions is not None and mixing is not None and directions.dim() == 2
+    if not fits or directions.shape[1] != n_in or mixing.shape != (width, len(directions)):  # type: ignore[union-attr,arg-type]
         raise CalibrationError(f"the stored correction of layer {name!r} is not complete or has other sizes")
 
 
