@@ -15,7 +15,7 @@ from aihwkit.simulator.tiles.module import TileModule
 from torch import Tensor, nn
 
 from aihwkit_nabn.errors import ConversionError
-from aihwkit_nabn.nn.alignment import LayerInput, OutputAlignment, adopt_optional_buffers
+from aihwkit_nabn.nn.alignment import PARTS, LayerInput, OutputAlignment, adopt_optional_buffers
 from aihwkit_nabn.nn.carry_over import carry_over
 from aihwkit_nabn.nn.reparametrization import is_trainable
 from aihwkit_nabn.seeding import RandomStream
@@ -171,14 +171,14 @@ class NoiseAwareLayer(AnalogLayerBase, nn.Module):  # type: ignore[misc]  # aihw
     def _folded(self) -> tuple[Tensor, Tensor | None]:
         """Return weight and bias of what this layer computes now: drift factor, bias and alignment folded in."""
         matrix, bias = effective_weight(self.analog_module).detach(), self.analog_module.bias
-        scale, offset, gain = self.alignment.scale, self.alignment.offset, self.alignment.input_gain
-        if self.alignment.enabled and scale is not None and offset is not None:
+        in_force = (getattr(self.alignment, part) if self.alignment.enabled else None for part in PARTS)
+        scale, offset, gain, directions, mixing = in_force
+        if scale is not None:
             matrix = matrix * scale.view(-1, 1).to(matrix)
             bias = offset if bias is None else bias * scale + offset
-        if self.alignment.enabled and gain is not None:
+        if gain is not None:
             matrix = matrix + gain.view(-1, 1).to(matrix) / matrix.shape[1]
-        directions, mixing = self.alignment.directions, self.alignment.mixing
-        if self.alignment.enabled and directions is not None and mixing is not None:
+        if directions is not None:
             product = (mixing @ directions).to(matrix)
             n = matrix.shape[1] // product.shape[1]  # the kernel's positions, over which a window mean is taken
             matrix = matrix + product.repeat_interleave(n, 1) / n
