@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from aihwkit.simulator.configs import TorchInferenceRPUConfig
@@ -37,6 +37,13 @@ def chip_of(
     if inputs and config.pre_post.input_range.enable:
         nabn.calibrate_input_ranges(chip, inputs)
     return nabn.program_chip(chip, seed, t_inference)
+
+
+def evaluated(model: nn.Module, eval_fn: Callable[[nn.Module], dict[str, float]], preset: Any = "pcm") -> Any:
+    """Return the results of one uncalibrated chip of a model."""
+    config = parse_preset(preset) if isinstance(preset, str) else preset
+    scenarios = [nabn.Scenario(name="s", rpu_config=config)]
+    return nabn.evaluate(model, scenarios=scenarios, methods=["none"], eval_fn=eval_fn, chips=1, progress=False)
 
 
 def aged(model: Any, weights: Tensor, t_inference: float | None = None, seed: int = 0) -> tuple[Tensor, Any]:

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from aihwkit_nabn.calibration.histogram import AbsHistogram, LogHistogram
 from aihwkit_nabn.nn.input_ranges import own_bounds
+from aihwkit_nabn.nn.layers import own_tiles
 from aihwkit_nabn.simulator.product.physics.converters import input_converter, output_converter, resolution_step
 from aihwkit_nabn.simulator.product.replication import copies_of, folded
-from aihwkit_nabn.simulator.product.tiles import tiles_of
 
 
 def least_error_range(seen: AbsHistogram, layer: nn.Module, products: Sequence[LogHistogram] = ()) -> float:
@@ -26,7 +26,7 @@ def least_error_range(seen: AbsHistogram, layer: nn.Module, products: Sequence[L
         products: What each tile makes of them in its own units (`least_error_bounds`); without them the ADC is taken to
             cut nothing off.
     """
-    tiles = tiles_of(layer)
+    tiles = own_tiles(layer)
     io = tiles[0].rpu_config.forward
     if io.is_perfect:
         return seen.maximum
@@ -66,7 +66,7 @@ def least_error_bounds(input_range: float, layer: nn.Module, products: Sequence[
         layer: An analog layer whose tiles have ranges of their own.
         products: What each tile makes of the inputs in its own units, the reads of it apart (`reads_of`).
     """
-    tiles = tiles_of(layer)
+    tiles = own_tiles(layer)
     io = tiles[0].rpu_config.forward
     ranges = torch.tensor([input_range], dtype=torch.float64)
     bounds = []

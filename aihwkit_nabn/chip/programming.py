@@ -8,15 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from aihwkit.simulator.tiles.inference import InferenceTileWithPeriphery
 from torch import Tensor, nn
 
-from aihwkit_nabn.chip.compensation import match_readout_dtype
-from aihwkit_nabn.chip.drift_readout import direct_readout
+from aihwkit_nabn.chip.drift_readout import direct_readout, match_readout_dtype
 from aihwkit_nabn.chip.read_noise import layers_of, restart_read_noise
 from aihwkit_nabn.chip.shared import share_programming
 from aihwkit_nabn.chip.variation import begin_variation, rewind_variation
-from aihwkit_nabn.chip.written import WrittenWeights
+from aihwkit_nabn.chip.written import note_written, was_trained, weights_on
 from aihwkit_nabn.errors import NabnError, NotProgrammedError
 from aihwkit_nabn.nn.calibration_state import clear_calibration
 from aihwkit_nabn.nn.inference_mode import outside_inference_mode
@@ -90,7 +88,7 @@ def program_chip(model: nn.Module, seed: int, t_inference: float | str = 0.0) ->
                     tile.program_weights()
                 share_programming(tile)
                 _drift_tile(tile, derive_seed(seed, "drift", name, tile_name), seconds)
-    begin_variation(model, _all_tiles(tiles_of), note_rewound=note_written)
+    begin_variation(model, _all_tiles(tiles_of))
     model.__dict__["chip_state"] = ChipState(seed=seed, t_inference=seconds)
     restart_read_noise(layers, seed)
     return model
@@ -112,13 +110,13 @@ def drift_chip(model: nn.Module, t_inference: float | str) -> nn.Module:
     _check_settings(layers, seconds)
     n_samples = rewind_variation(model)
     for name, tiles in layers.items():
-        if any(_was_trained(tile) for tile in tiles.values()):
+        if any(was_trained(tile) for tile in tiles.values()):
             raise NotProgrammedError(f"layer {name!r} was trained after it was programmed; call program_chip again")
     for name, tiles in layers.items():
         for tile_name, tile in tiles.items():
             with direct_readout(tile):
                 _drift_tile(tile, derive_seed(state.seed, "drift", name, tile_name), seconds)
-    begin_variation(model, _all_tiles(layers), n_samples, note_written)
+    begin_variation(model, _all_tiles(layers), n_samples)
     model.__dict__["chip_state"] = ChipState(seed=state.seed, t_inference=seconds)
     return model
 
@@ -155,11 +153,8 @@ def _all_tiles(layers: dict[str, _Tiles]) -> list[Any]:
 
 
 def _tiles_of(layers: dict[str, Any]) -> dict[str, _Tiles]:
-    """Return each layer's inference tiles; made once per call, since walking through modules takes time."""
-    return {
-        name: {key: tile for key, tile in layer.named_analog_tiles() if isinstance(tile, InferenceTileWithPeriphery)}
-        for name, layer in layers.items()
-    }
+    """Return each layer's tiles; made once per call, since walking through modules takes time."""
+    return {name: dict(layer.named_analog_tiles()) for name, layer in layers.items()}
 
 
 def _check_settings(layers: dict[str, _Tiles], seconds: float) -> None:
@@ -183,15 +178,10 @@ def _drift_tile(tile: Any, seed: int, seconds: float) -> None:
     tile._nabn_written = None  # so that an interruption in between is not taken for training
     with _tile_rng(tile, seed):
         tile.drift_weights(seconds)
-    _lay_out(tile)
-    note_written(tile)
-
-
-def _lay_out(tile: Any) -> None:
-    """Let a tile's weights lie row by row, as a chip file has them: results depend on it, in their last bits."""
     weight = getattr(tile.tile, "weight", None)
-    if isinstance(weight, nn.Parameter):
+    if isinstance(weight, nn.Parameter):  # row by row, as in a chip file: the last bits of results depend on it
         weight.data = weight.data.contiguous()
+    note_written(tile)
 
 
 def _tile_rng(tile: Any, seed: int) -> AbstractContextManager[None]:
@@ -203,25 +193,10 @@ def _tile_rng(tile: Any, seed: int) -> AbstractContextManager[None]:
     return private_rng(seed, torch_only=known)
 
 
-def note_written(tile: Any) -> None:
-    """Take the weights a tile holds now for those we wrote, so that training them later is noticed."""
-    tile._nabn_written = WrittenWeights(tile)
-
-
-def _was_trained(tile: Any) -> bool:
-    """Whether an optimizer has changed the weights since we wrote them.
-
-    aihwkit keeps the reference of the first programming and would program that again, losing the training.
-    """
-    written: WrittenWeights | None = getattr(tile, "_nabn_written", None)
-    return written is not None and written.was_trained(tile)
-
-
 def _to_program(tile: Any) -> Tensor:
     """Return the weights to program: those the tile holds, if they are new (never programmed or trained since)."""
-    if tile.reference_combined_weights is None or _was_trained(tile):
-        weights: Tensor = tile.tile.get_weights()
-        return weights.detach().cpu()
+    if tile.reference_combined_weights is None or was_trained(tile):
+        return weights_on(tile).cpu()
     reference: Tensor = tile.reference_combined_weights
     return reference
 

@@ -151,14 +151,14 @@ def test_an_evaluation_sets_them_first_and_a_file_keeps_them() -> None:
             calibration_batches=iter(images[:32].split(16)),
             progress=False,
         )
-    with pytest.warns(UserWarning, match="initial value"), pytest.warns(UserWarning, match="cut off; set the ranges"):
+    with pytest.warns(UserWarning, match="initial value"), pytest.warns(UserWarning, match="clipped; set the ranges"):
         evaluate(model, scenarios=[scenario], methods=["none"], eval_fn=closeness, chips=1, progress=False)
     one, other = (convert_to_noise_aware(model, config()) for _ in range(2))
     calibrate_input_ranges(one, [images])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         program_chip(one, seed=1)
-    with pytest.warns(UserWarning, match="layer '0' is the initial 3"):
+    with pytest.warns(UserWarning, match="layer '0' is still the initial 3"):
         program_chip(other, seed=1)
     load_calibration_tensors(other, calibration_tensors(one))
     assert input_ranges(one) == pytest.approx(input_ranges(other)) and input_ranges(one)["3"] != 3.0

@@ -213,7 +213,9 @@ def test_compiled_tiles(relative):
     torch.testing.assert_close(layer.weight, 1.5 * linear.weight.detach())
     for unsupported in (nn.Conv2d(4, 4, 3, groups=2), nn.Conv1d(3, 4, 3)):
         form = NoiseAwareConv2d if isinstance(unsupported, nn.Conv2d) else NoiseAwareConv1d
-        with pytest.raises(ConversionError, match="takes 2-d convolutions without groups; use a torch-tile preset"):
+        with pytest.raises(
+            ConversionError, match="takes only 2-d convolutions without groups; use a torch-tile preset"
+        ):
             form.from_digital(unsupported, rpu_config)
 
 
