@@ -21,6 +21,7 @@ from aihwkit_nabn.nn.alignment import LayerInput
 from aihwkit_nabn.nn.calls import watched
 from aihwkit_nabn.nn.layers import NoiseAwareLayer, named_analog_layers
 from aihwkit_nabn.nn.own_forward import NoiseAwareOwnForward, watched_products
+from aihwkit_nabn.simulator.product.linear_map import size_product
 
 # Positions per layer that the regressions see in all, at least, and per input channel.
 _POSITIONS = 4096
@@ -105,9 +106,8 @@ class LayerErrors:
     def positions_wanted(self, name: str) -> int:
         """Return how many positions of each calibration sample tell of a layer's errors."""
         layer = self._layers.get(name)
-        return 0 if layer is None else self._wanted(layer)
-
-    def _wanted(self, layer: Any) -> int:
+        if layer is None:
+            return 0
         n_inputs = _inputs(layer) if layer.linear_map.groups == 1 else 1
         return max(max(_POSITIONS, _POSITIONS_PER_INPUT * n_inputs) // max(self._session.n_samples, 1), 2)
 
@@ -120,8 +120,8 @@ class LayerErrors:
             n_samples: In the batch that is run inside the block.
             note: Called with the name and every output of the reference's layers, as the chip's alignments see it.
         """
-        own = {name: layer for name, layer in self._layers.items() if isinstance(layer, NoiseAwareOwnForward)}
-        own = {name: layer for name, layer in own.items() if name in twins}
+        layers = self._layers.items()
+        own = {name: layer for name, layer in layers if isinstance(layer, NoiseAwareOwnForward) and name in twins}
         others = {name: twin for name, twin in twins.items() if name not in own}
         calls: dict[str, int] = {}
 
@@ -157,7 +157,7 @@ class LayerErrors:
             return
         first_row = self._rows.get((name, call), 0)
         channel_dim = self._session.alignments[name].channel_dim
-        places = Positions(digital.shape, channel_dim, first_row, n_samples, self._wanted(layer))
+        places = Positions(digital.shape, channel_dim, first_row, n_samples, self.positions_wanted(name))
         self._rows[name, call] = first_row + digital.shape[0]
         parts = [places.take(part) for part in (regression_inputs(given, groups), raw, digital)]
         if not all(bool(torch.isfinite(part).all()) for part in parts):
@@ -243,5 +243,5 @@ def _raw_product(layer: Any, run: Callable[[Any], Any]) -> tuple[Tensor, LayerIn
 
 
 def _inputs(layer: Any) -> int:
-    n: int = layer.analog_module.in_size // max(torch.Size(layer.linear_map.kernel_size).numel(), 1)
+    n: int = layer.analog_module.in_size // size_product(layer.linear_map.kernel_size)
     return n

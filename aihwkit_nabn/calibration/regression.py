@@ -212,32 +212,26 @@ class Solved:
 
     Args:
         gains: Shares of the layer's signal that each rank takes off its error, falling.
-        mixing: ``[channels, ranks]`` or None.
-        directions: ``[ranks, in_channels]`` or None.
-        input_gain: ``[channels]``, which counts as one rank, or None.
+        full: The correction of full rank; an input gain counts as one rank.
     """
 
     gains: list[float]
-    mixing: Tensor | None = None
-    directions: Tensor | None = None
-    input_gain: Tensor | None = None
+    full: Correction
 
     @property
     def numbers_of_a_rank(self) -> int:
         """Numbers that one rank stores, and multiplications that it takes for every output position."""
-        if self.input_gain is not None:
-            return len(self.input_gain)
-        assert self.mixing is not None and self.directions is not None
-        return self.mixing.shape[0] + self.directions.shape[1]
+        if self.full.input_gain is not None:
+            return len(self.full.input_gain)
+        assert self.full.mixing is not None and self.full.directions is not None
+        return self.full.mixing.shape[0] + self.full.directions.shape[1]
 
     def cut(self, rank: int) -> Correction | None:
         """Return the best correction of a rank; None for none."""
-        if rank == 0:
-            return None
-        if self.input_gain is not None:
-            return Correction(input_gain=self.input_gain)
-        assert self.mixing is not None and self.directions is not None
-        return Correction(directions=self.directions[:rank].clone(), mixing=self.mixing[:, :rank].clone())
+        if rank == 0 or self.full.input_gain is not None:
+            return self.full if rank else None
+        assert self.full.mixing is not None and self.full.directions is not None
+        return Correction(directions=self.full.directions[:rank].clone(), mixing=self.full.mixing[:, :rank].clone())
 
 
 def solve(found: InputMoments, ridge: float) -> Solved | None:
@@ -260,7 +254,7 @@ def solve(found: InputMoments, ridge: float) -> Solved | None:
         return None
     if found.groups > 1:
         gain = _gain(found, ridge)
-        return Solved([float((gain * cross).sum()) / total], input_gain=gain)
+        return Solved([float((gain * cross).sum()) / total], Correction(input_gain=gain))
     factor = _factor(inputs, ridge)
     if factor is None:
         return None
@@ -268,7 +262,7 @@ def solve(found: InputMoments, ridge: float) -> Solved | None:
     whitened = torch.linalg.solve_triangular(factor, cross.T, upper=False).T
     values, left = _leading(whitened)
     directions = torch.linalg.solve_triangular(factor.T, whitened.T @ left, upper=True).T
-    return Solved((values / total).tolist(), mixing=left, directions=directions)
+    return Solved((values / total).tolist(), Correction(directions=directions, mixing=left))
 
 
 def _leading(matrix: Tensor) -> tuple[Tensor, Tensor]:
@@ -300,7 +294,7 @@ def solve_checked(found: HalvedMoments, rank: int, ridge: float, own: Correction
     start = None if 0 in (half.count for half in found.halves) else solve(whole, ridge)
     if start is None:
         return own
-    mixing = None if start.mixing is None else start.mixing[:, :rank]
+    mixing = None if start.full.mixing is None else start.full.mixing[:, :rank]
     best, best_ridge = whole.left_over(own), 0.0
     first, second = found.halves
     for tried in (ridge * step for step in _RIDGES):
