@@ -84,7 +84,7 @@ class Gate(ABC, Generic[M, C]):
         self._of_all_calls = self.correction(self.merged()) if is_provisional else None
         self.calls, self._estimates, self._line = [], {}, line
 
-    def pass_through(self, take_in: Callable[[M, int, int], None]) -> C:
+    def pass_through(self, take_in: Callable[[M, int, int], object]) -> C:
         """Take in a call of the running batch, wait for the other batches, and return the correction.
 
         Args:

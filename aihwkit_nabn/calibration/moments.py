@@ -25,8 +25,7 @@ _SMALLEST_SQUARE, _LARGEST_SQUARE = 1e-30, 1e30
 class Moments:
     """Count, mean and sum of squared deviations per channel, over everything merged so far.
 
-    Merging adds the between-batch term (Chan et al. 1979), so batches of any sizes give what one pass over their
-    concatenation would.
+    Merging adds the between-batch term (Chan et al. 1979), so any split into batches gives the same.
 
     Args:
         count: Values per channel.
@@ -47,12 +46,7 @@ class Moments:
     @classmethod
     @torch.no_grad()
     def of(cls, x: Tensor, channel_dim: int) -> Moments:
-        """Return the moments of one tensor.
-
-        Args:
-            x: Any shape; integers and half precision are widened.
-            channel_dim: Dimension of the channels.
-        """
+        """Return the moments of one tensor of any shape; integers and half precision are widened."""
         x = x.detach()
         if x.dtype not in (torch.float32, torch.float64):
             x = x.float()
@@ -93,6 +87,10 @@ class Moments:
         self.count = total
         return self
 
+    def added_to(self, total: Moments | None) -> Moments:
+        """Return the total with these; begin one where there is none."""
+        return (total or Moments.empty(len(self.mean), self.mean.device)).merge(self)
+
     def affine(self, scale: Tensor, offset: Tensor) -> Moments:
         """Return the moments of ``scale * x + offset``."""
         scale, offset = scale.double(), offset.double()
@@ -110,14 +108,15 @@ class Moments:
         """Whether nothing that went in was NaN or infinite."""
         return math.isfinite(self.m2.sum().item())  # what is not finite is not at a finite distance from the mean
 
-    def check_finite(self, what: str) -> None:
-        """Raise if anything that went in was NaN or infinite.
+    def check_finite(self, what: str) -> Moments:
+        """Return self.
 
         Raises:
-            CalibrationError: names `what`.
+            CalibrationError: `what`, which is named, produced NaN or infinite values.
         """
         if not self.is_finite:
             raise CalibrationError(f"{what} produced NaN or infinite values on the calibration set")
+        return self
 
 
 def _torch_moments(x: Tensor, channel_dim: int, count: int) -> tuple[Tensor, Tensor]:

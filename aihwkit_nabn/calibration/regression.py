@@ -166,8 +166,7 @@ class HalvedMoments:
         """Take in all of the inputs that samples are taken of, for their mean."""
         now = Moments.of(inputs, channel_dim)
         mean = per_output(now.mean, channels, self.groups)
-        now = Moments(now.count, mean, torch.zeros_like(mean))
-        self.everywhere = now if self.everywhere is None else self.everywhere.merge(now)
+        self.everywhere = Moments(now.count, mean, torch.zeros_like(mean)).added_to(self.everywhere)
 
     def merge(self, other: HalvedMoments) -> None:
         """Take in others, in place."""
@@ -175,8 +174,7 @@ class HalvedMoments:
         for mine, theirs in zip(self.halves, other.halves, strict=True):
             mine.merge(theirs)
         if other.everywhere is not None:
-            mine_everywhere = self.everywhere or Moments.empty(len(other.everywhere.mean), other.everywhere.mean.device)
-            self.everywhere = mine_everywhere.merge(other.everywhere)
+            self.everywhere = other.everywhere.added_to(self.everywhere)
 
     def whole(self) -> InputMoments:
         """Return the moments of both, which are not to be added to."""

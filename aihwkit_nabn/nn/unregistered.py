@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Iterator
 
 from torch import nn
 
+from aihwkit_nabn.errors import listed
 from aihwkit_nabn.nn.held import held_beside
 from aihwkit_nabn.nn.matrices import is_added, matrix_parameters
 from aihwkit_nabn.nn.own_normalization import has_running_statistics
@@ -66,6 +67,6 @@ def note_kept(report: ConversionReport, entries: Iterable[LayerEntry]) -> None:
     if names:
         warnings.warn(
             f"{len(names)} layers or weights of the network stay digital, because they are not registered in it: "
-            f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''}; register them, e.g. in an nn.ModuleList",
+            f"{listed(names)}; register them, e.g. in an nn.ModuleList",
             stacklevel=5,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import warnings
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from aihwkit_nabn.errors import VerificationError
+from aihwkit_nabn.errors import VerificationError, listed
 from aihwkit_nabn.nn.attention import split_attention
 from aihwkit_nabn.nn.batchnorm import NoiseAwareBatchNorm
 from aihwkit_nabn.nn.comparing import difference, leaves
@@ -70,11 +70,7 @@ class Verification:
             names = tuple(name for name, why in self.unmeasured.items() if why == reason)
             groups.append((names, f"ran, not compared ({reason})"))
         groups.append((self.read, f"read instead of called ({_READ})"))
-        return text + "".join(f"; {len(names)} {what}: {_listed(names)}" for names, what in groups if names)
-
-
-def _listed(names: Sequence[str]) -> str:
-    return f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
+        return text + "".join(f"; {len(names)} {what}: {listed(names)}" for names, what in groups if names)
 
 
 # The digital model of each converted one, as long as both are there.
@@ -184,7 +180,7 @@ def verify(
     )
     if read:
         warnings.warn(
-            f"the network reads the weights of {len(read)} analog layers ({_listed(read)}) instead of calling them: "
+            f"the network reads the weights of {len(read)} analog layers ({listed(read)}) instead of calling them: "
             f"{_READ}",
             stacklevel=3,
         )

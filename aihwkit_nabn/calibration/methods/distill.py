@@ -38,7 +38,7 @@ _TRIED_STEPS = 4
 class Distill(CalibrationMethod):
     """From a closed form, gradient descent on its scales, offsets, gains and corrections; the weights stay.
 
-    The loss needs no labels: the squared error of each block's output (`calibration.points`) against the reference's
+    The loss needs no labels: the squared error of each block's output (`calibration.matching`) against the reference's
     on the same inputs, in parts of that output's variance. The divergence of the predictions can be added; measured on
     ResNet-20 it takes away from the gain, because a network is overconfident on the images it was trained on. A share
     of the samples is held out, and the best state on it is kept: the start where tuning does not help, which the report

@@ -5,11 +5,11 @@ from __future__ import annotations
 from torch import Tensor
 
 from aihwkit_nabn import native
-from aihwkit_nabn.calibration.batchnorms import follow_batchnorms
+from aihwkit_nabn.calibration.batchnorms import check_batchnorms, follow_batchnorms
 from aihwkit_nabn.calibration.method import CalibrationMethod, register_calibration_method
 from aihwkit_nabn.calibration.moments import Moments
 from aihwkit_nabn.calibration.session import CalibrationSession
-from aihwkit_nabn.errors import CalibrationError, check_number
+from aihwkit_nabn.errors import check_number
 from aihwkit_nabn.nn.batchnorm import NoiseAwareBatchNorm, Statistics
 
 
@@ -74,8 +74,7 @@ class Online(CalibrationMethod):
 
     def calibrate(self, session: CalibrationSession) -> None:
         """Start the averages from the calibration batches if there are any, and switch every BatchNorm over."""
-        if not session.batchnorms:
-            raise CalibrationError("the model has no BatchNorm; use method='paired', which needs none")
+        check_batchnorms(session)
         followers = {id(bn): RunningStatistics(self.momentum) for bn in session.batchnorms.values()}
         if session.has_batches:
             follow_batchnorms(session, lambda bn, now: followers[id(bn)].take_in(now, bn))

@@ -20,10 +20,7 @@ from aihwkit_nabn.simulator.product.physics.effect import EffectParameters, Read
 #: Output range that goes with a converter whose `out_bound` is not given: that of Rasch et al. 2023.
 STANDARD_OUT_BOUND = 10.0
 
-READ_NOISE_TYPES = {
-    "pcm_read": WeightNoiseType.PCM_READ,
-    "additive_constant": WeightNoiseType.ADDITIVE_CONSTANT,
-}
+READ_NOISE_TYPES = {"pcm_read": WeightNoiseType.PCM_READ, "additive_constant": WeightNoiseType.ADDITIVE_CONSTANT}
 
 #: Name of each option and what it means; None always stands for ideal, or for what is the default.
 FORWARD_OPTIONS = {
@@ -98,7 +95,7 @@ def forward_parameters(options: Mapping[str, Any]) -> IOParameters:
     Raises:
         NabnError: an option has a value that is not allowed, or there is a type of read noise but no read noise.
     """
-    check_input_range(options.get("input_range"))
+    _check_input_range(options.get("input_range"))
     if not has_forward_options(options):
         return perfect_forward()
     static = has_input_range(options)
@@ -144,25 +141,13 @@ def _needs_scale(options: Mapping[str, Any]) -> bool:
 
 
 def pre_post_parameters(options: Mapping[str, Any]) -> PrePostProcessingParameter:
-    """Return aihwkit's parameters of the static input range.
-
-    Raises:
-        NabnError: `input_range` is something else.
-    """
+    """Return aihwkit's parameters of the static input range, for options that `forward_parameters` has checked."""
     value = options.get("input_range")
-    check_input_range(value)
-    enable = has_input_range(options)
-    if isinstance(value, bool) or value is None:
-        return PrePostProcessingParameter(input_range=InputRangeParameter(enable=enable))
-    return PrePostProcessingParameter(input_range=InputRangeParameter(enable=True, init_value=float(value)))
+    start = {} if value is None or isinstance(value, bool) else {"init_value": float(value)}
+    return PrePostProcessingParameter(input_range=InputRangeParameter(enable=has_input_range(options), **start))
 
 
-def check_input_range(value: object) -> None:
-    """Raise unless `value` is true, false, None or a number > 0.
-
-    Raises:
-        NabnError: it is anything else.
-    """
+def _check_input_range(value: object) -> None:
     if value is None or isinstance(value, bool):
         return
     try:

@@ -31,18 +31,14 @@ from aihwkit_nabn.seeding import RandomStream
 from aihwkit_nabn.simulator.product.crossbar import TileRow, depends_on_vector, product_of_rows
 from aihwkit_nabn.simulator.product.linear_map import LinearMap, size_product
 from aihwkit_nabn.simulator.product.straight_through import straight_through_product
-from aihwkit_nabn.simulator.product.tile_forward import unfolded_convolution
-from aihwkit_nabn.simulator.product.tiles import (
-    effective_weight,
-    is_perfect,
-    is_plain_torch,
-    tile_rows,
-    tiles_of,
-)
+from aihwkit_nabn.simulator.product.tile_forward import through_tiles
+from aihwkit_nabn.simulator.product.tiles import effective_weight, is_perfect, is_plain_torch, tile_rows, tiles_of
 from aihwkit_nabn.simulator.product.vectors import vector_product
 
 VALUES_AT_ONCE = 2**22  # of unfolded inputs, 16 MB
 FEWEST_VALUES = 2**12
+# What torch's allocator for the CPU says; it raises a plain RuntimeError.
+_OUT = ("can't allocate memory", "not enough memory")
 
 
 def analog_product(
@@ -75,7 +71,7 @@ def analog_product(
         if recorded:
             _check_recordable(array)
         with stream.as_global(x):
-            return array(x) if linear_map.spatial_dims == 0 else unfolded_convolution(x, array, linear_map)
+            return through_tiles(x, array, linear_map)
     rows, io = tile_rows(array, as_numbers=not recorded), tiles_of(array)[0].rpu_config.forward
     reason = depends_on_vector(io)
     if recorded or (
@@ -87,7 +83,7 @@ def analog_product(
                 return straight_through_product(x, rows, io, linear_map, bias=array.bias)
             if recorded:
                 return _recorded_by_vectors(x, rows, io, linear_map, array.bias)
-            return array(x) if linear_map.spatial_dims == 0 else unfolded_convolution(x, array, linear_map)
+            return through_tiles(x, array, linear_map)
     with torch.no_grad():
         if not reason:
             generator = None if x.device.type == "cpu" else stream.generator(x.device)
@@ -119,7 +115,10 @@ def _within_memory(
         try:
             return _by_vectors(x, rows, io, linear_map, bias, values)
         except (MemoryError, RuntimeError) as error:
-            if values < FEWEST_VALUES or not _is_out_of_memory(error):
+            is_out = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(
+                text in str(error) for text in _OUT
+            )
+            if values < FEWEST_VALUES or not is_out:
                 raise
         values //= 8
         warnings.warn(
@@ -127,12 +126,6 @@ def _within_memory(
             "anew, so this pass is not the one that the seed gives elsewhere",
             stacklevel=2,
         )
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    # torch's allocator for the CPU raises a plain RuntimeError.
-    texts = ("can't allocate memory", "not enough memory")
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(text in str(error) for text in texts)
 
 
 def _by_vectors(

@@ -20,7 +20,7 @@ from aihwkit_nabn.seeding import RandomStream
 from aihwkit_nabn.simulator import NoiseAwareRPUConfig
 from aihwkit_nabn.simulator.product import crossbar, dispatch
 from aihwkit_nabn.simulator.product.straight_through import straight_through_product
-from aihwkit_nabn.simulator.product.tile_forward import unfolded_convolution
+from aihwkit_nabn.simulator.product.tile_forward import through_tiles
 from aihwkit_nabn.simulator.product.tiles import tile_rows, tiles_of
 from tests.tensors import same_steps
 
@@ -49,7 +49,7 @@ def config(kind: type = TorchInferenceRPUConfig, rows: int = 0, input_range: flo
 def unfolded(layer: Any, x: Tensor) -> Tensor:
     """Through each tile's own forward pass."""
     with torch.no_grad():
-        return unfolded_convolution(x, layer.analog_module, layer.linear_map)
+        return through_tiles(x, layer.analog_module, layer.linear_map)
 
 
 def column_step(layer: Any) -> float:
@@ -256,7 +256,7 @@ def test_gradients_are_those_of_aihwkits_tile() -> None:
                 bias=layer.bias,
             )
         else:
-            out = unfolded_convolution(leaf, layer.analog_module, layer.linear_map)
+            out = through_tiles(leaf, layer.analog_module, layer.linear_map)
         (out * torch.linspace(-1, 1, out.numel()).view(out.shape)).sum().backward()
         grads.append(leaf.grad)
     assert torch.allclose(grads[0], grads[1], atol=1e-4 * grads[1].abs().max().item())

@@ -20,7 +20,7 @@ from aihwkit_nabn.simulator.product.physics.ir_drop import IRDrop
 from aihwkit_nabn.simulator.product.physics.noise import Noise
 from aihwkit_nabn.simulator.product.replication import ReplicatedArray, copies_of, number_of_copies
 from aihwkit_nabn.simulator.product.straight_through import straight_through_product
-from aihwkit_nabn.simulator.product.tile_forward import unfolded_convolution
+from aihwkit_nabn.simulator.product.tile_forward import through_tiles
 from aihwkit_nabn.simulator.product.tiles import effective_weight, tile_rows, tiles_of
 from tests.tensors import same_steps
 
@@ -52,9 +52,7 @@ def layer_of(module: nn.Module, setting: str, out_rows: int = 512, **forward: An
 def row_by_row(layer: Any, x: Tensor) -> Tensor:
     """Through each tile's own forward pass, every row driven with its input."""
     with torch.no_grad():
-        if layer.linear_map.spatial_dims == 0:
-            return layer.analog_module(x)
-        return unfolded_convolution(x, layer.analog_module, layer.linear_map)
+        return through_tiles(x, layer.analog_module, layer.linear_map)
 
 
 @pytest.mark.parametrize("setting", ["true", "3"])
