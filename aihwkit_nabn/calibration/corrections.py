@@ -35,14 +35,7 @@ _LEAST_CORRELATION = 0.5
 
 @dataclass(frozen=True)
 class Regressed:
-    """How a layer is to be corrected.
-
-    Args:
-        rank: That it has been given.
-        own: The correction of its own error, on the reference's inputs.
-        ridge: Of the regression.
-        groups: Of the layer.
-    """
+    """How a layer is to be corrected; `own` is the correction of its own error, on the reference's inputs."""
 
     rank: int
     own: Correction
@@ -62,13 +55,7 @@ class Regressed:
 
 @dataclass
 class _Layer:
-    """One layer's moments on the reference's inputs, and what the layer costs.
-
-    Args:
-        moments: Of inputs, tiles and digital layer.
-        n_outputs: Positions in all.
-        multiplications: The layer's own.
-    """
+    """One layer's moments on the reference's inputs, its output positions and its multiplications."""
 
     moments: InputMoments
     n_outputs: int = 0
@@ -113,7 +100,7 @@ class LayerErrors:
 
     @contextmanager
     def beside(self, twins: Mapping[str, Any], n_samples: int, note: Callable[[str, Any], None]) -> Iterator[None]:
-        """Run the chip's layer beside each of the reference's calls, on the same inputs.
+        """Run the chip's layer beside each call of its twin in the reference, on the same inputs.
 
         Args:
             twins: The reference's layers by name.

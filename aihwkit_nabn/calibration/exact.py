@@ -87,8 +87,7 @@ class Gate(ABC, Generic[M, C]):
     def pass_through(self, take_in: Callable[[M, int, int], object]) -> C:
         """Take in a call of the running batch, wait for the other batches, and return the correction.
 
-        Args:
-            take_in: Called with the moments to add to, the number of the batch and that of the call among the batch's.
+        `take_in` is called with the moments to add to, the number of the batch and that of the call in the batch.
         """
         if self.is_done:
             return self.final()
@@ -111,9 +110,7 @@ class Gate(ABC, Generic[M, C]):
 def measure(session: CalibrationSession, gates: Mapping[str, Gate[M, C]]) -> None:
     """Run the chip over all batches, every gate's correction following from all of them, until the moments are final.
 
-    Args:
-        session: Its batches, all of which are kept, and how the chip is run.
-        gates: By layer, in the order of the network's modules; called from inside the layers.
+    `gates` are by layer, in the order of the network's modules.
     """
     batches = session.all_batches()
     way = session.rehearsal() if len(batches) > 1 else Rehearsal()

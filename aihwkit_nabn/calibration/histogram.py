@@ -17,9 +17,6 @@ _PER_OCTAVE = 8
 class AbsHistogram:
     """Counts absolute values in equal bins from 0 to a bound that doubles when it is exceeded.
 
-    Args:
-        name: Whose values, for messages.
-
     Attributes:
         maximum: The largest value so far.
         n_zeros: How many values were exactly 0; they are not in the bins.
@@ -87,10 +84,6 @@ class AbsHistogram:
 
 class LogHistogram:
     """Counts absolute values of several kinds in bins of an eighth of an octave, from 2^-30 to 2^30.
-
-    Args:
-        name: Whose values, for messages.
-        n_kinds: How many are counted apart.
 
     Attributes:
         counts: ``[kinds, bins]``; what is smaller than all bins, zeros too, is in the first.

@@ -77,12 +77,7 @@ def takes_option(cls: type[CalibrationMethod], option: str) -> bool:
 
 
 def unknown_method(name: object, known: Iterable[str] = ()) -> UnknownNameError:
-    """Return the error for a name that no method has.
-
-    Args:
-        name: As given.
-        known: Further names that may stand in its place: ``"none"`` where the chip may stay as programmed.
-    """
+    """Return the error for a name that no method has; `known` are further ones: ``"none"`` where that is allowed."""
     hint = ""
     if name == UNCALIBRATED and name not in known:
         hint = ": to leave a chip as programmed, do not calibrate it; evaluate(methods=['none', ...]) measures it so"

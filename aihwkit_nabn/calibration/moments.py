@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -146,8 +148,9 @@ def _mend_squares_out_of_range(x: Tensor, channel_dim: int, mean: Tensor, m2: Te
 def _raw_moments(x: Tensor, channel_dim: int, count: int) -> tuple[Tensor, Tensor]:
     """Return mean and sum of squared deviations from plain sums, which cancel where the mean is large."""
     rows, dim = _rows(x, channel_dim)
-    mean = _sum(rows, dim) / count
-    return mean, torch.addcmul(_sum_of_squares(rows, dim), mean, mean, value=-count)
+    mean = _summed(rows, dim, lambda part: part.sum(dim).double()) / count
+    squares = _summed(rows, dim, lambda part: torch.linalg.vector_norm(part, dim=dim).double().square())
+    return mean, torch.addcmul(squares, mean, mean, value=-count)
 
 
 def _negative(dim: int, rank: int) -> int:
@@ -166,19 +169,7 @@ def _rows(x: Tensor, channel_dim: int) -> tuple[Tensor, int]:
     return x.reshape(x.shape[:channel_dim].numel(), n_channels, -1), 2
 
 
-def _sum(rows: Tensor, dim: int) -> Tensor:
-    if rows.shape[dim] <= _RUN:
-        return _over_batch(rows.sum(dim).double(), dim)
-    parts = [part.sum(dim).double() for part in rows.split(_RUN, dim)]
-    return _over_batch(sum(parts[1:], parts[0]), dim)
-
-
-def _sum_of_squares(rows: Tensor, dim: int) -> Tensor:
-    if rows.shape[dim] <= _RUN:
-        return _over_batch(torch.linalg.vector_norm(rows, dim=dim).double().square_(), dim)
-    parts = [torch.linalg.vector_norm(part, dim=dim).double().square() for part in rows.split(_RUN, dim)]
-    return _over_batch(sum(parts[1:], parts[0]), dim)
-
-
-def _over_batch(sums: Tensor, dim: int) -> Tensor:
-    return sums if dim == 0 else sums.sum(0)
+def _summed(rows: Tensor, dim: int, sum_of: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return what `sum_of` makes of runs along a dimension, added up over these and over the batch."""
+    total = functools.reduce(torch.add, map(sum_of, rows.split(_RUN, dim)))
+    return total if dim == 0 else total.sum(0)

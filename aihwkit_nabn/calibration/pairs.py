@@ -45,8 +45,7 @@ class _Aligned:
 class _ReferenceCalls:
     """What the reference's layer returned: the moments of each call over all batches, and a sample for each batch.
 
-    Args:
-        wanted: Positions to sample of each calibration sample; 0 takes none.
+    Of each calibration sample `wanted` positions are taken.
     """
 
     channel_dim: int

@@ -19,9 +19,6 @@ class UnionOfRanks:
     Each rank calibrates on all of them. Calibration sets are small, and so every rank holds the same chip, methods that
     correct a layer before the next is measured see the same batches as on one process, and shards may be uneven or
     empty. One batch per rank is in memory at a time.
-
-    Args:
-        batches: This rank's own.
     """
 
     def __init__(self, batches: Iterable[Any]) -> None:

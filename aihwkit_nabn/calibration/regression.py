@@ -235,14 +235,8 @@ class Solved:
 def solve(found: InputMoments, ridge: float) -> Solved | None:
     """Return the ridge regression of the digital outputs minus the tiles' on the inputs, rank by rank.
 
-    The best approximation of rank r of its predictions is its first r terms (Izenman 1975).
-
-    Args:
-        found: A layer's moments.
-        ridge: In parts of the inputs' mean variance.
-
-    Returns:
-        None where nothing varies.
+    The best approximation of rank r of its predictions is its first r terms (Izenman 1975). The ridge is in parts of
+    the inputs' mean variance. None where nothing varies.
     """
     if found.count == 0:
         return None

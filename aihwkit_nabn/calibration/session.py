@@ -16,9 +16,9 @@ from aihwkit_nabn.calibration.batches import (
     ForwardFn,
     SampleStore,
     batch_size,
-    describe,
     first_samples,
     limited,
+    run_batch,
     separate,
 )
 from aihwkit_nabn.calibration.batchnorms import StatisticsRule, measure_batchnorms
@@ -26,7 +26,7 @@ from aihwkit_nabn.calibration.moments import Moments
 from aihwkit_nabn.calibration.rehearsal import Rehearsal, rehearse
 from aihwkit_nabn.calibration.report import CorrectionCost, LayerShift
 from aihwkit_nabn.chip.moment import ChipMoment
-from aihwkit_nabn.errors import CalibrationError, NabnError, VerificationError, suggestion
+from aihwkit_nabn.errors import CalibrationError, VerificationError, suggestion
 from aihwkit_nabn.nn.alignment import OutputAlignment
 from aihwkit_nabn.nn.batchnorm import NoiseAwareBatchNorm
 from aihwkit_nabn.nn.calibration_state import alignments, batchnorms
@@ -135,9 +135,7 @@ class CalibrationSession:
     def part(self, batches: Iterable[Any], numbers: Sequence[int] | None = None) -> CalibrationSession:
         """Return a session of the same chip and reference with some of the samples; what it notes is its own.
 
-        Args:
-            batches: Of these samples.
-            numbers: Which of this session's batches they are, for messages; None: cut anew.
+        `numbers` says which of this session's batches they are, for messages; None: cut anew.
         """
         model, reference, forward_fn = self.model, self.reference, self._forward_fn
         part = CalibrationSession(
@@ -225,9 +223,7 @@ class CalibrationSession:
     def run_analog(self, batch: Any, number: int | None = None) -> Any:
         """Return the analog model's output for a batch, with whatever is calibrated or observed so far.
 
-        Args:
-            batch: Of the calibration set.
-            number: Which one, for messages; default: the last that was read.
+        `number` says which batch it is, for messages; default: the last that was read.
         """
         return self._run(self._forward_fn, self.model, "analog model", batch, number)
 
@@ -237,16 +233,9 @@ class CalibrationSession:
             return self._run(self._reference_forward_fn, self.digital_model(), "reference", batch, number)
 
     def _run(self, forward_fn: ForwardFn, model: nn.Module, role: str, batch: Any, number: int | None) -> Any:
-        try:
-            return forward_fn(model, copied(batch))
-        except NabnError:
-            raise
-        except Exception as error:
-            place = self.n_batches - 1 if number is None else number
-            place = place if self._numbers is None else self._numbers[place]
-            raise CalibrationError(
-                f"the {role} failed on calibration batch {place} ({describe(batch)}): {type(error).__name__}: {error}"
-            ) from error
+        place = self.n_batches - 1 if number is None else number
+        place = place if self._numbers is None else self._numbers[place]
+        return run_batch(forward_fn, model, copied(batch), f"the {role} failed on calibration batch {place}")
 
     def reference_layers(self) -> dict[str, nn.Module]:
         """Return the reference's layers by the names of the analog ones.

@@ -15,6 +15,7 @@ from aihwkit_nabn.calibration.rehearsal import Rehearsal
 from aihwkit_nabn.calibration.session import REHEARSED
 from aihwkit_nabn.errors import CalibrationError, NabnError, NotProgrammedError
 from aihwkit_nabn.nn import NoiseAwareBatchNorm, named_analog_layers
+from tests.chips import chip_of
 from tests.tensors import bits, equal, tensors_of
 
 READS_BATCHES: dict[str, bool] = {}
@@ -334,9 +335,7 @@ def test_modules_called_several_times_and_not_at_all(name, run, images, settle):
 
     torch.manual_seed(0)
     net = settle(Twice())
-    chip = nabn.program_chip(
-        nabn.convert_to_noise_aware(net, nabn.presets.GaussianWeightNoisePreset(sigma=0.1)), seed=1
-    )
+    chip = chip_of(net, "gaussian:sigma=0.1", 1)
     report = (
         run(name, chip, [images(5, 1), images(3, 2)], reference=net)
         if CALIBRATION_METHODS.get(name).needs_reference

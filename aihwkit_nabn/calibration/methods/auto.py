@@ -70,9 +70,8 @@ class Auto(CalibrationMethod):
         budget: float = 0.05,
         held_out: float = 0.25,
     ) -> None:
-        self.held_out = check_number(
-            "held_out", held_out, exclusive_minimum=0.0, maximum=0.5, meaning="the share of the samples that decides"
-        )
+        meaning = "the share of the samples that decides"
+        self.held_out = check_number("held_out", held_out, exclusive_minimum=0.0, maximum=0.5, meaning=meaning)
         self.budget = check_budget(budget)
         self.candidates = [(name, self._build(name)) for name in _names(candidates)]
 

@@ -45,9 +45,8 @@ class LowRank(Paired):
     def __init__(self, budget: float = 0.05, ridge: float = 0.01) -> None:
         super().__init__()
         self.budget = check_budget(budget)
-        self.ridge = check_number(
-            "ridge", ridge, exclusive_minimum=0.0, meaning="the regressions' ridge in parts of the inputs' variance"
-        )
+        meaning = "the regressions' ridge in parts of the inputs' variance"
+        self.ridge = check_number("ridge", ridge, exclusive_minimum=0.0, meaning=meaning)
 
     def align(self, session: CalibrationSession) -> dict[str, Pair]:
         """One pass of the reference with the chip's layers beside it, and one of the chip."""

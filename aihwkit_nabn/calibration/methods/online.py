@@ -68,9 +68,8 @@ class Online(CalibrationMethod):
     replaces_statistics = True
 
     def __init__(self, momentum: float = 0.1) -> None:
-        self.momentum = check_number(
-            "momentum", momentum, exclusive_minimum=0.0, maximum=1.0, meaning="the weight of a new batch"
-        )
+        meaning = "the weight of a new batch"
+        self.momentum = check_number("momentum", momentum, exclusive_minimum=0.0, maximum=1.0, meaning=meaning)
 
     def calibrate(self, session: CalibrationSession) -> None:
         """Start the averages from the calibration batches if there are any, and switch every BatchNorm over."""

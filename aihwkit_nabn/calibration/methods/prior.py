@@ -23,9 +23,8 @@ class Prior(CalibrationMethod):
     replaces_statistics = True
 
     def __init__(self, strength: float = 16.0) -> None:
-        self.strength = check_number(
-            "strength", strength, minimum=0.0, meaning="how many samples the trained statistics are worth"
-        )
+        meaning = "how many samples the trained statistics are worth"
+        self.strength = check_number("strength", strength, minimum=0.0, meaning=meaning)
 
     def calibrate(self, session: CalibrationSession) -> None:
         """Mix the chip's moments in, layer by layer."""

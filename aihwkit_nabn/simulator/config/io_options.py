@@ -56,10 +56,7 @@ READOUT_EFFECTS: Registry[type[ReadoutEffect]] = Registry("readout effect", chec
 def register_readout_effect(name: str) -> Callable[[type[ReadoutEffect]], type[ReadoutEffect]]:
     """Return a class decorator that makes a readout effect an option of all presets.
 
-    ``name=VALUE`` builds it of a value, its first field, or of a mapping of its fields.
-
-    Args:
-        name: lower_snake_case name of the option.
+    ``name=VALUE`` builds it of a value, its first field, or of a mapping of its fields. The name is lower_snake_case.
 
     Raises:
         NabnError: the name is malformed, or an option has it; or the class is no `ReadoutEffect`.
@@ -88,9 +85,6 @@ def forward_parameters(options: Mapping[str, Any]) -> IOParameters:
     Inputs are scaled to the converter's range by a static input range, or with ``input_range=False`` by each vector's
     largest entry (aihwkit's ``ABS_MAX``), which computes convolutions many times slower. Read noise alone grows with
     the inputs and needs neither. Outputs beyond the range are clipped (no bound management).
-
-    Args:
-        options: Any of `forward_options`; other entries are not looked at.
 
     Raises:
         NabnError: an option has a value that is not allowed, or there is a type of read noise but no read noise.

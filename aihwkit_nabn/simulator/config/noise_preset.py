@@ -99,15 +99,10 @@ def make_preset(
     doc: str | None = None,
     forward_defaults: Mapping[str, Any] | None = None,
 ) -> type[NoisePreset]:
-    """Return a new preset class.
+    """Return a new preset class, its options the arguments of a noise model.
 
-    Args:
-        name: Of the preset.
-        noise_class: The noise model whose arguments become options.
-        module: Where pickle finds the class again.
-        class_name: Default: the noise model's name and "Preset".
-        doc: Docstring. Default: the noise model's.
-        forward_defaults: Forward options that are on unless others are given.
+    `module` is where pickle finds the class again, `forward_defaults` are forward options that are on unless others are
+    given. The class is named and described after the noise model by default.
 
     Raises:
         NabnError: an argument of the noise model has the name of something else that a preset takes.

@@ -80,11 +80,7 @@ def get_preset(name: str) -> type[NoisePreset]:
 
 
 def build_preset(name: str, /, **options: Any) -> NoisePreset:
-    """Return a configuration, e.g. ``build_preset("gaussian", sigma=0.06)``.
-
-    Args:
-        name: See `get_preset`.
-        **options: See `NoisePreset`.
+    """Return a configuration, e.g. ``build_preset("gaussian", sigma=0.06)``; see `get_preset` and `NoisePreset`.
 
     Raises:
         UnknownNameError: there is no such preset.

@@ -158,17 +158,15 @@ def _recorded_by_vectors(
     """Unfold all at once, in operations that torch can record."""
     if linear_map.spatial_dims == 0:
         out = _vectors_through(x.reshape(-1, x.shape[-1]), rows, io)
-        out = out if bias is None else out + bias
-        return out.reshape(*x.shape[:-1], out.shape[-1])
-    batched = x if x.dim() == linear_map.spatial_dims + 2 else x.unsqueeze(0)
-    vectors, size = linear_map.unfold(batched)
-    parts = []
-    for group, own in enumerate(_rows_of_groups(rows, linear_map.groups)):
-        part = _vectors_through(vectors[:, group].flatten(0, 1), own, io)
-        parts.append(part.unflatten(0, (batched.shape[0], -1)))
-    out = torch.cat(parts, -1)
-    out = (out if bias is None else out + bias).transpose(1, 2).unflatten(2, size)
-    return out if batched is x else out.squeeze(0)
+        return (out if bias is None else out + bias).reshape(*x.shape[:-1], -1)
+    of_groups = _rows_of_groups(rows, linear_map.groups)
+
+    def product(vectors: Tensor) -> Tensor:
+        parts = [_vectors_through(vectors[:, group].flatten(0, 1), own, io) for group, own in enumerate(of_groups)]
+        out = torch.cat(parts, -1).unflatten(0, (len(vectors), -1))
+        return out if bias is None else out + bias
+
+    return linear_map.by_vectors(x, product)
 
 
 def _vectors_through(vectors: Tensor, rows: list[TileRow], io: IOParameters) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -74,13 +74,8 @@ class LinearMap:
     def input_mean(self, x: Tensor) -> Tensor:
         """Return the mean of the inputs that each output is computed from, padding counted in.
 
-        It is the product with a matrix whose values are all the same, but added over the channels first.
-
-        Args:
-            x: ``[..., in]``, or ``[..., channels, *spatial]``.
-
-        Returns:
-            ``[..., 1]``, or ``[..., groups, *output size]``: outputs of a group have the same inputs.
+        It is the product with a matrix whose values are all the same, but added over the channels first:
+        ``[..., in]`` gives ``[..., 1]``, and ``[..., channels, *spatial]`` gives ``[..., groups, *output size]``.
         """
         if self.spatial_dims == 0:
             return x.mean(-1, keepdim=True)
@@ -89,11 +84,7 @@ class LinearMap:
     def window_mean(self, x: Tensor) -> Tensor:
         """Return the mean of each channel over the window that each output is computed from, padding counted in.
 
-        Args:
-            x: ``[..., n]``, or ``[..., n, *spatial]`` with any number n of channels.
-
-        Returns:
-            ``[..., n]``, or ``[..., n, *output size]``.
+        ``[..., n]`` stays, ``[..., n, *spatial]`` gives ``[..., n, *output size]``; n is any number of channels.
         """
         if self.spatial_dims == 0:
             return x
@@ -112,13 +103,7 @@ class LinearMap:
         return any(step > 1 for step in self.stride)
 
     def multiplications(self, x: Tensor, n_positions: int, matrix_size: int) -> int:
-        """Return what an exact product takes.
-
-        Args:
-            x: Its inputs.
-            n_positions: Positions of its outputs, in all samples.
-            matrix_size: Numbers in the matrix.
-        """
+        """Return what an exact product with a matrix of so many numbers takes, for all positions of its outputs."""
         return n_positions * matrix_size
 
     def input_mean_work(self, n_outputs: int, n_inputs: int) -> float:
@@ -130,10 +115,7 @@ class LinearMap:
         return (n_inputs // kernel + kernel) / (n_outputs // self.groups * n_inputs)
 
     def unfold(self, x: Tensor) -> tuple[Tensor, tuple[int, ...]]:
-        """Lay out the inputs of every output position as vectors.
-
-        Args:
-            x: ``[batch, channels, *spatial]``.
+        """Lay out the inputs ``[batch, channels, *spatial]`` of every output position as vectors.
 
         Returns:
             ``[batch, groups, positions, channels / groups * kernel]`` and the output's spatial size.
@@ -142,12 +124,18 @@ class LinearMap:
         size = tuple(windows.shape[2 : 2 + self.spatial_dims])
         return self._vectors(windows), size
 
-    def unfold_parts(self, x: Tensor, n_values: int) -> Iterator[tuple[int, slice, Tensor]]:
-        """Lay out the inputs of a few output positions of one sample after the other.
+    def by_vectors(self, x: Tensor, product: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return a convolution from the product of its vectors, for ``[batch, channels, *spatial]`` or one sample.
 
-        Args:
-            x: ``[batch, channels, *spatial]``.
-            n_values: About how many values to lay out at a time; at least one line of positions is.
+        `product` takes them as `unfold` lays them out, and gives ``[batch, positions, out]``.
+        """
+        batched = x if x.dim() == self.spatial_dims + 2 else x.unsqueeze(0)
+        vectors, size = self.unfold(batched)
+        out = product(vectors).transpose(1, 2).unflatten(2, size)
+        return out if batched is x else out.squeeze(0)
+
+    def unfold_parts(self, x: Tensor, n_values: int) -> Iterator[tuple[int, slice, Tensor]]:
+        """Lay out the inputs of a few output positions of one sample after the other, about `n_values` at a time.
 
         Yields:
             The sample, the positions, and their vectors ``[groups, positions, channels / groups * kernel]``.

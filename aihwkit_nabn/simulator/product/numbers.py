@@ -28,8 +28,7 @@ class NumberStream:
     random bits: normal ones are the midpoint quantiles of 65,536 equally likely steps, scaled to a variance of exactly
     1; the largest is 4.33. An ADC's step is some hundred times coarser.
 
-    Args:
-        seed: Gives an integer >= 0 when the first normal, and when the first uniform number is asked for.
+    `seed` gives an integer >= 0 when the first normal, and when the first uniform number is asked for.
     """
 
     def __init__(self, seed: Callable[[], int]) -> None:
@@ -70,14 +69,7 @@ class NumberStream:
 
 
 class _Words:
-    """Random 16-bit integers, one after the other.
-
-    Args:
-        seed: Of all generators.
-
-    Attributes:
-        key: What they have in common.
-    """
+    """Random 16-bit integers, one after the other, from generators that have `key` in common."""
 
     def __init__(self, seed: int) -> None:
         first, second = np.random.SeedSequence(seed).generate_state(2, np.uint64)

@@ -20,14 +20,7 @@ def through_tiles(x: Tensor, array: TileModuleArray, linear_map: LinearMap) -> T
     if linear_map.spatial_dims == 0:
         out: Tensor = array(x)
         return out
-    unbatched = x.dim() == linear_map.spatial_dims + 1
-    if unbatched:
-        x = x.unsqueeze(0)
-    if x.shape[0] == 0:
-        return linear_map.apply(x, x.new_zeros(array.out_size, array.in_size), None)
-    vectors, size = linear_map.unfold(x)
-    out = unfolded_product(vectors, array).transpose(1, 2).reshape(x.shape[0], array.out_size, *size)
-    return out.squeeze(0) if unbatched else out
+    return linear_map.by_vectors(x, lambda vectors: unfolded_product(vectors, array))
 
 
 def unfolded_product(vectors: Tensor, array: TileModuleArray) -> Tensor:

@@ -155,12 +155,7 @@ def _is_torch_tile(tile: TileModule) -> bool:
 
 
 def tile_rows(array: TileModuleArray, *, as_numbers: bool = True) -> list[TileRow]:
-    """Return the array's tiles, those that share inputs put side by side.
-
-    Args:
-        array: Of torch tiles.
-        as_numbers: Whether input ranges are read out of their tensors.
-    """
+    """Return the array's torch tiles, those that share inputs put side by side; input ranges as numbers or tensors."""
     rows, start, copies = [], 0, copies_of(array)
     for in_tiles in array.array:
         first, n = in_tiles[0], in_tiles[0].in_size // copies
@@ -169,13 +164,14 @@ def tile_rows(array: TileModuleArray, *, as_numbers: bool = True) -> list[TileRo
             (tile.tile.weight.new_ones(1) if scale is None else scale.view(-1)).expand(tile.out_size)
             for tile, scale in zip(in_tiles, scales, strict=True)
         ]
+        given = None if first.input_range is None else first.input_range.detach().abs()
         outputs = [output_values(tile.tile, tile.rpu_config.forward) for tile in in_tiles]
         rows.append(
             TileRow(
                 columns=range(start, start + n),
                 weights=tuple(tile.tile.weight for tile in in_tiles),
                 scale=_joined(wide),
-                input_range=_range_of(first, as_numbers),
+                input_range=given if given is None or not as_numbers else given.item(),
                 outputs={name: _joined([values[name] for values in outputs]) for name in outputs[0]},
                 copies=copies,
             )
@@ -211,22 +207,10 @@ def n_cells(array: TileModuleArray) -> int:
 
 
 def output_values(simulator: Any, io: IOParameters, ranges: bool = True) -> dict[str, Tensor]:
-    """Return what differs from output to output of a simulator's tile, as `TileRow` has it.
-
-    Args:
-        simulator: aihwkit's torch tile, or ours.
-        io: Its settings.
-        ranges: Whether ADCs have ranges of their own, or all that of the settings.
-    """
+    """Return what differs from output to output of a simulator's tile, as `TileRow` and `CrossbarTile` have it."""
     if isinstance(simulator, CrossbarTile):
         return simulator.output_values(io, ranges)
     return {} if simulator.out_noise_values is None else {NOISE: simulator.out_noise_values}
-
-
-def _range_of(tile: TileModule, as_number: bool) -> Tensor | float | None:
-    if tile.input_range is None:
-        return None
-    return abs(tile.input_range.item()) if as_number else tile.input_range.detach().abs()
 
 
 def _joined(parts: list[Tensor], dim: int = 0) -> Tensor:
