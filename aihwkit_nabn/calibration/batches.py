@@ -1,4 +1,4 @@
-"""Reading calibration sets: any iterable, any kind of batch, a limit on the samples, checks on the way."""
+"""Read calibration sets: any iterable of any kind of batch, up to a number of samples, checked on the way."""
 
 from __future__ import annotations
 
@@ -155,14 +155,10 @@ def _first(batch: Any, n: int, size: int, inside: bool = False) -> Any:
 
 
 class SampleStore:
-    """Kept batches, to be drawn from in mini-batches.
+    """Kept batches, at least one, to be drawn from in mini-batches.
 
-    Tensors, and tuples of tensors with one row per sample, are joined and drawn from sample by sample; batches of any
-    other kind are drawn whole, as they came.
-
-    Args:
-        batches: At least one.
-        whole: Draw batches whole, of whatever kind.
+    Tensors, and tuples of tensors with one row per sample, are joined and drawn from sample by sample. Batches of any
+    other kind are drawn whole, as they came; with `whole`, all are.
     """
 
     def __init__(self, batches: Sequence[Any], whole: bool = False) -> None:

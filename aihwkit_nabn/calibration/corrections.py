@@ -148,11 +148,11 @@ class LayerErrors:
         self._rows[name, call] = first_row + digital.shape[0]
         parts = [places.take(part) for part in (regression_inputs(given, groups), raw, digital)]
         if not all(bool(torch.isfinite(part).all()) for part in parts):
-            raise CalibrationError(f"layer {name!r} produced NaN or infinite values on the calibration set")
+            raise CalibrationError(f"the output of layer {name!r} holds NaN or infinite values on the calibration set")
         entry.moments.take_in(*parts)
 
     def give_ranks(self, budget: float, ridge: float) -> dict[str, Regressed]:
-        """Return how the layers are to be corrected so that most error is taken off for the multiplications.
+        """Return the corrections that take off most error for the multiplications they cost.
 
         Each layer's error is regressed on its inputs' window means. Ranks go to the layers where they take off the
         largest share of the layer's signal per multiplication.
@@ -181,7 +181,7 @@ class LayerErrors:
         left_out = len(self._found) - len(solved)
         if left_out:
             notes.append(
-                f"{left_out} layer{'s' * (left_out > 1)} with too many inputs, or none that vary, not corrected"
+                f"{left_out} layer{'s' * (left_out > 1)} not corrected: too many inputs, or inputs that do not vary"
             )
         corrections = {}
         for name, rank in ranks.items():

@@ -1,4 +1,4 @@
-"""Absolute values counted in bins, whose memory does not grow with their number."""
+"""Count absolute values in bins; memory does not grow with their number."""
 
 from __future__ import annotations
 

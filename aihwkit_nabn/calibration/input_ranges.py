@@ -1,4 +1,4 @@
-"""Static input ranges of the tiles, from unlabelled images: which inputs the DAC can take before it cuts them off."""
+"""Set the static input ranges of the tiles from unlabelled images: the largest inputs that the DAC does not cut off."""
 
 from __future__ import annotations
 
@@ -109,8 +109,8 @@ def _warn_of_unset_bounds(layers: Mapping[str, nn.Module]) -> None:
     names = [name for name, layer in layers.items() if own_bounds(tiles_of(layer)[0]) is not None]
     if names:
         warnings.warn(
-            f"the ADCs of {len(names)} layers ({listed(names)}) keep the range of the settings: output_range sets "
-            "those of layers that convert_to_noise_aware made",
+            f"the ADCs of {len(names)} layers ({listed(names)}) keep the range of the settings: output_range acts "
+            "on layers that convert_to_noise_aware made",
             stacklevel=4,
         )
 

@@ -1,4 +1,4 @@
-"""All calibration batches through the network side by side, so that a layer is measured on all before any leaves it."""
+"""Run all calibration batches side by side, so that a layer is measured on all before any goes on."""
 
 from __future__ import annotations
 

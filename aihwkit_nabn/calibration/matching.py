@@ -52,15 +52,11 @@ def _points_in(module: nn.Module, name: str, layers: set[str]) -> Iterator[str]:
 class BlockObjective:
     """Mean over points of ``mean((y - y_ref)^2) / var(y_ref)``, plus the weighted divergence of the predictions.
 
-    Outputs of the reference that do not vary, such as those of a dead block, are left out.
+    Outputs of the reference that do not vary, such as those of a dead block, are left out. The divergence is that of
+    Kullback and Leibler; weight 0 leaves it out. One point counts at most `cap`; a constant output would count 1.
 
-    Args:
-        session: Chip, reference and how they are run.
-        store: The samples.
-        prediction_weight: Weight of the Kullback-Leibler divergence; 0 leaves it out.
-        batch_size: Samples per reference pass while filling the cache; None where it is called with the same few
-            groups again and again, whose signals are kept as they come.
-        cap: Most that one point may count; 1 is what a constant output would have. None: no limit.
+    The reference's outputs are gathered at the beginning, `batch_size` samples at a time. None: they are kept as they
+    come, for an objective that is called with the same few groups again and again.
     """
 
     def __init__(

@@ -114,10 +114,10 @@ class Moments:
         """Return self.
 
         Raises:
-            CalibrationError: `what`, which is named, produced NaN or infinite values.
+            CalibrationError: `what`, which is named, holds NaN or infinite values.
         """
         if not self.is_finite:
-            raise CalibrationError(f"{what} produced NaN or infinite values on the calibration set")
+            raise CalibrationError(f"{what} holds NaN or infinite values on the calibration set")
         return self
 
 

@@ -123,7 +123,7 @@ class _PairGate(Gate[Pair, "_Aligned | None"]):
         mean = given.mean() if given is not None and given.mean_is_cheap and self.wants_common else None
 
         def take_in(pair: Pair, batch: int, call: int) -> None:
-            pair.analog.merge(Moments.of(output, channel_dim).check_finite(f"layer {self.name!r}"))
+            pair.analog.merge(Moments.of(output, channel_dim).check_finite(f"the output of layer {self.name!r}"))
             probe = self._probe_of(output, batch, call)
             if mean is not None and given is not None:
                 self._add_common(pair, mean)
@@ -268,7 +268,7 @@ def _run_reference(
 
         def note(name: str, output: Any, number: int = number, size: int = size, calls: Any = calls) -> None:
             calls[name] += 1
-            found[name].take_in(f"layer {name!r} of the reference", output, number, calls[name], size)
+            found[name].take_in(f"the output of layer {name!r} of the reference", output, number, calls[name], size)
 
         watching = session.recording_products(layers, note) if errors is None else errors.beside(layers, size, note)
         with watching:

@@ -1,4 +1,4 @@
-"""What a layer's inputs say about its errors: reduced-rank regression from second moments."""
+"""Reduced-rank regression of a layer's errors on its inputs, from second moments."""
 
 from __future__ import annotations
 

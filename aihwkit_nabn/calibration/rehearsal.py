@@ -1,4 +1,4 @@
-"""Can passes of a network run side by side? Tried on a few samples before a calibration relies on it."""
+"""Try on a few samples whether passes of a network can run side by side, before a calibration relies on it."""
 
 from __future__ import annotations
 

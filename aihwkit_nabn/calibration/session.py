@@ -178,10 +178,9 @@ class CalibrationSession:
         return self._forward_fn(self.model, copied(batch))
 
     def _verify_on(self, reference: nn.Module, batch: Any, size: int, strict: bool) -> None:
-        roles = {id(self.model): "analog model"}
-
         def run(model: nn.Module) -> Any:
-            return self._run(self._forward_fn, model, roles.get(id(model), "reference"), batch, 0)
+            role = "analog model" if model is self.model else "reference"
+            return self._run(self._forward_fn, model, role, batch, 0)
 
         moment = ChipMoment.take(self.model)
         try:

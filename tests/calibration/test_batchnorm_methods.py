@@ -257,11 +257,6 @@ def test_without_batchnorm_paired_is_named(method, images):
             "remainder must be the weight left on the trained statistics, a finite number > 0 and <= 1, got 0.0",
         ),
         (
-            "prior",
-            {"strength": -1},
-            "strength must be how many samples the trained statistics are worth, a finite number >= 0, got -1",
-        ),
-        (
             "online",
             {"momentum": 1.5},
             "momentum must be the weight of a new batch, a finite number > 0 and <= 1, got 1.5",

@@ -20,14 +20,14 @@ def batch_statistics(x: Tensor, bn: NoiseAwareBatchNorm) -> Statistics:
 
 @register_calibration_method("batch")
 class Batch(CalibrationMethod):
-    """Each batch is normalised with its own mean and variance, at inference; nothing is calibrated beforehand.
+    """Normalise each batch with its own mean and variance at inference; nothing is calibrated beforehand.
 
     Needs large, mixed test batches: a prediction depends on its neighbours.
 
     Source: prediction-time batch normalization, Nado et al. 2020.
     """
 
-    summary = "statistics of the batch being inferred; nothing is stored"
+    summary = "normalises each batch with its own statistics during inference; nothing is stored"
     needs_batches = False
     replaces_statistics = True
 

@@ -36,7 +36,7 @@ _TRIED_STEPS = 4
 
 @register_calibration_method("distill")
 class Distill(CalibrationMethod):
-    """From a closed form, gradient descent on its scales, offsets, gains and corrections; the weights stay.
+    """Gradient descent on the scales, offsets, gains and corrections of a closed form; the weights stay.
 
     The loss needs no labels: the squared error of each block's output (`calibration.matching`) against the reference's
     on the same inputs, in parts of that output's variance. The divergence of the predictions can be added; measured on
@@ -64,7 +64,7 @@ class Distill(CalibrationMethod):
     Source: ours; gamma/beta tuning of Bhattacharjee et al. 2023 (arXiv 2305.18416) made label-free.
     """
 
-    summary = "low_rank, then its numbers tuned so that the blocks' outputs match the reference's"
+    summary = "starts from low_rank, then tunes its numbers so that the blocks' outputs match the reference's"
     needs_reference = True
 
     def __init__(

@@ -23,7 +23,7 @@ class ExponentialAverage(CalibrationMethod):
     Source: AdaBS, Joshi et al., Nature Communications 11, 2473 (2020).
     """
 
-    summary = "exponential average over batches from the trained statistics (AdaBS)"
+    summary = "moves the trained statistics towards the chip's, batch by batch (AdaBS)"
     replaces_statistics = True
 
     def __init__(self, remainder: float = 0.015) -> None:

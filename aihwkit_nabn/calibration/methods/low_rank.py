@@ -40,7 +40,7 @@ class LowRank(Paired):
     Source: ours; reduced-rank regression, Izenman 1975.
     """
 
-    summary = "each layer's error corrected along the directions of its inputs that say most about it, then paired"
+    summary = "corrects each layer's error along a few directions of its inputs, then aligns as paired does"
 
     def __init__(self, budget: float = 0.05, ridge: float = 0.01) -> None:
         super().__init__()

@@ -63,7 +63,7 @@ class Online(CalibrationMethod):
     average in one pass as in RoTTA (Yuan et al. 2023).
     """
 
-    summary = "running average that follows the inputs during inference"
+    summary = "follows the inputs' statistics during inference with a running average"
     needs_batches = False
     replaces_statistics = True
 

@@ -19,7 +19,7 @@ class Prior(CalibrationMethod):
     Source: Schneider et al. 2020, "Improving robustness against common corruptions by covariate shift adaptation".
     """
 
-    summary = "mixture of the trained statistics and the chip's, N trained samples against n calibration samples"
+    summary = "mixes the trained statistics, worth N samples, with the chip's over n calibration samples"
     replaces_statistics = True
 
     def __init__(self, strength: float = 16.0) -> None:

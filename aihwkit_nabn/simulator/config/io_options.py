@@ -1,4 +1,4 @@
-"""The plain options of every preset for what happens in a matrix-vector product, as aihwkit's parameters."""
+"""Every preset's options for the matrix-vector product, as aihwkit's parameters."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _check_effect(name: str, effect: type[ReadoutEffect]) -> None:
         raise NabnError(f"readout effect {name!r} must derive from ReadoutEffect and define apply, got {effect!r}")
     taken = [*FORWARD_OPTIONS, *(item.name for item in fields(NoiseAwareRPUConfig))]
     if name in taken or any(name in argument_names(NOISE_MODELS.get(model)) for model in NOISE_MODELS):
-        raise NabnError(f"readout effect {name!r} cannot be an option of presets: they have another of this name")
+        raise NabnError(f"readout effect {name!r} cannot be an option of presets: they already have one of this name")
 
 
 READOUT_EFFECTS: Registry[type[ReadoutEffect]] = Registry("readout effect", check=_check_effect)
@@ -177,7 +177,7 @@ def _read_noise(options: Mapping[str, Any]) -> tuple[float, WeightNoiseType]:
     w_noise, kind = options.get("w_noise"), options.get("w_noise_type")
     if kind is not None:
         if w_noise is None:
-            raise NabnError(f"w_noise_type={kind!r} says how read noise grows; give w_noise, its strength, too")
+            raise NabnError(f"w_noise_type={kind!r} says how read noise grows; give its strength, w_noise, too")
         if str(kind).lower() not in READ_NOISE_TYPES:
             allowed = " or ".join(repr(name) for name in READ_NOISE_TYPES)
             raise NabnError(f"w_noise_type must be {allowed}, got {kind!r}{suggestion(kind, READ_NOISE_TYPES)}")

@@ -59,7 +59,7 @@ class NoisePreset(NoiseAwareRPUConfig):
         forward = {name: options.pop(name) for name in forward_options() if name in options}
         if "forward" in options and has_forward_options({**forward, "input_range": None}):
             given = next(name for name in forward if name != "input_range" and forward[name] is not None)
-            raise NabnError(f"{given} is part of what forward says; give one of the two to {type(self).__name__}")
+            raise NabnError(f"forward already says {given}; give one of the two to {type(self).__name__}")
         forward = {**self.forward_defaults, **forward}
         options.setdefault("forward", forward_parameters(forward))
         options.setdefault("pre_post", pre_post_parameters(forward))

@@ -78,7 +78,7 @@ class NoiseAwareRPUConfig(TorchInferenceRPUConfig):
         if not isinstance(self.output_range, bool):
             raise NabnError(f"output_range must be true or false, got {self.output_range!r}")
         if self.output_range and (self.forward.is_perfect or self.forward.out_bound <= 0):
-            raise NabnError("output_range sets the range of the ADC from images, but there is none; give out_bits")
+            raise NabnError("output_range sets the ADC's range from images, but there is no bounded ADC; give out_bits")
         if self.output_range and self.forward.bound_management != BoundManagementType.NONE:
             name = self.forward.bound_management.name
             raise NabnError(f"output_range needs forward.bound_management NONE, got {name}")

@@ -109,7 +109,7 @@ def _check_recordable(array: TileModuleArray) -> None:
 def _within_memory(
     x: Tensor, rows: list[TileRow], io: IOParameters, linear_map: LinearMap, bias: Tensor | None
 ) -> Tensor:
-    """Unfold in smaller parts where memory is out: a few vectors at a time are slow, but a result."""
+    """Unfold in smaller parts where memory runs out: slow, but it gives a result."""
     values = VALUES_AT_ONCE
     while True:
         try:
@@ -123,7 +123,7 @@ def _within_memory(
         values //= 8
         warnings.warn(
             f"out of memory: unfolding {values:,} values at a time instead of {8 * values:,}; read noise is drawn "
-            "anew, so this pass is not the one that the seed gives elsewhere",
+            "anew, so this pass differs from what the same seed gives elsewhere",
             stacklevel=2,
         )
 
@@ -131,7 +131,7 @@ def _within_memory(
 def _by_vectors(
     x: Tensor, rows: list[TileRow], io: IOParameters, linear_map: LinearMap, bias: Tensor | None, values: int
 ) -> Tensor:
-    """Unfold, so many values at a time, and send the vectors through the tile rows."""
+    """Unfold, a number of values at a time, and send the vectors through the tile rows."""
     if linear_map.spatial_dims == 0:
         parts = x.reshape(-1, x.shape[-1]).split(max(1, values // x.shape[-1]))
         out = torch.cat([_vectors_through(part, rows, io) for part in parts])
@@ -163,7 +163,7 @@ def _recorded_by_vectors(
 
     def product(vectors: Tensor) -> Tensor:
         parts = [_vectors_through(vectors[:, group].flatten(0, 1), own, io) for group, own in enumerate(of_groups)]
-        out = torch.cat(parts, -1).unflatten(0, (len(vectors), -1))
+        out = torch.cat(parts, -1).unflatten(0, (vectors.shape[0], -1))
         return out if bias is None else out + bias
 
     return linear_map.by_vectors(x, product)

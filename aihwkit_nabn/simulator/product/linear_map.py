@@ -16,16 +16,9 @@ _CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 @dataclass(frozen=True, kw_only=True)
 class LinearMap:
-    """How a weight matrix ``[out, in]`` is applied.
+    """How a weight matrix ``[out, in]`` is applied: to the last dimension, or as a convolution in 1 to 3 dimensions.
 
-    Args:
-        spatial_dims: 0 for a matrix product over the last dimension, 1 to 3 for a convolution.
-        kernel_size: Of a convolution, as are the rest.
-        stride: Steps of the kernel.
-        padding: Zeros on both sides of each dimension, or ``"same"`` / ``"valid"``.
-        dilation: Spacing of the kernel's elements.
-        groups: The input channels fall into this many groups; the matrix holds one group's inputs per row.
-        padding_mode: What the padding consists of, as in `torch.nn.Conv2d`.
+    The rest is as in torch's convolutions. With groups, a row of the matrix holds the inputs of one group.
     """
 
     spatial_dims: int = 0
@@ -179,9 +172,6 @@ class TransposedMap(LinearMap):
     """A transposed convolution: the ordinary one, with the kernel turned round, over an input spread by the stride.
 
     That ordinary convolution's matrix lies on the tiles, so that a row is an output channel as everywhere else.
-
-    Args:
-        output_padding: Extra positions at the end of each dimension of the output.
     """
 
     output_padding: tuple[int, ...] = ()
@@ -206,8 +196,7 @@ class TransposedMap(LinearMap):
 
     def multiplications(self, x: Tensor, n_positions: int, matrix_size: int) -> int:
         """As for a convolution; every input is spread once, and the zeros between are no work."""
-        channels = x.shape[self.channel_dim]
-        return x.numel() // channels * matrix_size if channels else 0
+        return x.numel() // max(x.shape[self.channel_dim], 1) * matrix_size
 
     def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Return the exact product of `x` with the matrix `weight` plus `bias`."""
@@ -223,9 +212,9 @@ class TransposedMap(LinearMap):
         spread = x.new_zeros(*x.shape[:2], *size)
         spread[steps] = x
         pads: list[int] = []
-        for dim in range(self.spatial_dims):
+        for dim in reversed(range(self.spatial_dims)):
             side = self.dilation[dim] * (self.kernel_size[dim] - 1) - int(self.padding[dim])
-            pads = [side, side + self.output_padding[dim], *pads]
+            pads += [side, side + self.output_padding[dim]]
         return self._view(F.pad(spread, pads), (1,) * self.spatial_dims)
 
 

@@ -1,4 +1,4 @@
-"""What takes a tile's digital scales out of its weights' gradient, in a form that copies and files keep."""
+"""Take a tile's digital scales out of its weights' gradient, in a form that copies and files keep."""
 
 from __future__ import annotations
 

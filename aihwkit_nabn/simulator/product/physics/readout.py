@@ -1,4 +1,4 @@
-"""Reading results out: what disturbs them, analog-to-digital conversion, digital scale; in C where it knows all."""
+"""Read results out: disturbances, analog-to-digital conversion, digital scale; in C where that knows all effects."""
 
 from __future__ import annotations
 
