@@ -6,7 +6,7 @@ import difflib
 import math
 import numbers
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class NabnError(ValueError):
@@ -71,6 +71,11 @@ def suggestion(name: object, known: Iterable[str]) -> str:
     by_lower = {entry.lower(): entry for entry in known}
     near = difflib.get_close_matches(str(name).lower(), list(by_lower), n=1, cutoff=0.5)
     return f", did you mean {by_lower[near[0]]!r}?" if near else ""
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return the first three names, and dots for the rest."""
+    return f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
 
 
 def name_with_options(text: object) -> tuple[str, list[str]]:

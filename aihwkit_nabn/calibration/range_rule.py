@@ -20,11 +20,7 @@ from aihwkit_nabn.simulator.product.replication import copies_of, folded
 def least_error_range(seen: AbsHistogram, layer: nn.Module, products: Sequence[LogHistogram] = ()) -> float:
     """Return the input range with the least mean squared error at the layer's output, see `calibrate_input_ranges`.
 
-    Args:
-        seen: The layer's inputs.
-        layer: An analog layer.
-        products: What each tile makes of them in its own units (`least_error_bounds`); without them the ADC is taken to
-            cut nothing off.
+    `products` are what each tile makes of the inputs seen (`least_error_bounds`); without, the ADC cuts nothing off.
     """
     tiles = own_tiles(layer)
     io = tiles[0].rpu_config.forward
@@ -61,10 +57,7 @@ def _octaves_beyond(seen: AbsHistogram, products: Sequence[LogHistogram], io: IO
 def least_error_bounds(input_range: float, layer: nn.Module, products: Sequence[LogHistogram]) -> Tensor:
     """Return the range of each output's ADC with the least mean squared error at an input range, all tiles' outputs.
 
-    Args:
-        input_range: Of the layer.
-        layer: An analog layer whose tiles have ranges of their own.
-        products: What each tile makes of the inputs in its own units, the reads of it apart (`reads_of`).
+    `products` are what each tile makes of the inputs in its own units, the reads of it apart (`reads_of`).
     """
     tiles = own_tiles(layer)
     io = tiles[0].rpu_config.forward

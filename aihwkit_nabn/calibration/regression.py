@@ -1,4 +1,4 @@
-"""What a layer's inputs say about its errors: reduced-rank regression from second moments."""
+"""Reduced-rank regression of a layer's errors on its inputs, from second moments."""
 
 from __future__ import annotations
 
@@ -191,8 +191,7 @@ class HalvedMoments:
         """Take in all of the inputs that samples are taken of, for their mean."""
         now = Moments.of(inputs, channel_dim)
         mean = per_output(now.mean, channels, self.groups)
-        now = Moments(now.count, mean, torch.zeros_like(mean))
-        self.everywhere = now if self.everywhere is None else self.everywhere.merge(now)
+        self.everywhere = Moments(now.count, mean, torch.zeros_like(mean)).added_to(self.everywhere)
 
     def merge(self, other: HalvedMoments) -> None:
         """Take in others, in place."""
@@ -200,8 +199,7 @@ class HalvedMoments:
         for mine, theirs in zip(self.halves, other.halves, strict=True):
             mine.merge(theirs)
         if other.everywhere is not None:
-            mine_everywhere = self.everywhere or Moments.empty(len(other.everywhere.mean), other.everywhere.mean.device)
-            self.everywhere = mine_everywhere.merge(other.everywhere)
+            self.everywhere = other.everywhere.added_to(self.everywhere)
 
     def whole(self) -> InputMoments:
         """Return the moments of both, which are not to be added to."""
@@ -238,45 +236,33 @@ class Solved:
 
     Args:
         gains: Shares of the layer's signal that each rank takes off its error, falling.
-        mixing: ``[channels, ranks]`` or None.
-        directions: ``[ranks, in_channels]`` or None.
-        input_gain: ``[channels]``, which counts as one rank, or None.
+        full: The correction of full rank; an input gain counts as one rank.
     """
 
     gains: list[float]
-    mixing: Tensor | None = None
-    directions: Tensor | None = None
-    input_gain: Tensor | None = None
+    full: Correction
 
     @property
     def numbers_of_a_rank(self) -> int:
         """Numbers that one rank stores, and multiplications that it takes for every output position."""
-        if self.input_gain is not None:
-            return len(self.input_gain)
-        assert self.mixing is not None and self.directions is not None
-        return self.mixing.shape[0] + self.directions.shape[1]
+        if self.full.input_gain is not None:
+            return len(self.full.input_gain)
+        assert self.full.mixing is not None and self.full.directions is not None
+        return self.full.mixing.shape[0] + self.full.directions.shape[1]
 
     def cut(self, rank: int) -> Correction | None:
         """Return the best correction of a rank; None for none."""
-        if rank == 0:
-            return None
-        if self.input_gain is not None:
-            return Correction(input_gain=self.input_gain)
-        assert self.mixing is not None and self.directions is not None
-        return Correction(directions=self.directions[:rank].clone(), mixing=self.mixing[:, :rank].clone())
+        if rank == 0 or self.full.input_gain is not None:
+            return self.full if rank else None
+        assert self.full.mixing is not None and self.full.directions is not None
+        return Correction(directions=self.full.directions[:rank].clone(), mixing=self.full.mixing[:, :rank].clone())
 
 
 def solve(found: InputMoments, ridge: float) -> Solved | None:
     """Return the ridge regression of the digital outputs minus the tiles' on the inputs, rank by rank.
 
-    The best approximation of rank r of its predictions is its first r terms (Izenman 1975).
-
-    Args:
-        found: A layer's moments.
-        ridge: In parts of the inputs' mean variance.
-
-    Returns:
-        None where nothing varies.
+    The best approximation of rank r of its predictions is its first r terms (Izenman 1975). The ridge is in parts of
+    the inputs' mean variance. None where nothing varies.
     """
     if found.count == 0:
         return None
@@ -286,7 +272,7 @@ def solve(found: InputMoments, ridge: float) -> Solved | None:
         return None
     if found.groups > 1:
         gain = _gain(found, ridge)
-        return Solved([float((gain * cross).sum()) / total], input_gain=gain)
+        return Solved([float((gain * cross).sum()) / total], Correction(input_gain=gain))
     factor = _factor(inputs, ridge)
     if factor is None:
         return None
@@ -294,7 +280,7 @@ def solve(found: InputMoments, ridge: float) -> Solved | None:
     whitened = torch.linalg.solve_triangular(factor, cross.T, upper=False).T
     values, left = _leading(whitened)
     directions = torch.linalg.solve_triangular(factor.T, whitened.T @ left, upper=True).T
-    return Solved((values / total).tolist(), mixing=left, directions=directions)
+    return Solved((values / total).tolist(), Correction(directions=directions, mixing=left))
 
 
 def _leading(matrix: Tensor) -> tuple[Tensor, Tensor]:
@@ -326,7 +312,7 @@ def solve_checked(found: HalvedMoments, rank: int, ridge: float, own: Correction
     start = None if 0 in (half.count for half in found.halves) else solve(whole, ridge)
     if start is None:
         return own
-    mixing = None if start.mixing is None else start.mixing[:, :rank]
+    mixing = None if start.full.mixing is None else start.full.mixing[:, :rank]
     best, best_ridge = whole.left_over(own), 0.0
     first, second = found.halves
     for tried in (ridge * step for step in _RIDGES):

@@ -43,9 +43,9 @@ from aihwkit_nabn.nn.rewiring import check_not_compiled, rewire
 from aihwkit_nabn.nn.transposed import NoiseAwareConvTranspose1d, NoiseAwareConvTranspose2d, NoiseAwareConvTranspose3d
 from aihwkit_nabn.nn.unregistered import note_unregistered
 from aihwkit_nabn.nn.verification import in_one_thread, remember_reference, verify
-from aihwkit_nabn.simulator.config.checks import check_rpu_config
-from aihwkit_nabn.simulator.product.mapping_text import describe_mapping, n_cells
+from aihwkit_nabn.simulator.config.rpu_config import check_rpu_config
 from aihwkit_nabn.simulator.product.replication import copies_of
+from aihwkit_nabn.simulator.product.tiles import describe_mapping, n_cells
 
 # The nearest class in the module's own order of inheritance decides.
 ANALOG_FORMS: dict[type[nn.Module], type[nn.Module]] = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from aihwkit_nabn.results import UNVERIFIED
@@ -96,8 +96,3 @@ class ConversionReport:
                 lines.extend(f"  {e.name or '(root)'} [{e.kind}, {e.n_weights:,}]: {e.reason}" for e in entries)
         lines += [*self.mappings(), self.verified or NOT_VERIFIED]
         return "\n".join(lines)
-
-
-def listed(names: Sequence[str]) -> str:
-    """Return the first three names, with dots for the others."""
-    return f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"

@@ -7,10 +7,11 @@ from collections.abc import Collection, Iterable, Iterator
 
 from torch import nn
 
+from aihwkit_nabn.errors import listed
 from aihwkit_nabn.nn.held import held_beside
 from aihwkit_nabn.nn.matrices import count_new, is_added, matrix_parameters
 from aihwkit_nabn.nn.own_normalization import has_running_statistics
-from aihwkit_nabn.nn.report import ConversionReport, LayerEntry, listed
+from aihwkit_nabn.nn.report import ConversionReport, LayerEntry
 
 UNREGISTERED = (
     "not registered in the model (a plain list, a function, a global), so it stays digital and state_dict() and .to() "

@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from aihwkit_nabn.errors import VerificationError
+from aihwkit_nabn.errors import VerificationError, listed
 from aihwkit_nabn.nn.attention import split_attention
 from aihwkit_nabn.nn.batchnorm import NoiseAwareBatchNorm
 from aihwkit_nabn.nn.comparing import difference, leaves
@@ -21,7 +21,7 @@ from aihwkit_nabn.nn.keeping import copied, kept
 from aihwkit_nabn.nn.layers import named_analog_layers
 from aihwkit_nabn.nn.noise_free import TOLERANCE, ChipPass, DigitalPass
 from aihwkit_nabn.nn.probe import has_stock_forward
-from aihwkit_nabn.nn.report import LayerEntry, listed
+from aihwkit_nabn.nn.report import LayerEntry
 from aihwkit_nabn.nn.unregistered import note_kept
 from aihwkit_nabn.results import UNVERIFIED
 from aihwkit_nabn.seeding import isolated_rng

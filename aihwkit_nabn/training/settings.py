@@ -13,7 +13,7 @@ from torch import nn
 
 from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.nn.reparametrization import is_trainable
-from aihwkit_nabn.simulator.config.checks import check_rpu_config
+from aihwkit_nabn.simulator.config.rpu_config import check_rpu_config
 from aihwkit_nabn.training.noise import TrainingNoise
 
 INPUT_RANGE_BATCHES = 50  # of the recipe: ranges follow the data so long, then they are learned

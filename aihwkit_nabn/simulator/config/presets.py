@@ -72,15 +72,15 @@ def get_preset(name: str) -> type[NoisePreset]:
         is_text = ":" in str(name) or "+" in str(name)
         hint = f"; aihwkit_nabn.presets.parse_preset({name!r}) makes one from text" if is_text else ""
         raise UnknownNameError("preset", name, preset_names(), hint) from None
-    return _preset_of(registered, NOISE_MODELS.get(registered))
+    noise_class, cached = NOISE_MODELS.get(registered), _PRESETS.get(registered)
+    if cached is None or cached.noise_class is not noise_class:
+        # Named as if it stood here, where pickle finds it again through __getattr__ below.
+        cached = _PRESETS[registered] = make_preset(registered, noise_class, module=__name__)
+    return cached
 
 
 def build_preset(name: str, /, **options: Any) -> NoisePreset:
-    """Return a configuration, e.g. ``build_preset("gaussian", sigma=0.06)``.
-
-    Args:
-        name: See `get_preset`.
-        **options: See `NoisePreset`.
+    """Return a configuration, e.g. ``build_preset("gaussian", sigma=0.06)``; see `get_preset` and `NoisePreset`.
 
     Raises:
         UnknownNameError: there is no such preset.
@@ -133,14 +133,6 @@ def compose_presets(parts: list[tuple[type[NoisePreset], dict[str, Any]]], text:
     if "forward" in shared:
         defaults = {}
     return ComposedPreset(effects=effects, **{**defaults, **shared})
-
-
-def _preset_of(name: str, noise_class: type[BaseNoiseModel]) -> type[NoisePreset]:
-    cached = _PRESETS.get(name)
-    if cached is None or cached.noise_class is not noise_class:
-        # Named as if it stood here, where pickle finds it again through __getattr__ below.
-        cached = _PRESETS[name] = make_preset(name, noise_class, module=__name__)
-    return cached
 
 
 GaussianWeightNoisePreset = get_preset("gaussian")

@@ -1,4 +1,4 @@
-"""The command line's form of a noise setting: taken apart, its values read."""
+"""Parse the command line's form of a noise setting."""
 
 from __future__ import annotations
 
