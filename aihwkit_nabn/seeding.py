@@ -15,7 +15,7 @@ from torch import Tensor
 
 from aihwkit_nabn import native
 from aihwkit_nabn.drawing import Redirected, drawing_from
-from aihwkit_nabn.errors import NabnError
+from aihwkit_nabn.errors import check_count
 
 
 def check_seed(field: str, seed: object) -> int:
@@ -24,9 +24,7 @@ def check_seed(field: str, seed: object) -> int:
     Raises:
         NabnError: it is anything else.
     """
-    if isinstance(seed, (bool, np.bool_)) or not isinstance(seed, (int, np.integer)) or seed < 0:
-        raise NabnError(f"{field} must be an integer >= 0, got {seed!r}")
-    return int(seed)
+    return check_count(field, seed)
 
 
 def derive_seed(seed: int, *keys: object) -> int:

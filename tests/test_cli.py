@@ -93,7 +93,9 @@ def test_main_leaves_with_the_exit_code(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_the_package_runs_as_a_module() -> None:
-    done = subprocess.run([sys.executable, "-m", "aihwkit_nabn", "--version"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "aihwkit_nabn", "--version"], capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == f"aihwkit_nabn {__version__}"
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from aihwkit_nabn.data.classification import ImageSet
-from aihwkit_nabn.errors import NabnError, check_count, suggestion
+from aihwkit_nabn.data.classification import ImageSet, cropped_at_random
+from aihwkit_nabn.data.weights import fill_model, read_checkpoint
+from aihwkit_nabn.errors import NabnError, suggestion
 from aihwkit_nabn.seeding import check_seed
 
 CHECKPOINT = Path(__file__).parent / "checkpoints" / "digits.safetensors"
@@ -69,17 +69,7 @@ def shift_images(images: Tensor, *, max_shift: int = MAX_SHIFT, seed: int = 0) -
     Returns:
         The shifted images, of the same shape.
     """
-    check_count("max_shift", max_shift)
-    generator = torch.Generator().manual_seed(check_seed("seed", seed))
-    return _shift(images, max_shift, generator)
-
-
-def _shift(images: Tensor, max_shift: int, generator: torch.Generator) -> Tensor:
-    height, width = images.shape[-2:]
-    padded = F.pad(images, (max_shift,) * 4)
-    corners = torch.randint(0, 2 * max_shift + 1, (len(images), 2), generator=generator).tolist()
-    shifted = [image[:, y : y + height, x : x + width] for image, (y, x) in zip(padded, corners, strict=True)]
-    return torch.stack(shifted)
+    return cropped_at_random(images, max_shift, torch.Generator().manual_seed(check_seed("seed", seed)))
 
 
 class ResidualBlock(nn.Module):
@@ -139,19 +129,9 @@ def load_demo_model(path: str | Path | None = None) -> DigitsNet:
     Raises:
         NabnError: the file is missing, is no safetensors file, or holds another network.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     path = CHECKPOINT if path is None else Path(path)
     if not path.is_file():
         raise NabnError(f"demo checkpoint {path} does not exist; tools/train_digits.py writes it")
-    try:
-        state = load_file(path)
-    except SafetensorError as error:
-        raise NabnError(f"demo checkpoint {path} is no safetensors file: {error}") from error
     model = DigitsNet()
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        raise NabnError(f"demo checkpoint {path} does not hold a DigitsNet: {' '.join(str(error).split())}") from error
+    fill_model(model, read_checkpoint(path), f"demo checkpoint {path}")
     return model.eval()

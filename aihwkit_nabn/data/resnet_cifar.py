@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aihwkit_nabn.errors import NabnError, check_count
+from aihwkit_nabn.errors import NabnError, check_count, first_line
 
 
 class CifarBlock(nn.Module):
@@ -86,5 +86,5 @@ def load_resnet20(path: str | Path) -> CifarResNet:
     try:
         model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # torch has many errors for files that are not what they should be
-        raise NabnError(f"checkpoint {path} is not one of ResNet-20: {(str(error).splitlines() or [''])[0]}") from error
+        raise NabnError(f"checkpoint {path} is not one of ResNet-20: {first_line(error)}") from error
     return model.eval()

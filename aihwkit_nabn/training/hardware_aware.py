@@ -97,15 +97,15 @@ def train_hardware_aware(
     if clip_sigma is not None:
         check_number("clip_sigma", clip_sigma, exclusive_minimum=0.0)
     seed = check_seed("seed", seed)
-    options = dict(OPTIMIZER_OPTIONS if optimizer is torch.optim.SGD else {})
-    options = options if optimizer_options is None else dict(optimizer_options)
+    if optimizer_options is None:
+        optimizer_options = OPTIMIZER_OPTIONS if optimizer is torch.optim.SGD else {}
     config = training_config(rpu_config, noise, clip_sigma)
     started = time.perf_counter()
     with isolated_run(model, seed), torch.enable_grad():
         analog: Any = convert_for_training(
             model, config, _excluded(model, exclude), specific_rpu_config_fun=spare_degenerate
         )
-        stepper: Any = _optimizer(optimizer, analog, learning_rate, options)
+        stepper: Any = _optimizer(optimizer, analog, learning_rate, optimizer_options)
         losses, sizes, steps = _train(analog, model, batches, loss_fn, stepper, epochs, learning_rate, on_epoch)
         twin = digital_twin(model, analog.eval())
     report = TrainingReport(
@@ -119,7 +119,7 @@ def train_hardware_aware(
         losses=tuple(losses),
         settings={
             "optimizer": optimizer.__name__,
-            "optimizer_options": {name: repr(value) for name, value in options.items()},
+            "optimizer_options": {name: repr(value) for name, value in optimizer_options.items()},
             "learning_rate": learning_rate,
             "schedule": "cosine",
             "clip_sigma": clip_sigma,

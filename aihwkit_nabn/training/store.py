@@ -55,10 +55,6 @@ class TrainedStore:
                 _write(path, trained, setup)
         return self._known[name]
 
-    def forget(self, name: str) -> None:
-        """Let go of a network that is no longer needed; its file stays."""
-        self._known.pop(name, None)
-
     def _read(self, path: Path, setup: dict[str, Any]) -> TrainedModel:
         try:
             with safe_open(path, framework="pt") as file:
