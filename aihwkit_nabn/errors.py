@@ -110,15 +110,9 @@ def check_number(
     exclusive_minimum: float | None = None,
     meaning: str = "",
 ) -> float:
-    """Return `value` as a float if it is a finite number in range.
+    """Return `value` as a float if it is a finite number in range; `exclusive_minimum` itself is not.
 
-    Args:
-        field: Name of the argument, for the message.
-        value: What the user gave.
-        minimum: Smallest allowed value.
-        maximum: Largest allowed value.
-        exclusive_minimum: The value must be larger than this.
-        meaning: What the number is, for the message, where the field's name does not say it: ``"the share of ..."``.
+    The message says what the number means, ``"the share of ..."``, where the field's name does not.
 
     Raises:
         NabnError: `value` is no finite number or lies outside the range.

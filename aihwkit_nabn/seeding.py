@@ -120,11 +120,7 @@ def private_rng(seed: int, *, torch_only: bool = True) -> Iterator[None]:
 
 
 class RandomStream:
-    """A `torch.Generator` that is made on first use, on the device it is asked for, and that can be deep-copied.
-
-    Args:
-        seed: Where the stream starts.
-    """
+    """A `torch.Generator` that is made on first use, on the device it is asked for, and that can be deep-copied."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed

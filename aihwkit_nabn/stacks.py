@@ -72,11 +72,7 @@ class Stack:
 
     Attributes:
         name: What `tools/stacks.py` and `nabn doctor` call it.
-        python: Major and minor version of the interpreter.
-        torch: Exact version.
-        torchvision: The one that belongs to this torch.
-        aihwkit: Exact version.
-        numpy: Exact version.
+        python: Major and minor version of the interpreter; of the packages, the exact versions.
         openmmlab: A key of `FLAVOURS`. With ``"none"`` only the core is tested.
         thorough: Whether the slow tests are run on it too.
         fault: What does not work; empty where everything does.
@@ -136,14 +132,11 @@ class Verdict:
 
 
 def judge(python: Version, installed: Mapping[str, str | None]) -> Verdict:
-    """Say whether an installation is one of the tested stacks.
-
-    Patch versions do not count, except for what `Stack.fault` says.
+    """Say whether an installation is one of the tested stacks; patch versions do not count.
 
     Args:
         python: The interpreter's major and minor version.
-        installed: Version of each distribution (``torch``, ``aihwkit``, ``numpy``, OpenMMLab's); None or left out
-            where it is missing.
+        installed: Version by distribution; None or left out where it is missing.
     """
     missing = [name for name in ("torch", "aihwkit", "numpy") if not installed.get(name)]
     if missing:

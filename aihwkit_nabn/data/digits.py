@@ -32,9 +32,6 @@ def load_digits(split: str) -> ImageSet:
 
     ``val`` is for choosing training settings, ``train`` gives the calibration images; nothing is chosen on ``test``.
 
-    Args:
-        split: Name of the part.
-
     Returns:
         Images ``[N, 1, 8, 8]`` in [0, 1], black 0, and labels 0 to 9.
 
@@ -73,13 +70,7 @@ def shift_images(images: Tensor, *, max_shift: int = MAX_SHIFT, seed: int = 0) -
 
 
 class ResidualBlock(nn.Module):
-    """Two 3 x 3 convolutions, each with BatchNorm, beside a shortcut.
-
-    Args:
-        inputs: Input channels.
-        outputs: Output channels.
-        stride: Step of the first convolution and of the shortcut.
-    """
+    """Two 3 x 3 convolutions, each with BatchNorm, beside a shortcut; its first convolution has the stride."""
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
         super().__init__()
@@ -121,10 +112,7 @@ class DigitsNet(nn.Module):
 
 
 def load_demo_model(path: str | Path | None = None) -> DigitsNet:
-    """Return the trained network, in eval mode.
-
-    Args:
-        path: Checkpoint to read; the one that comes with the package if None.
+    """Return the trained network, in eval mode; from the checkpoint that comes with the package if no other is given.
 
     Raises:
         NabnError: the file is missing, is no safetensors file, or holds another network.

@@ -15,12 +15,7 @@ class CifarBlock(nn.Module):
     """Two 3 x 3 convolutions with BatchNorm beside a shortcut of "option A".
 
     The shortcut takes every second pixel where the block halves the image, and fills the new channels with zeros, half
-    of them before and half after its input's.
-
-    Args:
-        inputs: Input channels.
-        outputs: Output channels, `inputs` or more by an even number.
-        stride: Step of the first convolution.
+    of them before and half after its input's: `outputs` is `inputs` or more by an even number.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
@@ -43,12 +38,8 @@ class CifarBlock(nn.Module):
 class CifarResNet(nn.Module):
     """ResNet for 32 x 32 images: a convolution, three stages of 16, 32 and 64 channels, a linear classifier.
 
-    Its modules are called ``conv1``, ``bn1``, ``layer1`` to ``layer3`` and ``linear``, as in the checkpoints that go
-    around.
-
-    Args:
-        blocks: Blocks per stage; 3 make ResNet-20.
-        classes: Number of classes.
+    Three blocks per stage make ResNet-20. Its modules are called ``conv1``, ``bn1``, ``layer1`` to ``layer3`` and
+    ``linear``, as in the usual checkpoints.
     """
 
     def __init__(self, blocks: int = 3, classes: int = 10) -> None:

@@ -35,21 +35,12 @@ _ROWS, _COLUMNS = np.mgrid[0:SIZE, 0:SIZE].astype(np.int64)
 
 
 def write_shapes(folder: str | Path, *, n_train: int = N_TRAIN, n_val: int = N_VAL, seed: int = 0) -> Path:
-    """Write the data set into `folder`, unless exactly this one is there already.
+    """Write the data set into `folder`, unless exactly this one is there already; return the folder.
 
     It consists of ``train/`` and ``val/`` (RGB images of 96 x 96 pixels), ``train_masks/`` and ``val_masks/`` (one
     class index per pixel: 0 background, then the classes in their order), ``train.json`` and ``val.json`` (COCO boxes),
     and ``shapes.json``, which names the arguments. An interrupted or differing set is drawn again. An image depends on
     the seed, its split and its number only.
-
-    Args:
-        folder: Where to; made if missing.
-        n_train: Images of ``train``, at least 1.
-        n_val: Images of ``val``, at least 1.
-        seed: Fixes every image.
-
-    Returns:
-        The folder.
 
     Raises:
         NabnError: an argument is out of range, or `folder` holds such names but was not written by this function.
@@ -70,12 +61,7 @@ def write_shapes(folder: str | Path, *, n_train: int = N_TRAIN, n_val: int = N_V
 
 
 def draw_shapes(split: str, index: int, *, seed: int = 0) -> tuple[Image, Image, list[dict[str, Any]]]:
-    """Draw one image.
-
-    Args:
-        split: ``train`` or ``val``.
-        index: Number of the image in the split.
-        seed: The data set's seed.
+    """Draw one image of ``train`` or ``val``.
 
     Returns:
         The image ``[96, 96, 3]``, the class indices ``[96, 96]`` (0 background) and one dict per shape with

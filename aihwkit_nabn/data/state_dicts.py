@@ -48,7 +48,7 @@ class Weights:
             kind = " (averaged)" if self.averaged else ""
             lines.append(f"{source}: {self.place or 'top'}{kind} was taken; --take NAME takes {', '.join(self.others)}")
         if self.unused:
-            lines.append(f"{source}: not of the network, left out: {some(self.unused)}")
+            lines.append(f"{source}: left out, not of this network: {some(self.unused)}")
         return lines
 
 
@@ -77,7 +77,7 @@ def find_weights(
     """
     fitting = fitting_weights(content, names, rename)
     if not fitting:
-        raise NabnError(f"{source}: {_misfit(content, names)}")
+        raise NabnError(f"{source} {_misfit(content, names)}")
     wanted = _wanted(fitting, take)
     places = [weights.place or "top" for weights in fitting]
     if not wanted:
@@ -139,12 +139,8 @@ def _under_prefixes(path: tuple[str, ...], tensors: dict[str, Tensor], names: se
     """Return what fits the network under each prefix that some of its names have here."""
     counts: Counter[str] = Counter()
     for name in tensors:
-        start = 0
-        while start >= 0:
-            if name[start:] in names:
-                counts[name[:start]] += 1
-            dot = name.find(".", start)
-            start = dot + 1 if dot >= 0 else -1
+        starts = (0, *(place + 1 for place, letter in enumerate(name) if letter == "."))
+        counts.update(name[:start] for start in starts if name[start:] in names)
     found = []
     for prefix, matched in counts.items():
         place = ".".join([*path, *prefix.split(".")]).rstrip(".")
@@ -179,11 +175,8 @@ def _equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 def _misfit(content: Any, names: Collection[str]) -> str:
     dicts = list(_state_dicts(content))
     if not dicts:
-        return (
-            f"no state dict found; the file holds {describe(content)}; "
-            "save one with torch.save(model.state_dict(), path)"
-        )
-    return f"of another network: the file holds {describe(content)}, and the network has {some(names)}"
+        return f"holds no state dict but {describe(content)}; save one with torch.save(model.state_dict(), path)"
+    return f"is of another network: it holds {describe(content)}, and the network has {some(names)}"
 
 
 def describe(content: Any) -> str:

@@ -43,7 +43,9 @@ def read_checkpoint(path: str | Path) -> Any:
     """
     path = Path(path)
     if not path.is_file():
-        raise NabnError(f"weights {str(path)!r} is no file; give a .pth, .pt or .safetensors file, or the word random")
+        raise NabnError(
+            f"weights {str(path)!r} is not a file; give a .pth, .pt or .safetensors file, or the word random"
+        )
     return _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
 
 
@@ -54,7 +56,7 @@ def _read_safetensors(path: Path) -> Any:
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise NabnError(f"weights {path} is no safetensors file: {error}") from error
+        raise NabnError(f"weights {path} is not a safetensors file: {error}") from error
 
 
 def _read_pickle(path: Path) -> Any:
@@ -64,16 +66,16 @@ def _read_pickle(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         if not _is_pickle(path):
             raise NabnError(
-                f"weights {path} is no checkpoint: neither a zip archive nor a pickle of torch.save"
+                f"weights {path} is not a checkpoint: neither a zip archive nor a pickle of torch.save"
             ) from error
         if "Weights only load failed" not in str(error):
-            raise NabnError(f"weights {path} is no checkpoint: {first_line(error)}") from error
+            raise NabnError(f"weights {path} is not a checkpoint: {first_line(error)}") from error
         raise NabnError(
             f"weights {path} holds Python objects besides tensors, which are not loaded because they can run code; "
             f"save the state dict alone with torch.save(model.state_dict(), path)"
         ) from error
     except DAMAGED as error:
-        raise NabnError(f"weights {path} is no checkpoint: {first_line(error)}") from error
+        raise NabnError(f"weights {path} is not a checkpoint: {first_line(error)}") from error
 
 
 def _is_pickle(path: Path) -> bool:
@@ -88,7 +90,7 @@ def count_classes(state: Mapping[str, Tensor], build: Callable[[int], nn.Module]
     Args:
         state: The checkpoint.
         build: Makes the model for a number of classes.
-        source: What the checkpoint is called in messages.
+        source: The checkpoint's name in messages.
 
     Raises:
         NabnError: the checkpoint lacks the classifier, or its parts contradict each other.
@@ -103,7 +105,7 @@ def count_classes(state: Mapping[str, Tensor], build: Callable[[int], nn.Module]
     if len(counts) != 1:
         found = f"sizes {sorted(counts)}" if counts else "none of these"
         raise NabnError(
-            f"{source}: the classifier is to be in {', '.join(sorted(classifier))}, but the file has {found}; "
+            f"{source}: the classifier's tensors are {', '.join(sorted(classifier))}, but the file has {found}; "
             f"is it of another model?"
         )
     return counts.pop()

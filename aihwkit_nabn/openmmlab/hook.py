@@ -28,10 +28,10 @@ from aihwkit_nabn.openmmlab.batches import (
 )
 from aihwkit_nabn.openmmlab.checkpoints import (
     CHIP_KEY,
+    FitCheckpoint,
     chip_record,
     digital_state,
     drop_placeholders,
-    fit_checkpoint,
     restore_chip,
     write_checkpoint,
 )
@@ -111,8 +111,7 @@ class AnalogHook(Hook):
     def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
         """Remember the chip of a checkpoint that has one."""
         if self.enabled:
-            for note in fit_checkpoint(unwrapped(runner.model), checkpoint):
-                runner.logger.warning(note)
+            FitCheckpoint().after_load_checkpoint(runner, checkpoint)
         self._stored = checkpoint.get(CHIP_KEY)
 
     @property
@@ -212,7 +211,7 @@ class AnalogHook(Hook):
         runner.logger.info(
             "the checkpoint's own chip and calibration are used"
             if found
-            else "the checkpoint holds a chip of other settings: it is not used"
+            else "the checkpoint's chip has other settings, so it is not used"
         )
         return found
 

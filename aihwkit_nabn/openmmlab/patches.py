@@ -59,7 +59,7 @@ def _history_attribute(owner: Any, name: str) -> Any:
     from mmengine.logging.history_buffer import HistoryBuffer
 
     if not (isinstance(owner, HistoryBuffer) or owner is HistoryBuffer) or name.startswith("_"):
-        raise pickle.UnpicklingError(f"attribute {name!r} of a {type(owner).__name__} is not to be looked up")
+        raise pickle.UnpicklingError(f"attribute {name!r} of a {type(owner).__name__} must not be looked up")
     return getattr(owner, name)
 
 
@@ -76,7 +76,7 @@ def _load_safely(file: Any, map_location: Any = None, weights_only: bool | None 
         content = torch.load(file, map_location=map_location, weights_only=True)
     except DAMAGED as error:
         reason = first_line(error) if str(error) else "it ends too early"
-        raise NabnError(f"checkpoint {file} is damaged or no checkpoint: {reason}") from error
+        raise NabnError(f"checkpoint {file} is damaged or not a checkpoint: {reason}") from error
     except pickle.UnpicklingError as error:
         raise NabnError(
             f"checkpoint {file} is damaged or holds more than tensors and plain data, which could run code when read: "

@@ -1,4 +1,4 @@
-"""What configs may say, turned into the package's own objects, checked before anything runs."""
+"""Settings in configs: checked and turned into the package's own objects before anything runs."""
 
 from __future__ import annotations
 

@@ -78,15 +78,18 @@ class HardwareAwareTrainingHook(Hook):
         model = unwrapped(runner.model)
         noise = self.noise_for(model)
         columnwise = bool(self.rpu_config.mapping.weight_scaling_columnwise)
-        self._noise = WeightNoise(model, noise, clip_sigma=self.clip_sigma, columnwise=columnwise, exclude=self.exclude)
-        for optimizer in _optimizers(runner.optim_wrapper):
+        self._noise = weights = WeightNoise(
+            model, noise, clip_sigma=self.clip_sigma, columnwise=columnwise, exclude=self.exclude
+        )
+        wrapper = runner.optim_wrapper
+        for each in wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]:
             self._handles += [
-                optimizer.register_step_pre_hook(lambda *_: self._remove()),
-                optimizer.register_step_post_hook(lambda *_: self._clip()),
+                each.optimizer.register_step_pre_hook(lambda *_: weights.remove()),
+                each.optimizer.register_step_post_hook(lambda *_: weights.clip()),
             ]
         runner.logger.info(
             f"{type(self).__name__}: {self.name} at {self.t_inference:g} s, so training at {noise}"
-            f"{' of each output' if columnwise else ''}\n{self._noise.report}"
+            f"{' of each output' if columnwise else ''}\n{weights.report}"
         )
 
     def noise_for(self, model: nn.Module) -> TrainingNoise:
@@ -127,13 +130,3 @@ class HardwareAwareTrainingHook(Hook):
     def _remove(self) -> None:
         if self._noise is not None:
             self._noise.remove()
-
-    def _clip(self) -> None:
-        if self._noise is not None:
-            self._noise.clip()
-
-
-def _optimizers(wrapper: Any) -> list[torch.optim.Optimizer]:
-    if isinstance(wrapper, OptimWrapperDict):
-        return [each.optimizer for each in wrapper.values()]
-    return [wrapper.optimizer]

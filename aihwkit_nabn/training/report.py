@@ -1,4 +1,4 @@
-"""What a hardware-aware training cost and gave."""
+"""What hardware-aware training gave, and what it cost."""
 
 from __future__ import annotations
 

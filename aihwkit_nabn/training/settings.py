@@ -1,4 +1,4 @@
-"""What a tile is told for hardware-aware training: noise, clipping, remapping, input ranges."""
+"""The tiles' configuration for hardware-aware training: noise, clipping, remapping, input ranges."""
 
 from __future__ import annotations
 

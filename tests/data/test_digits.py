@@ -70,7 +70,7 @@ def test_missing_checkpoint(tmp_path: Path) -> None:
 def test_file_that_is_no_safetensors(tmp_path: Path) -> None:
     path = tmp_path / "digits.safetensors"
     path.write_bytes(b"no such thing")
-    with pytest.raises(NabnError, match="is no safetensors file"):
+    with pytest.raises(NabnError, match="is not a safetensors file"):
         load_demo_model(path)
 
 

@@ -49,11 +49,7 @@ class MMCVOperatorsFinder:
 
 
 class ExplainingLoader:
-    """The loader of a compiled `mmcv._ext`; adds to its errors what to do about them.
-
-    Args:
-        loader: What loads the library.
-    """
+    """The loader of a compiled `mmcv._ext`; adds to its errors what to do about them."""
 
     def __init__(self, loader: Any) -> None:
         self._loader = loader
