@@ -145,9 +145,7 @@ class RandomStream:
     def as_global(self, *inputs: Tensor) -> AbstractContextManager[object]:
         """Let what this thread draws from torch's global generators, on any device, come from this stream instead.
 
-        Args:
-            *inputs: What the code inside works on. Where torch records operations on them for later, everything stays
-                as it is: a record holds no generator.
+        Where torch records operations on `inputs` for later, everything stays as it is: a record holds no generator.
         """
         return nullcontext() if native.is_recorded(*inputs) else Redirected(self.generator)
 

@@ -68,7 +68,7 @@ def find_weights(
     Args:
         content: What the file holds.
         names: Of the network's tensors.
-        source: What the checkpoint is called in messages.
+        source: The checkpoint's name in messages.
         take: ``"model"`` for weights as trained, ``"ema"`` for averaged ones, or a place as in `Weights`.
         rename: Returns the network's name for one of the file's, prefix or not.
 

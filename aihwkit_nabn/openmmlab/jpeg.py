@@ -21,7 +21,7 @@ _LOADERS = ("LoadImageFromFile", "LoadImageFromNDArray")
 
 @TRANSFORMS.register_module()
 class CompressJPEG:
-    """``dict(type='CompressJPEG', quality=30)`` behind ``LoadImageFromFile``: the image went through JPEG.
+    """Compresses images as JPEG: ``dict(type='CompressJPEG', quality=30)`` behind ``LoadImageFromFile``.
 
     Args:
         quality: From 1 to 95, Pillow's scale.

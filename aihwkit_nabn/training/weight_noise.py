@@ -28,7 +28,7 @@ class WeightNoise:
     Args:
         model: The digital network; its parameters are changed in place.
         noise: What is drawn.
-        clip_sigma: Weights are clipped at so many standard deviations of their layer; None: not at all.
+        clip_sigma: Weights are clipped at this many standard deviations of their layer; None: never.
         columnwise: Whether the chip scales each output's weights to its range, so that "the largest weight" is each
             output's own.
         exclude: Names of modules that stay digital, as `convert_to_noise_aware` takes them.

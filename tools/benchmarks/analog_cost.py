@@ -60,16 +60,11 @@ def settings(kind: type, setting: str, rows: int) -> Any:
     return config
 
 
-def tile_parameters(model: nn.Module) -> None:
-    """Give layers with static ranges one that suits normally distributed inputs."""
-    for layer in ranged_layers(model).values():
-        set_input_range(layer, 3.0)
-
-
 def contenders(model: nn.Module, setting: str, rows: int, peers: list[str]) -> dict[str, nn.Module]:
     """Return the analog models to compare: ours, and those of aihwkit that this torch can run."""
     ours = nabn.convert_to_noise_aware(model, settings(NoiseAwareRPUConfig, setting, rows))
-    tile_parameters(ours)
+    for layer in ranged_layers(ours).values():
+        set_input_range(layer, 3.0)  # suits normally distributed inputs
     made: dict[str, nn.Module] = {"ours": ours}
     for name, kind in (("aihwkit torch", TorchInferenceRPUConfig), ("aihwkit compiled", InferenceRPUConfig)):
         if name in peers:

@@ -30,7 +30,7 @@ def get_compiling_cuda_version() -> str:
     return "not available"
 
 
-# What is compiled breaks the graph of torch.compile, and so does this. Followed into these functions, which write into
+# Compiled operators break the graph of torch.compile, and so do these. Traced into these functions, which write into
 # tensors they are given, it would lose the gradients.
 __all__: list[str] = []
 for _home in (attention, deformable, focal_loss, masks, rois, suppression, sync_bn, upsampling, sys.modules[__name__]):

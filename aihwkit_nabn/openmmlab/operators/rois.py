@@ -102,16 +102,9 @@ def roi_pool_forward(
     """Write the largest value in each bin of each region (Girshick 2015) into `output`.
 
     Bins begin and end at whole pixels, which bins that meet in the middle of one share. torchvision's `roi_pool` rounds
-    the regions first and so gives other values.
-
-    Args:
-        input: ``[batch, channels, height, width]``.
-        rois: ``[n, 5]``, the last pixel inclusive.
-        output: ``[n, channels, pooled_height, pooled_width]``, overwritten; 0 in bins outside the map.
-        argmax: The place of the largest value, ``y * width + x``, -1 where there is none.
-        pooled_height: Bins in a column.
-        pooled_width: Bins in a row.
-        spatial_scale: Size of the map over that of the image.
+    the regions first and so gives other values. Shapes are as in `roi_align_forward`; the last pixel of a region is
+    inclusive. The output is 0 in bins outside the map, and `argmax` the place of the largest value, ``y * width + x``,
+    or -1 where there is none.
     """
     x = at_least_single(input)
     boxes = finite(rois.to(x))
@@ -167,16 +160,8 @@ def deform_roi_pool_forward(
 ) -> None:
     """Write the mean of samples in each bin, moved by offsets (Dai et al. 2017, arXiv 1703.06211), into `output`.
 
-    Args:
-        input: ``[batch, channels, height, width]``.
-        rois: ``[n, 5]``.
-        offset: ``[n, 2, pooled_height, pooled_width]``, x before y, in parts of the region's size; or empty.
-        output: ``[n, channels, pooled_height, pooled_width]``, overwritten.
-        pooled_height: Bins in a column.
-        pooled_width: Bins in a row.
-        spatial_scale: Size of the map over that of the image.
-        sampling_ratio: Samples per bin and direction; 0: as many as the bin has pixels.
-        gamma: What the offsets are multiplied with.
+    Shapes and options are as in `roi_align_forward`. The offsets, ``[n, 2, pooled_height, pooled_width]`` or empty, are
+    x before y, in parts of the region's size, and are multiplied with `gamma`.
     """
     moved = _DeformRoIPool(finite(rois), pooled_height, pooled_width, spatial_scale, sampling_ratio, gamma)
     output.copy_(moved(at_least_single(input), at_least_single(offset)))
