@@ -67,7 +67,7 @@ def test_lightning_leaves_out_and_names_what_is_not_of_the_network() -> None:
         {"state_dict": module.state_dict(), "pytorch-lightning_version": "2.5"}, network().state_dict(), "weights x"
     )
     assert same(found.state, module.net.state_dict()) and found.place == "state_dict.net"
-    assert found.notes("weights x") == ["weights x: not of the network, left out: loss.weight"]
+    assert found.notes("weights x") == ["weights x: left out, not of this network: loss.weight"]
 
 
 def test_averaged_models_of_torch() -> None:
