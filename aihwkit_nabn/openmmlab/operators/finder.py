@@ -49,7 +49,11 @@ class MMCVOperatorsFinder:
 
 
 class ExplainingLoader:
-    """The loader of a compiled `mmcv._ext`; adds to its errors what to do about them."""
+    """The loader of a compiled `mmcv._ext`; adds to its errors what to do about them.
+
+    Args:
+        loader: What loads the library.
+    """
 
     def __init__(self, loader: Any) -> None:
         self._loader = loader
