@@ -1,4 +1,4 @@
-"""Modules of the user's own that register noise models, calibration methods or workloads."""
+"""The user's own modules, which register noise models, calibration methods or workloads."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _import_file(path: Path) -> None:
         return
     spec = importlib.util.spec_from_file_location(name, path.resolve())
     if spec is None or spec.loader is None:
-        raise NabnError(f"cannot import {path}: no Python file")
+        raise NabnError(f"cannot import {path}: not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and pickle look their module up there
     try:

@@ -1,4 +1,4 @@
-"""Which standard models go on tiles, to what share, and whether they still compute the same there."""
+"""How much of the standard models goes on tiles, and whether they compute the same there."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from aihwkit_nabn.chip import program_chip
-from aihwkit_nabn.errors import UnknownNameError
+from aihwkit_nabn.errors import UnknownNameError, first_line
 from aihwkit_nabn.nn import convert_to_noise_aware
 from aihwkit_nabn.nn.attention import split_attention
 from aihwkit_nabn.nn.calls import watched
@@ -25,6 +25,10 @@ from aihwkit_nabn.openmmlab.passes import TESTED, calibration_pass, run_pass
 from aihwkit_nabn.simulator import parse_preset
 
 SIZE = (128, 160)
+META = {
+    **dict.fromkeys(("img_shape", "ori_shape", "pad_shape", "batch_input_shape"), SIZE),
+    "scale_factor": (1.0, 1.0),
+}
 _COMPARED = (_ConvNd, nn.Linear, _BatchNorm, NoiseAwareLayer)
 LEAST_SHARE, LARGEST_ERROR = 0.99, 1e-4
 
@@ -99,12 +103,7 @@ class Coverage:
 
 
 def measure_all(names: Iterable[str] = (), *, noise: str = "pcm", seed: int = 0) -> Iterator[Coverage]:
-    """Yield a row per model, as each is done.
-
-    Args:
-        names: Keys of `MODELS`; none: all of them.
-        noise: Of the noisy chip, as `aihwkit_nabn.simulator.parse_preset` takes it.
-        seed: Of weights, image and chip.
+    """Yield a row per model of `MODELS`, as each is done; none named: all. `noise` is a preset with options.
 
     Raises:
         UnknownNameError: a name is not in `MODELS`.
@@ -118,21 +117,13 @@ def measure_all(names: Iterable[str] = (), *, noise: str = "pcm", seed: int = 0)
         try:
             row = measure(MODELS[name], name=name, noise=noise, seed=seed)
         except Exception as error:  # whatever a model says: the others are measured all the same
-            problem = (str(error).splitlines() or [""])[0]
-            row = Coverage(
-                model=name, problem=f"{type(error).__name__}: {problem}", seconds=time.perf_counter() - start
-            )
+            problem = f"{type(error).__name__}: {first_line(error)}"
+            row = Coverage(model=name, problem=problem, seconds=time.perf_counter() - start)
         yield row
 
 
 def measure(config_name: str, *, name: str = "", noise: str = "pcm", seed: int = 0) -> Coverage:
     """Build a config's model with random weights, convert it, compare it with the digital one, predict with a chip.
-
-    Args:
-        config_name: As `load_config` takes it.
-        name: For the row; default: the config's.
-        noise: Of the noisy chip.
-        seed: Of weights, image and chip.
 
     Raises:
         NabnError: the config cannot be read, or the model not built or converted.
@@ -245,15 +236,7 @@ def _list(heads: Any) -> list[Any]:
 
 
 def _sample(scope: str) -> Any:
-    meta = {
-        "img_shape": SIZE,
-        "ori_shape": SIZE,
-        "pad_shape": SIZE,
-        "batch_input_shape": SIZE,
-        "scale_factor": (1.0, 1.0),
-        "flip": False,
-        "img_id": 0,
-    }
+    meta = {**META, "flip": False, "img_id": 0}
     if scope == "mmseg":
         from mmseg.structures import SegDataSample
 

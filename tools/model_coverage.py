@@ -8,14 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
+from coverage_models import SIZE, Coverage, measure_all
+from pages import markdown_table
+from rich import box
+from rich.console import Console
+from rich.table import Table
 
 from aihwkit_nabn.commands._run import run
-
-if TYPE_CHECKING:
-    from coverage_models import Coverage
+from aihwkit_nabn.files import write_text
 
 COMMAND = "python tools/model_coverage.py --out docs/coverage.md"
 HEADINGS = (
@@ -33,17 +36,12 @@ app = typer.Typer(name="model_coverage.py", add_completion=False, pretty_excepti
 
 @app.command()
 def coverage(
-    models: Annotated[list[str] | None, typer.Argument(help="Names of models; none: all.")] = None,
+    models: Annotated[list[str] | None, typer.Argument(help="Models to measure; default: all.")] = None,
     noise: Annotated[str, typer.Option(help="Noise of the chip that predicts.")] = "pcm",
-    seed: Annotated[int, typer.Option(min=0, help="Of weights, image and chip.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of weights, image and chip.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Markdown file to write.")] = None,
 ) -> None:
     """Measure models and print the table; exit code 1 if one falls short."""
-    from coverage_models import measure_all
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
     console = Console()
     rows = []
     table = Table(box=box.SIMPLE_HEAD)
@@ -59,8 +57,6 @@ def coverage(
         if row.problem:
             console.print(f"{row.model}: {row.problem}", style="red", markup=False, highlight=False, soft_wrap=True)
     if out is not None:
-        from aihwkit_nabn.files import write_text
-
         write_text(out, markdown(rows, noise))
         console.print(f"Written to {out}", style="bold", highlight=False)
     raise typer.Exit(0 if all(row.passes for row in rows) else 1)
@@ -68,8 +64,6 @@ def coverage(
 
 def markdown(rows: Sequence[Coverage], noise: str) -> str:
     """Return the page with the table."""
-    from coverage_models import SIZE
-
     lines = [
         "# Which models go on tiles",
         "",
@@ -83,9 +77,7 @@ def markdown(rows: Sequence[Coverage], noise: str) -> str:
         f"with `{noise}`, after a day. *Calibrated through*: the test's own `predict`, or `tensor`, which ends before",
         "post-processing, where on the first batch it ran the same layers as often.",
         "",
-        "| " + " | ".join(HEADINGS) + " |",
-        "| --- | " + " | ".join("---:" for _ in HEADINGS[1:]) + " |",
-        *("| " + " | ".join(_cells(row)) + " |" for row in rows),
+        *markdown_table(HEADINGS, [_cells(row) for row in rows], ("---", *["---:"] * (len(HEADINGS) - 1))),
     ]
     return "\n".join(lines) + "\n"
 

@@ -14,7 +14,7 @@ from aihwkit_nabn.calibration.batches import ForwardFn, check_batches, default_f
 from aihwkit_nabn.calibration.histogram import AbsHistogram, LogHistogram
 from aihwkit_nabn.calibration.range_rule import least_error_bounds, least_error_range, reads_of
 from aihwkit_nabn.calibration.ranks import union_of_ranks
-from aihwkit_nabn.errors import CalibrationError, check_count, check_number, listed
+from aihwkit_nabn.errors import CalibrationError, check_count, check_number, some
 from aihwkit_nabn.nn.calls import first_argument, watched
 from aihwkit_nabn.nn.evaluation_mode import evaluation_mode
 from aihwkit_nabn.nn.input_ranges import own_bounds, ranged_layers, set_input_range, set_output_bounds
@@ -109,7 +109,7 @@ def _warn_of_unset_bounds(layers: Mapping[str, nn.Module]) -> None:
     names = [name for name, layer in layers.items() if own_bounds(tiles_of(layer)[0]) is not None]
     if names:
         warnings.warn(
-            f"the ADCs of {len(names)} layers ({listed(names)}) keep the range of the settings: output_range acts "
+            f"the ADCs of {len(names)} layers ({some(names)}) keep the range of the settings: output_range acts "
             "on layers that convert_to_noise_aware made",
             stacklevel=4,
         )

@@ -18,7 +18,7 @@ from aihwkit_nabn.calibration.regression import Correction, HalvedMoments
 from aihwkit_nabn.calibration.report import LayerShift
 from aihwkit_nabn.calibration.sampling import Positions, positions_per_sample
 from aihwkit_nabn.calibration.session import CalibrationSession
-from aihwkit_nabn.errors import CalibrationError, listed
+from aihwkit_nabn.errors import CalibrationError, some
 from aihwkit_nabn.nn.alignment import LayerInput, align
 from aihwkit_nabn.nn.layers import NoiseAwareLayer, named_analog_layers
 
@@ -244,7 +244,7 @@ def align_with_reference(
         raise CalibrationError("no analog layer ran on the calibration set")
     if one_sided:  # layers that run on what is found (regions, objects), where one of the models found nothing
         warnings.warn(
-            f"{len(one_sided)} analog layers ({listed(one_sided)}) had inputs in only one of chip and reference on the "
+            f"{len(one_sided)} analog layers ({some(one_sided)}) had inputs in only one of chip and reference on the "
             "whole calibration set, as behind a detector that finds nothing; they are not calibrated",
             stacklevel=2,
         )

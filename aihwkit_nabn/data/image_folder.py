@@ -70,13 +70,9 @@ def _open_part(folder: Path) -> ImageFolder:
 
 
 class TransformedImages(Dataset[tuple[Tensor, int]]):
-    """Chosen images of a folder, transformed; a random transformation gives the same result for an image every time.
+    """Chosen images of a folder, in this order, transformed from PIL images to tensors ``[C, H, W]``.
 
-    Args:
-        folder: The images.
-        indices: Which of them, in this order.
-        transform: From a PIL image to a tensor ``[C, H, W]``.
-        seed: Fixes the random choices of `transform`, each image having its own.
+    A random transform gives the same result for an image every time, by `seed`.
     """
 
     def __init__(self, folder: ImageFolder, indices: list[int], transform: Callable[[Any], Tensor], seed: int) -> None:
@@ -96,14 +92,9 @@ class TransformedImages(Dataset[tuple[Tensor, int]]):
 
 
 def choose(total: int, count: int | None, seed: int) -> list[int]:
-    """Return `count` different numbers below `total` in random order.
+    """Return at most `count` different numbers below `total` in an order that `seed` fixes; None: all of them.
 
     Random also where all are taken: folders are sorted by class, and a batch of one class has statistics of its own.
-
-    Args:
-        total: How many there are.
-        count: How many to take at most; None: all.
-        seed: Fixes the choice and the order.
     """
     if count is not None:
         check_count("count", count, minimum=1)
@@ -114,14 +105,7 @@ def choose(total: int, count: int | None, seed: int) -> list[int]:
 class ImageBatches:
     """Batches of images, with their labels if asked for, that can be iterated again and again.
 
-    They stay in memory after the first time if there are at most a gigabyte of them, for every chip and every method
-    uses them anew.
-
-    Args:
-        dataset: The images.
-        batch_size: Images per batch.
-        workers: Processes that read images; 0 reads in this one.
-        labelled: Whether an item is ``(images, labels)`` or ``images`` alone.
+    Up to a gigabyte of them stays in memory after the first time: every chip and every method uses them anew.
     """
 
     def __init__(self, dataset: TransformedImages, *, batch_size: int, workers: int = 0, labelled: bool) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Iterator
 
 from torch import nn
 
-from aihwkit_nabn.errors import listed
+from aihwkit_nabn.errors import some
 from aihwkit_nabn.nn.held import held_beside
 from aihwkit_nabn.nn.matrices import count_new, is_added, matrix_parameters
 from aihwkit_nabn.nn.own_normalization import has_running_statistics
@@ -59,6 +59,6 @@ def note_kept(report: ConversionReport, entries: Iterable[LayerEntry]) -> None:
     if names:
         warnings.warn(
             f"{len(names)} layers or weights of the network stay digital, because they are not registered in it: "
-            f"{listed(names)}; register them, e.g. in an nn.ModuleList",
+            f"{some(names)}; register them, e.g. in an nn.ModuleList",
             stacklevel=5,
         )

@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from aihwkit_nabn.errors import VerificationError, listed
+from aihwkit_nabn.errors import VerificationError, some
 from aihwkit_nabn.nn.attention import split_attention
 from aihwkit_nabn.nn.batchnorm import NoiseAwareBatchNorm
 from aihwkit_nabn.nn.comparing import difference, leaves
@@ -70,7 +70,7 @@ class Verification:
             names = tuple(name for name, why in self.unmeasured.items() if why == reason)
             groups.append((names, f"ran, not compared ({reason})"))
         groups.append((self.read, f"read instead of called ({_READ})"))
-        return text + "".join(f"; {len(names)} {what}: {listed(names)}" for names, what in groups if names)
+        return text + "".join(f"; {len(names)} {what}: {some(names)}" for names, what in groups if names)
 
 
 # The digital model of each converted one, as long as both are there.
@@ -175,7 +175,7 @@ def verify(
     )
     if read:
         warnings.warn(
-            f"the network reads the weights of {len(read)} analog layers ({listed(read)}) instead of calling them: "
+            f"the network reads the weights of {len(read)} analog layers ({some(read)}) instead of calling them: "
             f"{_READ}",
             stacklevel=3,
         )

@@ -22,7 +22,7 @@ from aihwkit_nabn.results import Cell, Results
 from aihwkit_nabn.seeding import derive_seed
 
 _WIDTH = 480  # pixels of a drawn picture at most
-_SCORE = 0.4  # boxes below it are not drawn
+SCORE = 0.4  # boxes below it are not drawn
 _OPACITY = 0.6
 
 
@@ -33,26 +33,18 @@ def write_examples(
 
     The setting is the one that costs most without calibration, the method the best one there, the chip the first.
 
-    Args:
-        result: What was measured.
-        model: The digital model.
-        arguments: What `evaluate` was called with.
-        dataset: The test set.
-        count: Number of images at most.
-        folder: Gets JPEG files and ``examples.json``, which names them.
-
-    Returns:
-        The folder.
+    `arguments` are those that `evaluate` was called with. The folder, which is returned, gets JPEG files and
+    ``examples.json``, which names them.
     """
     cells = result.cells()
     worst = min((c for c in cells if not c.calibrated), key=lambda c: c.estimate.mean)
     rivals = [c for c in cells if c.calibrated and c.record.scenario == worst.record.scenario]
     best: Cell | None = max(rivals, key=lambda c: c.estimate.mean, default=None)
     samples = [dataset[index] for index in range(min(count, len(dataset)))]
-    seen = [("digital", _predict(model, samples))]
+    seen = [("digital", predict(model, samples))]
     seen += _on_chip(model, arguments, worst, best, samples)
     classes = list(dataset.metainfo.get("classes") or ())
-    colors = _colors(len(classes))
+    colors = class_colors(len(classes))
     images = []
     for number, sample in enumerate(samples):
         data = sample["data_samples"]
@@ -60,7 +52,7 @@ def write_examples(
         views = [("ground truth", data, True), *((title, found[number], False) for title, found in seen)]
         panels = []
         for index, (title, view, truth) in enumerate(views):
-            drawn = _draw(picture, view, colors, truth=truth)
+            drawn = draw(picture, view, colors, truth=truth)
             if drawn is not None:
                 file = folder / f"{number:02d}_{index}.jpg"
                 folder.mkdir(parents=True, exist_ok=True)
@@ -97,31 +89,42 @@ def _on_chip(
     analog = protocol.convert(scenario.rpu_config)
     protocol.program(analog, scenario, seed)  # of the first chip, whose record a cell holds
     set_read_noise_seed(analog, derive_seed(seed, "evaluate"))
-    seen = [("on the chip", _predict(analog, samples))]
+    seen = [("on the chip", predict(analog, samples))]
     if best is not None:
         # By its label: one method may be there with several options.
         spec = next(s for s in label_methods(arguments["methods"]) if s.label == best.record.method)
         protocol.calibrate_with(analog, seed, spec.method, sets.get(str(spec.batches)), **spec.options)
         set_read_noise_seed(analog, derive_seed(seed, "evaluate"))
-        seen.append((f"on the chip, {best.record.method}", _predict(analog, samples)))
+        seen.append((f"on the chip, {best.record.method}", predict(analog, samples)))
     return seen
 
 
-def _predict(model: nn.Module, samples: list[Any]) -> list[Any]:
+def predict(model: nn.Module, samples: list[Any]) -> list[Any]:
+    """Return what a network finds in samples of a test set, as data samples on the CPU."""
     network: Any = model
     with torch.no_grad():
         return [network.test_step(pseudo_collate([sample]))[0].cpu() for sample in samples]
 
 
-def _colors(count: int) -> list[tuple[int, int, int]]:
+def class_colors(count: int) -> list[tuple[int, int, int]]:
+    """Return a colour for each class: red, green and blue from 0 to 255."""
     palette = matplotlib.colormaps["tab10" if count <= 10 else "tab20"]
     colors = [palette(index % palette.N) for index in range(count)]
     return [(round(255 * red), round(255 * green), round(255 * blue)) for red, green, blue, _ in colors]
 
 
-def _draw(picture: Image.Image, view: Any, colors: list[tuple[int, int, int]], *, truth: bool) -> Image.Image | None:
-    """Return the picture with boxes or classes drawn on it; None where the view holds neither."""
-    drawn = picture.copy()
+def draw(
+    picture: Image.Image, view: Any, colors: list[tuple[int, int, int]], *, truth: bool, score: float = SCORE
+) -> Image.Image | None:
+    """Return the picture with boxes or classes drawn on it; None where the view holds neither.
+
+    Args:
+        picture: The image.
+        view: A data sample.
+        colors: One per class.
+        truth: Whether the ground truth is drawn, not the prediction.
+        score: Boxes below it are not drawn.
+    """
     segments = getattr(view, "gt_sem_seg" if truth else "pred_sem_seg", None)
     instances = getattr(view, "gt_instances" if truth else "pred_instances", None)
     if segments is not None:
@@ -133,15 +136,14 @@ def _draw(picture: Image.Image, view: Any, colors: list[tuple[int, int, int]], *
             return None
         opacity = np.where(known, _OPACITY, 0.0)[..., None]
         mixed = (1 - opacity) * np.asarray(picture, dtype=np.float64) + opacity * overlay
-        drawn = Image.fromarray(mixed.round().astype(np.uint8))
-        return _scaled(drawn)
+        return _scaled(Image.fromarray(mixed.round().astype(np.uint8)))
     if instances is None or "bboxes" not in instances:
         return None
     if not truth:
-        instances = instances[instances.scores > _SCORE]
+        instances = instances[instances.scores > score]
     boxes = getattr(instances.bboxes, "tensor", instances.bboxes)
-    scale = min(1.0, _WIDTH / drawn.width)
-    drawn = _scaled(drawn)
+    scale = min(1.0, _WIDTH / picture.width)
+    drawn = _scaled(picture.copy())
     pen = ImageDraw.Draw(drawn)
     for box, label in zip(boxes.tolist(), instances.labels.tolist(), strict=True):
         x1, y1, x2, y2 = (value * scale for value in box)

@@ -23,7 +23,7 @@ class TrainedStore:
 
     Args:
         folder: The folder.
-        model: The digital network that was trained; a copy is filled when reading.
+        model: The digital network that is trained; a copy is filled when reading.
         resume: Read files that are there; otherwise train anew and replace them.
     """
 
@@ -36,7 +36,7 @@ class TrainedStore:
         return self.folder / f"{re.sub(r'[^A-Za-z0-9.]+', '_', name)}.safetensors"
 
     def get(self, name: str, setup: dict[str, Any], train: Callable[[], TrainedModel]) -> TrainedModel:
-        """Return the network of this name, trained with `train` unless it is there.
+        """Return the network of this name, trained now unless its file is there.
 
         Args:
             name: Of the training.
@@ -54,10 +54,6 @@ class TrainedStore:
                 self._known[name] = trained = train()
                 _write(path, trained, setup)
         return self._known[name]
-
-    def forget(self, name: str) -> None:
-        """Let go of a network that is no longer needed; its file stays."""
-        self._known.pop(name, None)
 
     def _read(self, path: Path, setup: dict[str, Any]) -> TrainedModel:
         try:

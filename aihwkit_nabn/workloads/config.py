@@ -184,9 +184,9 @@ class _Config:
                 model,
                 noise=noise,
                 rpu_config=rpu_config,
-                workers=self.settings.loader_workers,
+                recipe=recipe,
                 work_dir=str(logs),
-                **vars(recipe),
+                workers=self.settings.loader_workers,
             )
 
     def compressed(self, quality: int) -> Workload:

@@ -144,7 +144,7 @@ def test_unknown_model(shapes_folder: Folder, tmp_path: Path, capsys: pytest.Cap
 
 def test_missing_weights(shapes_folder: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = _arguments(shapes_folder(count=1), tmp_path / "none.pth", tmp_path / "out")
-    _refused(arguments, "is no file; give a .pth", capsys)
+    _refused(arguments, "is not a file; give a .pth", capsys)
 
 
 def _cut(path: Path, lines: int) -> str:

@@ -112,7 +112,7 @@ def test_files_that_are_no_checkpoint_of_this_network(kind, detector, tmp_path, 
     else:
         content = {"list": [1], "foreign": {"layer1.0.conv1.weight": torch.zeros(8, 8, 3, 3)}, "nothing": {}}[kind]
         torch.save(content, file)
-    message = {"list": "must hold a state dict", "foreign": "another network", "nothing": "no state dict found"}
+    message = {"list": "must hold a state dict", "foreign": "another network", "nothing": "holds no state dict"}
     arguments = ["test", str(detector.path), str(file), "--noise", "pcm", "--methods", "none", "--chips", "1"]
     assert run(cli.app, [*arguments, "--out", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err.splitlines()[-1]

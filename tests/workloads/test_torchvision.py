@@ -124,7 +124,7 @@ def test_weights_of_another_model(shapes_folder: Folder, tmp_path: Path) -> None
     torch.save(torchvision.models.resnet18(num_classes=3).state_dict(), path)
     with pytest.raises(NabnError, match="does not fit the model: missing"):
         _load("torchvision:resnet34", shapes_folder(), checkpoint=str(path))
-    with pytest.raises(NabnError, match="of another network: the file holds 122 tensors"):
+    with pytest.raises(NabnError, match="is of another network: it holds 122 tensors"):
         _load("torchvision:squeezenet1_1", tmp_path / "shapes", checkpoint=str(path))
 
 
