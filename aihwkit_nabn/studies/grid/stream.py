@@ -133,7 +133,12 @@ class _Run:
             )
             batches = self.loaded.workload.calibration(request)
         report = self.protocol.calibrate_with(
-            self.analog, self.measurement.chip_seed, self.tracking.method, batches, **dict(self.tracking.options)
+            self.analog,
+            self.measurement.chip_seed,
+            self.tracking.method,
+            batches,
+            at_sample=position,
+            **dict(self.tracking.options),
         )
         self.n_samples += report.n_samples
         self.seconds += report.seconds

@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import nn
 
+from aihwkit_nabn.calibration import calibrate
+from aihwkit_nabn.chip.variation import variation_of
 from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.evaluation import Scenario, evaluate
 from aihwkit_nabn.evaluation.methods import method_specs
@@ -98,6 +101,24 @@ def test_a_stream_meets_the_same_noise_however_it_is_tracked(small_stream: Small
     backwards = [replace(job, measurements=job.measurements[::-1]) for job in jobs]
     assert _measure(content, backwards) == records
     assert [r["n_calibration_samples"] for r in records.values() if r["method"] == "paired"] == [0, 0, 16]
+
+
+def test_calibrations_along_a_stream_meet_the_noise_of_their_place(
+    small_stream: Small, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = []
+
+    def watched(analog: nn.Module, *args: Any, **options: Any) -> Any:
+        variation = variation_of(analog)
+        assert variation is not None
+        places.append(variation.n_samples)
+        return calibrate(analog, *args, **options)
+
+    monkeypatch.setattr("aihwkit_nabn.evaluation.protocol.calibrate", watched)
+    content = small_stream()
+    content["stream"]["tracking"] = [{"method": "paired", "every": 20}]
+    _measure(content)
+    assert places == [0, 20, 40]
 
 
 def test_a_stream_that_drifts(small_stream: Small) -> None:
