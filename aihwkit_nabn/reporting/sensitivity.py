@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from aihwkit_nabn.files import write_bytes
+from aihwkit_nabn.reporting.plot import tidy, write_png
 from aihwkit_nabn.reporting.text import NumberStyle
 from aihwkit_nabn.results import Estimate, Results
 from aihwkit_nabn.results.layers import BUT, ONLY, WHOLE, LayerRank, rankings
@@ -95,7 +93,6 @@ def plot_sensitivity(result: Results, path: Path, most: int = 20) -> Path:
     listed = [(s, [r for r in ranks if r.layer != WHOLE][:most]) for s, kind, ranks in rankings(result) if kind == ONLY]
     tallest = max(len(ranks) for _, ranks in listed)
     figure = Figure(figsize=(7.0, 0.9 * len(listed) + 0.24 * tallest * len(listed)), dpi=150, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
     axes = figure.subplots(len(listed), 1, squeeze=False).flatten()
     for panel, (scenario, ranks) in zip(axes, listed, strict=True):
         for index, method in enumerate(result.methods):
@@ -115,10 +112,6 @@ def plot_sensitivity(result: Results, path: Path, most: int = 20) -> Path:
         panel.invert_yaxis()
         panel.set_title(scenario, fontsize=10, parse_math=False)
         panel.set_xlabel(f"loss of {result.metric_name()}", parse_math=False)
-        panel.grid(axis="x", color="#dddddd", linewidth=0.6)
-        panel.spines[["top", "right"]].set_visible(False)
+        tidy(panel, "x")
     axes[0].legend(frameon=False, fontsize=8)
-    buffer = io.BytesIO()
-    canvas.print_png(buffer, metadata={"Software": None})
-    write_bytes(path, buffer.getvalue())
-    return path
+    return write_png(figure, path)

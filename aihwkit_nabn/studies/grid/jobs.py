@@ -50,7 +50,7 @@ class Measurement:
         """Return the keys of all its records."""
         if spec.stream is None:
             return [self.key]
-        return [self._key(end) for end in range(spec.stream.window, spec.stream.images + 1, spec.stream.window)]
+        return [self._key(end) for end in spec.stream.ends]
 
     def _key(self, position: int | None) -> str:
         return key_of(self.noise, self.t_inference, self.chip_seed, self.method, self.axes(position))

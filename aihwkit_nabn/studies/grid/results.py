@@ -64,9 +64,7 @@ def labels_of(spec: SweepSpec) -> list[str]:
 
 def _places(spec: SweepSpec) -> Iterator[tuple[str, Scenario, tuple[int | None, int, str, int | None]]]:
     """Yield noise setting and scenario with JPEG quality, calibration images, where from, and end of the window."""
-    ends: Iterable[int | None] = [None]
-    if spec.stream is not None:
-        ends = range(spec.stream.window, spec.stream.images + 1, spec.stream.window)
+    ends: Iterable[int | None] = [None] if spec.stream is None else spec.stream.ends
     for noise, base in spec.settings():
         for jpeg in spec.jpeg:
             for calibration in spec.calibration:

@@ -44,9 +44,9 @@ class StreamSpec:
     tracking: tuple[TrackingEntry, ...]
 
     @property
-    def n_windows(self) -> int:
-        """Number of measurements per chip."""
-        return self.images // self.window
+    def ends(self) -> range:
+        """Where the windows end, in images: each is a measurement."""
+        return range(self.window, self.images + 1, self.window)
 
 
 @dataclass(frozen=True, kw_only=True)

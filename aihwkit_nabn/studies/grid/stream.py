@@ -59,10 +59,10 @@ def measure_stream(job: ChipJob, loaded: LoadedModel) -> Iterator[Record]:
 def times_of(stream: StreamSpec, t_inference: float) -> list[float]:
     """Return the time after programming in each window, in seconds."""
     if stream.drift is None:
-        return [t_inference] * stream.n_windows
+        return [t_inference] * len(stream.ends)
     first, last = stream.drift
-    steps = max(stream.n_windows - 1, 1)
-    return [first * math.exp(math.log(last / first) * window / steps) for window in range(stream.n_windows)]
+    steps = max(len(stream.ends) - 1, 1)
+    return [first * math.exp(math.log(last / first) * window / steps) for window in range(len(stream.ends))]
 
 
 class _Run:
