@@ -40,7 +40,9 @@ class NumberStyle:
         return text.replace("-", "+" if signed else "", 1) if float(text) == 0 and text.startswith("-") else text
 
     def estimate(self, value: Estimate, *, signed: bool = False) -> str:
-        """Return mean and half-width of the interval."""
+        """Return mean and half-width of the interval; of one chip, which has none, the mean alone."""
+        if math.isnan(value.half_width):
+            return self.number(value.mean, signed=signed)
         return f"{self.number(value.mean, signed=signed)} {self.plus_minus} {self.number(value.half_width)}"
 
     def share(self, value: float) -> str:
@@ -74,6 +76,11 @@ def caption(result: Results, style: NumberStyle, *, turned: bool) -> str:
             f"{', not given for one chip' if chips == 1 else ', - where the loss is within the interval'}."
         )
     return text
+
+
+def missing_note(result: Results) -> str:
+    """Return what stands in place of metrics that have no value."""
+    return f"Not shown: {', '.join(result.missing)}. The test images have no such objects (COCO reports -1)."
 
 
 def footnotes(result: Results, style: NumberStyle, cells: Iterable[Cell]) -> list[str]:
