@@ -48,6 +48,12 @@ def read_header(path: Path) -> dict[str, Any]:
     return _read(path, with_tensors=False)[0]
 
 
+def tensor_names(path: Path) -> list[str]:
+    """Return the names of a file's tensors without reading them; the file is one that `read_header` has read."""
+    with safe_open(path, framework="pt") as file:
+        return list(file.keys())
+
+
 def read_container(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return what `write_container` wrote.
 

@@ -14,8 +14,8 @@ from aihwkit_nabn.results import Estimate, Results, paired_difference
 
 _HEADERS = ["row", "images", "labels", "images passed", "training, s", "calibration, s per chip"]
 _NOTE = (
-    "Images passed: training images times epochs. Training is done once per noise setting (mean over settings), "
-    "calibration on every chip."
+    "Images passed: training images times epochs. Training runs once per noise setting (mean over settings), "
+    "calibration once per chip."
 )
 
 

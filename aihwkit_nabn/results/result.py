@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
+_PLACE = ("scenario", "group", "strength", "t_inference", "method", "method_name")
 _COCO = re.compile(r"(mAP|AR)(_\w+)?(@\d+)?$")  # its names of metrics
 
 
@@ -186,12 +187,7 @@ class Results:
             difference = cell.difference or Estimate(n=cell.estimate.n, mean=nan, std=nan, low=nan, high=nan)
             rows.append(
                 {
-                    "scenario": cell.record.scenario,
-                    "group": cell.record.group,
-                    "strength": cell.record.strength,
-                    "t_inference": cell.record.t_inference,
-                    "method": cell.record.method,
-                    "method_name": cell.record.method_name,
+                    **{field: getattr(cell.record, field) for field in _PLACE},
                     "metric": name,
                     "digital": self.digital[name],
                     "n": cell.estimate.n,

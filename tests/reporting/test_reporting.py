@@ -139,7 +139,7 @@ def test_a_console_without_unicode() -> None:
 def test_one_chip_has_no_interval() -> None:
     result = _result(chips=1)
     for text in (_printed(result, 120), markdown_table(result)):
-        assert "±" not in text and "1 chip, so without interval" in text and "nan" not in text.lower()
+        assert "±" not in text and "1 chip: no interval" in text and "nan" not in text.lower()
         assert f"{result.cells()[0].estimate.mean:.1f}" in text
 
 
@@ -291,6 +291,15 @@ def test_sizes_that_no_object_has_are_missing_and_said(tmp_path: Path) -> None:
     assert note in stream.getvalue() and stream.getvalue().count("mAP") == 1
     page = write_html(result, tmp_path / "page.html").read_text()
     assert note in page and page.count("mAP_l") == 1
+
+
+def test_a_comparison_says_which_rows_have_drift_compensation() -> None:
+    result = _result()
+    assert "drift compensation" not in markdown_table(result)
+    names = {"population": "drift_compensation"}
+    records = [replace(r, method_name=names.get(r.method, r.method_name)) for r in result.records]
+    text = markdown_table(EvaluationResult(records=records, digital=result.digital, settings={}))
+    assert "uncalibrated: without drift compensation, which has a row of its own" in text
 
 
 def test_report_onto_a_file(tmp_path: Path) -> None:

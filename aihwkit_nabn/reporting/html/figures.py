@@ -98,11 +98,7 @@ def legend(result: Results, salt: str) -> list[Legend]:
 def shift_picture(result: Results, rows: Mapping[str, Sequence[Any]], title: str, salt: str) -> Picture:
     """Return a figure of every layer's shift of the mean, before and after each method.
 
-    Args:
-        result: For the methods' colours.
-        rows: By method label its layers, each with ``mean_before`` and ``mean_after``.
-        title: Shown above.
-        salt: As for `draw_svg`.
+    `rows` has by method label its layers, each with ``mean_before`` and ``mean_after``.
     """
     styles = line_styles(result.records)
 
