@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import sys
@@ -25,6 +26,12 @@ def import_extension(source: str) -> None:
         raise
     except Exception as error:  # the user's own code: anything
         raise NabnError(f"cannot import {source}: {type(error).__name__}: {error}") from error
+
+
+def contents_of(source: str) -> str:
+    """Return a checksum of what `import_extension` imported from there, of one file."""
+    file = Path(source) if source.endswith(".py") else Path(str(sys.modules[source].__file__))
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
 
 
 def _import_file(path: Path) -> None:

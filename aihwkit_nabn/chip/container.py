@@ -34,6 +34,12 @@ def write_container(path: Path, content: dict[str, Any], tensors: dict[str, Tens
     write_bytes(path, save(plain, header))
 
 
+def tensor_names(path: Path) -> list[str]:
+    """Return the names of a file's tensors without reading them; the file is one that `read_container` has read."""
+    with safe_open(path, framework="pt") as file:
+        return list(file.keys())
+
+
 def read_container(path: Path, *, with_tensors: bool = True) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return what `write_container` wrote, or of its tensors none: these are then not checked either.
 

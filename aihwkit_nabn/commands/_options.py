@@ -9,30 +9,34 @@ import typer
 
 Checkpoint = Annotated[
     str | None,
-    typer.Argument(
-        metavar="[CHECKPOINT]", help="File with the weights: .pth, .pt, .safetensors; torchvision: or random."
-    ),
+    typer.Argument(metavar="[CHECKPOINT]", help="Weights file: .pth, .pt, .safetensors; torchvision: or random."),
 ]
 Noise = Annotated[
     list[str],
     typer.Option(help="Noise, e.g. pcm, gaussian:sigma=0.06 or pcm+stuck:p_off=0.01; can be repeated."),
 ]
+Time = Annotated[
+    list[str],
+    typer.Option(help="Time after programming: 1s, 1h, 1d, 1y; can be repeated. (In sweep files the default is 0.)"),
+]
+Methods = Annotated[
+    str,
+    typer.Option(help="Calibration methods, separated by commas, with options: paired,distill:steps=20; or all."),
+]
 Chips = Annotated[int, typer.Option(min=1, help="Chips per noise setting.")]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of the first chip, and of the choice of images.")]
-CalibrationImages = Annotated[int, typer.Option(min=1, help="Unlabelled images, from the train set.")]
-TestImages = Annotated[int | None, typer.Option(min=1, help="Images that are measured on; default: all.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of the first chip and of the choice of images.")]
+CalibrationImages = Annotated[int, typer.Option(min=1, help="Unlabelled images to calibrate with, from the train set.")]
+TestImages = Annotated[int | None, typer.Option(min=1, help="Number of test images; default: all.")]
 Data = Annotated[
     Path | None,
     typer.Option(help="Folder: torchvision: train/CLASS/images and val/CLASS/images; cifar10: cifar10_subset/."),
 ]
 BatchSize = Annotated[int | None, typer.Option(min=1, help="Images per batch.")]
 ImageSize = Annotated[int | None, typer.Option(min=1, help="torchvision: edge of the images in pixels.")]
-Exclude = Annotated[
-    list[str] | None, typer.Option(help="Name of a module that stays digital; * and ? match; can be repeated.")
-]
+Exclude = Annotated[list[str] | None, typer.Option(help="Module to keep digital; * and ? match; can be repeated.")]
 Take = Annotated[
     str | None,
-    typer.Option(metavar="NAME", help="Of several weights in CHECKPOINT: model, ema, or their place in the file."),
+    typer.Option(metavar="NAME", help="Which weights, where CHECKPOINT has several: model, ema, or their key."),
 ]
 LoaderWorkers = Annotated[int | None, typer.Option(min=0, help="Processes that read images.")]
 Device = Annotated[str | None, typer.Option(help="torchvision: cpu (the default) or cuda.")]
@@ -41,6 +45,7 @@ CfgOptions = Annotated[
 ]
 Extension = Annotated[
     list[str] | None,
-    typer.Option("--import", help="Python file or module with what you have registered; can be repeated."),
+    typer.Option("--import", help="Python file or module with noise, methods or workloads of yours; can be repeated."),
 ]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")]
 Jobs = Annotated[int | None, typer.Option(min=1, help="Processes, one thread each; default: this one.")]

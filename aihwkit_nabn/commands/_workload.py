@@ -12,32 +12,35 @@ from aihwkit_nabn.errors import NabnError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from aihwkit_nabn.results import RecordLog
     from aihwkit_nabn.studies._base import WorkloadSource
     from aihwkit_nabn.workloads import Workload
 
 
-def workload_source(
-    target: str,
-    folder: Path,
-    options: Mapping[str, Any],
-    *,
-    seed: int,
-    test_images: int | None,
-    batch_size: int | None,
-    loader_workers: int | None,
-    launcher: str = "none",
-) -> WorkloadSource:
+_SETTINGS = ("seed", "test_images", "batch_size", "loader_workers", "launcher")
+_OF_A_KIND = ("checkpoint", "data", "image_size", "take", "device", "per_class")
+# Of a log's set-up, as version 0.1 named its fields; and what has no dashes.
+_NAMED = {
+    "limit": "--test-images",
+    "max_samples": "--calibration-images",
+    "target": "TARGET",
+    "weights": "CHECKPOINT",
+    "checkpoint": "CHECKPOINT",
+}
+
+
+def option_name(name: str) -> str:
+    """Return how a user writes an option, or what is in a log's set-up: ``--image-size``."""
+    return _NAMED.get(name, f"--{name.replace('_', '-')}")
+
+
+def workload_source(target: str, given: Mapping[str, Any], folder: Path) -> WorkloadSource:
     """Return where a workload is found, its options checked.
 
     Args:
         target: As `load_workload` takes it.
+        given: A command's options by name, of which this takes those that are about the workload.
         folder: Of the results; logs go below it.
-        options: What the user gave for the kind of workload, None where nothing.
-        seed: As `LoadSettings` has it, and so are the rest.
-        test_images: How many.
-        batch_size: Images per forward pass.
-        loader_workers: Processes that read images.
-        launcher: Of a distributed run.
 
     Raises:
         NabnError: there is no such workload, or it does not take an option.
@@ -45,19 +48,34 @@ def workload_source(
     from aihwkit_nabn.studies._base import WorkloadSource
     from aihwkit_nabn.workloads import LoadSettings, find_workload
 
-    settings = LoadSettings(
-        seed=seed,
-        test_images=test_images,
-        batch_size=batch_size,
-        loader_workers=loader_workers,
-        work_dir=folder / "logs",
-        launcher=launcher,
-    )
-    given = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
-    given = {name: value for name, value in given.items() if value not in (None, False)}
+    settings = LoadSettings(work_dir=folder / "logs", **{name: given[name] for name in _SETTINGS if name in given})
+    options = {name: given[name] for name in _OF_A_KIND if given.get(name) not in (None, False)}
+    options = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
+    items = cfg_option_items(given.get("cfg_options"), given.get("overrides"))
+    options |= {"cfg_options": items} if items else {}
     kind, _ = find_workload(target)
-    kind.checked(target, given)
-    return WorkloadSource(text=target, settings=settings, options=given)
+    kind.checked(target, options, named=option_name)
+    return WorkloadSource(text=target, settings=settings, options=options)
+
+
+def open_log(path: Path, setup: Mapping[str, Any], given: Mapping[str, Any], **more: Any) -> RecordLog:
+    """Return a command's log; the user's own files must have the same contents whenever it is gone on with.
+
+    Args:
+        path: The file.
+        setup: As `RecordLog` takes it.
+        given: The command's options by name.
+        more: What else `RecordLog` takes.
+    """
+    from aihwkit_nabn.extension import contents_of
+    from aihwkit_nabn.results import RecordLog
+
+    named = {name: option_name(name) for name in (*given, *_NAMED)}
+    named |= {f"recipe.{name}": option for name, option in named.items()}
+    log = RecordLog(path, dict(setup), resume=given["resume"], named=named, **more)
+    for source in given["extension"] or ():
+        log.agree(f"contents of {source}", contents_of(source))
+    return log
 
 
 def describe(console: Console, workload: Workload) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from aihwkit_nabn.commands._options import CfgOptions, Exclude
+from aihwkit_nabn.commands import _options as opt
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,11 +22,11 @@ def command(
     ],
     overrides: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,
     noise: Annotated[str, typer.Option(help="Noise setting, which decides the tiles' size, e.g. pcm.")] = "pcm",
-    cfg_options: CfgOptions = None,
-    exclude: Exclude = None,
+    cfg_options: opt.CfgOptions = None,
+    exclude: opt.Exclude = None,
     layers: Annotated[bool, typer.Option("--layers", help="Also list every layer that goes on tiles.")] = False,
 ) -> None:
-    """Show what of a model would go on tiles, what would stay digital and why; weights are random, none is loaded."""
+    """Show which layers of a model would go on tiles, which would stay digital, and why; weights are random."""
     from rich.console import Console
 
     from aihwkit_nabn.nn import convert_to_noise_aware
@@ -39,7 +39,7 @@ def command(
 
 
 def _build(target: str, overrides: list[str] | None, cfg_options: list[str] | None) -> nn.Module:
-    from aihwkit_nabn.commands._workload import cfg_option_items
+    from aihwkit_nabn.commands._workload import cfg_option_items, option_name
     from aihwkit_nabn.errors import NabnError
     from aihwkit_nabn.workloads import find_workload
 
@@ -47,7 +47,7 @@ def _build(target: str, overrides: list[str] | None, cfg_options: list[str] | No
     kind, name = find_workload(target)
     if kind.build is None:
         raise NabnError(f"{target} has its own weights and needs its data; convert it in Python to see what it becomes")
-    options = kind.checked(target, {"cfg_options": items}, partial=True) if items else {}
+    options = kind.checked(target, {"cfg_options": items}, partial=True, named=option_name) if items else {}
     return kind.build(name, **options)
 
 

@@ -28,16 +28,7 @@ def describe(model: nn.Module, plan: Plan, *, max_samples: int | None, exclude: 
         "chips": len(plan.chip_seeds),
         "max_samples": max_samples,
         "exclude": list(exclude),
-        "scenarios": [
-            {
-                "name": scenario.name,
-                "group": scenario.group,
-                "strength": scenario.strength,
-                "t_inference": scenario.t_inference,
-                "rpu_config": str(scenario.rpu_config),
-            }
-            for scenario in plan.scenarios
-        ],
+        "scenarios": [{**vars(scenario), "rpu_config": str(scenario.rpu_config)} for scenario in plan.scenarios],
         "methods": [
             {
                 "label": method.label,
@@ -64,11 +55,6 @@ def describe_shifts(layers: Iterable[LayerShift]) -> list[dict[str, Any]]:
 
 
 def setup_of(model: nn.Module, **options: Any) -> dict[str, Any]:
-    """Return what decides whether measurements belong together: the network, weights included, and what was set.
-
-    Args:
-        model: The digital network.
-        options: By name, what else must be the same.
-    """
+    """Return what decides whether measurements belong together: the network, weights included, and what was set."""
     tensors = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
     return {"model": f"{type(model).__name__} {checksum('', tensors)[:16]}", **options}

@@ -29,7 +29,8 @@ class TrainedStore:
 
     def __init__(self, folder: Path, model: nn.Module, *, resume: bool) -> None:
         self.folder, self.model, self.resume = folder, model, resume
-        self._known: dict[str, TrainedModel] = {}
+        self._latest: tuple[str, TrainedModel] | None = None  # others would fill the memory of a long run
+        self._trained: set[str] = set()  # in this run
 
     def path(self, name: str) -> Path:
         """Return the file of a network: ``additive 0.06, hwa`` lies in ``additive_0.06_hwa.safetensors``."""
@@ -46,14 +47,15 @@ class TrainedStore:
         Raises:
             NabnError: a file is damaged, of another set-up, or cannot be written.
         """
-        if name not in self._known:
+        if self._latest is None or self._latest[0] != name:
             path = self.path(name)
-            if self.resume and path.is_file():
-                self._known[name] = self._read(path, setup)
+            if (self.resume or name in self._trained) and path.is_file():
+                self._latest = name, self._read(path, setup)
             else:
-                self._known[name] = trained = train()
-                _write(path, trained, setup)
-        return self._known[name]
+                self._latest = name, train()
+                _write(path, self._latest[1], setup)
+                self._trained.add(name)
+        return self._latest[1]
 
     def _read(self, path: Path, setup: dict[str, Any]) -> TrainedModel:
         try:

@@ -42,16 +42,15 @@ def measure_stream(job: ChipJob, loaded: LoadedModel) -> Iterator[Record]:
     if loaded.stream_digital is None:
         loaded.stream_digital = list(_digital(loaded.workload.model, images, stream))
     for end, metrics in loaded.stream_digital:
-        yield digital_record(job.model, None, metrics, end)
+        yield digital_record(job[0].model, None, metrics, end)
     protocol = loaded.protocol(None)
-    scenario = Scenario(
-        name=job.noise, rpu_config=parse_preset(job.noise), t_inference=times_of(stream, job.t_inference)[0]
-    )
+    noise, chip_seed, begin = job[0].noise, job[0].chip_seed, times_of(stream, job[0].t_inference)[0]
+    scenario = Scenario(name=noise, rpu_config=parse_preset(noise), t_inference=begin)
     analog = protocol.analog(scenario.rpu_config)
     tracking = {entry.label: entry for entry in stream.tracking}
-    for measurement in job.measurements:
-        with isolated_rng(derive_seed(job.chip_seed, "stream")), evaluation_mode(analog, protocol.model):
-            protocol.program(analog, scenario, job.chip_seed)
+    for measurement in job:
+        with isolated_rng(derive_seed(chip_seed, "stream")), evaluation_mode(analog, protocol.model):
+            protocol.program(analog, scenario, chip_seed)
             run = _Run(loaded, protocol, analog, measurement, tracking[measurement.method], stream)
             yield from run.records(images)
 
@@ -59,10 +58,10 @@ def measure_stream(job: ChipJob, loaded: LoadedModel) -> Iterator[Record]:
 def times_of(stream: StreamSpec, t_inference: float) -> list[float]:
     """Return the time after programming in each window, in seconds."""
     if stream.drift is None:
-        return [t_inference] * stream.n_windows
+        return [t_inference] * len(stream.ends)
     first, last = stream.drift
-    steps = max(stream.n_windows - 1, 1)
-    return [first * math.exp(math.log(last / first) * window / steps) for window in range(stream.n_windows)]
+    steps = max(len(stream.ends) - 1, 1)
+    return [first * math.exp(math.log(last / first) * window / steps) for window in range(len(stream.ends))]
 
 
 class _Run:
