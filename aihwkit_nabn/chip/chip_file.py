@@ -60,6 +60,7 @@ def save_chip(model: nn.Module, path: str | Path) -> Path:
         "model": type(model).__name__,
         "seed": state.seed,
         "t_inference": state.t_inference,
+        "cycle": state.cycle,
         "n_samples_processed": n_samples,
         "excluded": [entry.name for entry in _report(model).kept_digital if entry.reason == "excluded"],
         "versions": {
@@ -226,7 +227,8 @@ def _build(model: nn.Module, content: dict[str, Any], tensors: dict[str, Tensor]
     for tile in all_tiles:
         note_written(tile)
     begin_variation(analog, all_tiles, n_samples, note_written)
-    analog.__dict__["chip_state"] = ChipState(seed=seed, t_inference=seconds)
+    # Files of release 0.2 know no cycles.
+    analog.__dict__["chip_state"] = ChipState(seed=seed, t_inference=seconds, cycle=content.get("cycle", 0))
     return analog
 
 

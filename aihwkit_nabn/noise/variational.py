@@ -91,6 +91,7 @@ class VariationalNoise(MovingNoise):
 
     strength: ClassVar[str] = "sigma"
     varies: ClassVar[bool] = True
+    cycle_to_cycle: ClassVar[bool] = False
 
     def __init__(
         self,
