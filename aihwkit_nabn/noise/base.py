@@ -42,6 +42,8 @@ class WeightNoiseModel(BaseNoiseModel):
         uses_layer_max: Whether whoever programs a layer has to set `layer_max`.
         cycle_to_cycle: Whether programming the same chip again draws the model's noise anew. False: what it draws
             belongs to the chip, as faults do.
+        main_option: Name of the constructor argument whose value may stand alone on the command line, ``NAME:VALUE``.
+        reads_file: Whether an option may name a file, so that its text does not say what the model is.
         relative_to_column: Whether `w_max` is that of each output's weights on the tile, ``[out, 1]``, rather than the
             layer's: what noise is relative to where each column is programmed at full range.
         layer_max: Maximum |weight| of the whole layer in the tile's units, a scalar or ``[out, 1]``, set by whoever
@@ -60,6 +62,8 @@ class WeightNoiseModel(BaseNoiseModel):
     uses_layer_max: ClassVar[bool] = True
     cycle_to_cycle: ClassVar[bool] = True
     relative_to_column: ClassVar[bool] = False
+    main_option: ClassVar[str | None] = None
+    reads_file: ClassVar[bool] = False
     layer_max: Tensor | None = None
     chip_seed: int | None = None
     tile: tuple[str, ...] = ()

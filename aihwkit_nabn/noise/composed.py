@@ -76,6 +76,11 @@ class ComposedNoise(MovingNoise):
         return any(effect.columnwise_mapping for effect in self.effects)
 
     @property
+    def reads_file(self) -> bool:  # type: ignore[override]
+        """Whether any effect may."""
+        return any(effect.reads_file for effect in self.effects)
+
+    @property
     def varies(self) -> bool:  # type: ignore[override]
         """Whether any effect moves while the chip works."""
         return any(effect.varies for effect in self.effects)

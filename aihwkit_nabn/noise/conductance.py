@@ -219,6 +219,24 @@ class ScaledNoise(ConductanceNoise):
         return {name: self.noise_scale * getattr(self, name) for name in names}
 
 
+def split_pair(signed: Tensor) -> Tensor:
+    """Return what each device of a pair holds, ``[2, *shape]``: the positive and the negative part."""
+    return torch.stack([signed.clamp(min=0.0), (-signed).clamp(min=0.0)])
+
+
+def join_pair(pair: Tensor) -> Tensor:
+    """Return the difference of a pair's devices, which conduct at least nothing."""
+    plus, minus = pair.clamp(min=0.0)
+    return plus - minus
+
+
+def unit_noise(pair: Tensor, generator: torch.Generator) -> Tensor:
+    """Return a standard normal number per device of a pair, ``[2, *shape]``."""
+    # In aihwkit's order.
+    draws = [torch.randn(half.shape, generator=generator, dtype=half.dtype) for half in pair]
+    return torch.stack(draws)
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
     # aihwkit 1.1.0's Hermes model indexes in a way torch warns about; the result is the right one.

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from aihwkit_nabn.errors import NabnError, check_number
 from aihwkit_nabn.noise.base import State
-from aihwkit_nabn.noise.conductance import ConductanceNoise, ScaledNoise
+from aihwkit_nabn.noise.conductance import ConductanceNoise, ScaledNoise, join_pair, split_pair, unit_noise
 from aihwkit_nabn.noise.registration import register_noise_model
 
 _DAY_S = 86_400.0
@@ -68,21 +68,6 @@ def _polynomial(coefficients: list[float], x: Tensor) -> Tensor:
     for coefficient in reversed(coefficients):
         value = value * x + coefficient
     return value
-
-
-def _split_pair(signed: Tensor) -> Tensor:
-    return torch.stack([signed.clamp(min=0.0), (-signed).clamp(min=0.0)])
-
-
-def _join_pair(pair: Tensor) -> Tensor:
-    plus, minus = pair.clamp(min=0.0)
-    return plus - minus
-
-
-def _unit_noise(pair: Tensor, generator: torch.Generator) -> Tensor:
-    # One draw per device of the pair, in aihwkit's order.
-    draws = [torch.randn(half.shape, generator=generator, dtype=half.dtype) for half in pair]
-    return torch.stack(draws)
 
 
 @register_noise_model("reram_wan")
@@ -140,10 +125,10 @@ class ReRAMWan(ConductanceNoise):
     def program_devices(self, weights: Tensor, generator: torch.Generator) -> tuple[Tensor, State]:
         """Return the weights at 1 s, with the pairs' targets and undisturbed values (before the cut-off at 0) in uS."""
         us_per_weight = self.g_max_us / weights.abs().amax().clamp(min=_SMALLEST_WEIGHT)
-        target = _split_pair(weights * us_per_weight)
-        latent = target + self.sigma_us(target, 0.0) * _unit_noise(target, generator)
+        target = split_pair(weights * us_per_weight)
+        latent = target + self.sigma_us(target, 0.0) * unit_noise(target, generator)
         state = {"target_us": target, "latent_us": latent, "us_per_weight": us_per_weight}
-        return _join_pair(latent) / us_per_weight, state
+        return join_pair(latent) / us_per_weight, state
 
     def drift_devices(self, programmed: Tensor, state: State, t_inference: float, generator: torch.Generator) -> Tensor:
         """Return the weights at `t_inference`: each device's error grown to the spread of that time."""
@@ -153,10 +138,10 @@ class ReRAMWan(ConductanceNoise):
         target, latent, us_per_weight = state["target_us"], state["latent_us"], state["us_per_weight"]
         before, now = self.sigma_us(target, 0.0), self.sigma_us(target, t_inference)
         kept = (latent - target) * (now / before).clamp(max=1.0)
-        step = (now.square() - before.square()).clamp(min=0.0).sqrt() * _unit_noise(target, generator)
+        step = (now.square() - before.square()).clamp(min=0.0).sqrt() * unit_noise(target, generator)
         # The difference is what other effects of a composition have done to the weights since.
-        others = programmed - (_join_pair(latent) / us_per_weight).to(programmed)
-        return _join_pair(target + kept + step) / us_per_weight + others
+        others = programmed - (join_pair(latent) / us_per_weight).to(programmed)
+        return join_pair(target + kept + step) / us_per_weight + others
 
 
 @register_noise_model("reram_cmo")
