@@ -14,7 +14,7 @@ from aihwkit_nabn.evaluation.plan import CalibrationBatches, EvalFn, Plan, Plann
 from aihwkit_nabn.evaluation.protocol import EvaluationProtocol
 from aihwkit_nabn.evaluation.result import EvaluationResult
 from aihwkit_nabn.evaluation.scenario import Scenario, config_key
-from aihwkit_nabn.evaluation.settings import describe, describe_shifts
+from aihwkit_nabn.evaluation.settings import agree_on_files, describe, describe_shifts
 from aihwkit_nabn.nn.evaluation_mode import evaluation_mode
 from aihwkit_nabn.progress import Meter
 from aihwkit_nabn.results import DIGITAL, Record, RecordLog
@@ -123,6 +123,7 @@ class _Run:
         self.known: dict[tuple[str, int | None, str], Record] = {}
         protocol.on_digital = self._digital_is_there
         if file is not None:
+            agree_on_files(file, plan.scenarios)
             protocol.digital = dict(file.notes.get(DIGITAL, {}))
             places: dict[str, dict[str, Any]] = {
                 scenario.name: {"group": scenario.group, "strength": scenario.strength} for scenario in plan.scenarios
