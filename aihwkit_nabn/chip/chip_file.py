@@ -35,9 +35,9 @@ def save_chip(model: nn.Module, path: str | Path) -> Path:
 
     For every weight on tiles, in single precision, that is 8 bytes (target, programmed weight); 4 more where the noise
     changes with time (the weight at this time); and what goes on drifting needs: 4 for ``pcm``, ``crossbar``,
-    ``reram_cmo``, ``stuck`` and ``variational``, 8 for ``hermes``, 16 for ``reram_wan``, up to 24 for ``measured``; that
-    and 4 for each of several devices per weight, 8 for the spread of each. A ResNet-18, 11.7 million weights, takes 94 MB
-    with Gaussian noise, 187 MB with PCM.
+    ``reram_cmo``, ``stuck`` and ``variational``, 8 for ``hermes``, 16 for ``reram_wan``, up to 24 for ``measured``;
+    that and 4 for each of several devices per weight, 8 for the spread of each. A ResNet-18, 11.7 million weights,
+    takes 94 MB with Gaussian noise, 187 MB with PCM.
 
     Args:
         model: A programmed model of `convert_to_noise_aware`.
