@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from aihwkit_nabn import native
-from aihwkit_nabn.noise.runtime import MovingNoise, State
+from aihwkit_nabn.noise.base import State
+from aihwkit_nabn.noise.runtime import MovingNoise
 
 _KEPT = "_nabn_variation"
 
