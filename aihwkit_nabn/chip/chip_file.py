@@ -36,8 +36,9 @@ def save_chip(model: nn.Module, path: str | Path) -> Path:
 
     For every weight on tiles, in single precision, that is 8 bytes (target, programmed weight); 4 more where the noise
     changes with time (the weight at this time); and what goes on drifting needs: 4 for ``pcm``, ``crossbar``,
-    ``reram_cmo``, ``stuck`` and ``variational``, 8 for ``hermes``, 16 for ``reram_wan``. A ResNet-18, 11.7 million
-    weights, takes 94 MB with Gaussian noise, 187 MB with PCM.
+    ``reram_cmo``, ``stuck`` and ``variational``, 8 for ``hermes``, 16 for ``reram_wan``, up to 24 for ``measured``;
+    that and 4 for each of several devices per weight, 8 for the spread of each. A ResNet-18, 11.7 million weights,
+    takes 94 MB with Gaussian noise, 187 MB with PCM.
 
     Args:
         model: A programmed model of `convert_to_noise_aware`.
@@ -62,6 +63,7 @@ def save_chip(model: nn.Module, path: str | Path) -> Path:
         "model": type(model).__name__,
         "seed": state.seed,
         "t_inference": state.t_inference,
+        "cycle": state.cycle,
         "n_samples_processed": n_samples,
         "excluded": [entry.name for entry in _report(model).kept_digital if entry.reason == "excluded"],
         "versions": {
@@ -225,7 +227,8 @@ def _build(model: nn.Module, content: dict[str, Any], tensors: dict[str, Tensor]
     for tile in all_tiles:
         note_written(tile)
     begin_variation(analog, all_tiles, n_samples)
-    analog.__dict__["chip_state"] = ChipState(seed=seed, t_inference=seconds)
+    # Files of release 0.2 know no cycles.
+    analog.__dict__["chip_state"] = ChipState(seed=seed, t_inference=seconds, cycle=content.get("cycle", 0))
     return analog
 
 

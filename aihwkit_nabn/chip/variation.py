@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from aihwkit_nabn import native
 from aihwkit_nabn.chip.written import note_written, weights_on, write_weights
-from aihwkit_nabn.noise.runtime import MovingNoise, State
+from aihwkit_nabn.noise.base import State
+from aihwkit_nabn.noise.runtime import MovingNoise
 
 _KEPT = "_nabn_variation"
 

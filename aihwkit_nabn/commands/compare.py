@@ -150,7 +150,7 @@ def command(
     from aihwkit_nabn.commands._workload import describe, import_extensions, open_log, progress_on, workload_source
     from aihwkit_nabn.commands.demo import one_thread, with_fewer_steps
     from aihwkit_nabn.evaluation.methods import method_specs
-    from aihwkit_nabn.evaluation.settings import setup_of
+    from aihwkit_nabn.evaluation.settings import agree_on_files, setup_of
     from aihwkit_nabn.reporting import print_price
     from aihwkit_nabn.studies import run_study
     from aihwkit_nabn.studies.contenders import contenders
@@ -214,6 +214,7 @@ def command(
     )
     log = open_log(folder / "records.jsonl", setup, ctx.params)
     log.agree("network", setup_of(study.workload.model)["model"])
+    agree_on_files(log, [scenario for setting in study.settings for scenario in setting.scenarios])
     with log, progress_on(console) as shown, one_thread() if digits else contextlib.nullcontext():
         run_study(study, log, workers=jobs, **shown)
         result = study.result(log)

@@ -54,7 +54,7 @@ def command(
     from aihwkit_nabn.commands._evaluation import check_out, folder_name, parse_scenarios, split_names
     from aihwkit_nabn.commands._workload import describe, import_extensions, open_log, progress_on, workload_source
     from aihwkit_nabn.evaluation.methods import method_specs
-    from aihwkit_nabn.evaluation.settings import setup_of
+    from aihwkit_nabn.evaluation.settings import agree_on_files, setup_of
     from aihwkit_nabn.studies import run_study
     from aihwkit_nabn.studies.layers import LayersStudy
     from aihwkit_nabn.workloads import CalibrationRequest
@@ -85,6 +85,7 @@ def command(
     setup |= {"batch_size": batch_size, "image_size": image_size, "cfg_options": cfg_options, "take": take}
     with open_log(folder / "sensitivity.jsonl", setup, ctx.params) as log, progress_on(console) as shown:
         log.agree("network", setup_of(study.workload.model)["model"])
+        agree_on_files(log, study.plan.scenarios)
         run_study(study, log, workers=jobs, **shown)
         result = study.result(log.records)
     _show(console, result, folder)

@@ -14,7 +14,7 @@ from aihwkit_nabn.evaluation.methods import MethodSpec
 from aihwkit_nabn.evaluation.plan import CalibrationBatches, EvalFn, Plan, PlannedMethod, make_plan
 from aihwkit_nabn.evaluation.protocol import EvaluationProtocol
 from aihwkit_nabn.evaluation.scenario import Scenario, config_key
-from aihwkit_nabn.evaluation.settings import describe, describe_shifts
+from aihwkit_nabn.evaluation.settings import agree_on_files, describe, describe_shifts
 from aihwkit_nabn.nn.evaluation_mode import evaluation_mode
 from aihwkit_nabn.progress import Meter
 from aihwkit_nabn.reporting import write_report
@@ -130,6 +130,7 @@ class _Run:
     def __init__(self, plan: Plan, protocol: EvaluationProtocol, meter: Meter, log: RecordLog) -> None:
         self.plan, self.protocol, self.meter, self.log = plan, protocol, meter, log
         protocol.on_digital = self._digital_is_there
+        agree_on_files(log, plan.scenarios)
         protocol.digital = dict(log.notes.get(DIGITAL, {}))
         places: dict[str, dict[str, Any]] = {
             scenario.name: {"group": scenario.group, "strength": scenario.strength} for scenario in plan.scenarios

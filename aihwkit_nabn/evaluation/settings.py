@@ -12,6 +12,8 @@ from torch import nn
 from aihwkit_nabn.calibration.report import LayerShift
 from aihwkit_nabn.chip.container import checksum
 from aihwkit_nabn.evaluation.plan import Plan
+from aihwkit_nabn.evaluation.scenario import Scenario
+from aihwkit_nabn.results import RecordLog
 from aihwkit_nabn.results.provenance import plain, provenance
 
 
@@ -58,3 +60,15 @@ def setup_of(model: nn.Module, **options: Any) -> dict[str, Any]:
     """Return what decides whether measurements belong together: the network, weights included, and what was set."""
     tensors = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
     return {"model": f"{type(model).__name__} {checksum('', tensors)[:16]}", **options}
+
+
+def agree_on_files(log: RecordLog, scenarios: Iterable[Scenario]) -> None:
+    """Have a log remember what noise settings have read from files, which their names do not say.
+
+    Raises:
+        NabnError: the log was made with other content.
+    """
+    for scenario in scenarios:
+        model = scenario.rpu_config.noise_model
+        if getattr(model, "reads_file", False):
+            log.agree(f"noise of {scenario.name!r}", str(model))

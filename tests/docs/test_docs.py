@@ -78,7 +78,7 @@ def test_every_command_in_the_text_exists_with_its_options(words: list[str]) -> 
         if word.startswith("--"):
             assert word.partition("=")[0] in known
     for option, value in zip(words, words[1:], strict=False):
-        if option == "--noise" and "dead_columns" not in value and not value.startswith("$"):
+        if option == "--noise" and "dead_columns" not in value and not value.startswith(("$", "measured:")):
             parse_preset(value)
         if option == "--methods":
             assert set(value.split(",")) <= {"none", *CALIBRATION_METHODS.names()}

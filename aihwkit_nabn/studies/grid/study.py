@@ -184,6 +184,11 @@ def described(spec: SweepSpec) -> dict[str, Any]:
     plain: dict[str, Any] = json.loads(json.dumps(asdict(spec), default=str))
     if not plain["imports"]:
         del plain["imports"]  # as logs had it before there were any
+    models = {noise: parse_preset(noise).noise_model for noise in spec.noise}
+    # What the text of a setting does not say, since it names a file.
+    read = {noise: str(model) for noise, model in models.items() if getattr(model, "reads_file", False)}
+    if read:
+        plain["noise_files"] = read
     return {**plain, "versions": versions("aihwkit", "torch", "numpy", "pillow")}
 
 
