@@ -140,7 +140,8 @@ def _package_of(path: Path) -> tuple[str, Path]:
     A file outside a package gets one made for its folder, so that it can import its neighbours relatively, and so that
     files of one name in two folders are two modules.
     """
-    names, folder = [], path.parent
+    names: list[str] = []
+    folder = path.parent
     while (folder / "__init__.py").is_file():
         names.insert(0, folder.name)
         folder = folder.parent

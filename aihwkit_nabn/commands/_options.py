@@ -10,7 +10,7 @@ import typer
 Checkpoint = Annotated[
     str | None,
     typer.Argument(
-        metavar="[CHECKPOINT]", help="File with the weights: .pth, .pt, .safetensors; torchvision: or random."
+        metavar="[CHECKPOINT]", help="File with the weights: .pth, .pt, .safetensors; classifiers: or random."
     ),
 ]
 Noise = Annotated[
@@ -23,10 +23,23 @@ CalibrationImages = Annotated[int, typer.Option(min=1, help="Unlabelled images, 
 TestImages = Annotated[int | None, typer.Option(min=1, help="Images that are measured on; default: all.")]
 Data = Annotated[
     Path | None,
-    typer.Option(help="Folder: torchvision: train/CLASS/images and val/CLASS/images; cifar10: cifar10_subset/."),
+    typer.Option(help="Folder: classifiers: train/CLASS/images and val/CLASS/images; cifar10: cifar10_subset/."),
 ]
 BatchSize = Annotated[int | None, typer.Option(min=1, help="Images per batch.")]
-ImageSize = Annotated[int | None, typer.Option(min=1, help="torchvision: edge of the images in pixels.")]
+ImageSize = Annotated[int | None, typer.Option(min=1, help="Classifiers: edge of the images in pixels.")]
+CropPct = Annotated[
+    float | None, typer.Option(help="Own and timm's models: the image size over the edge resized to; ImageNet: 0.875.")
+]
+Mean = Annotated[
+    str | None,
+    typer.Option(metavar="R,G,B", help="Own and timm's models: mean of images in [0, 1]; one number: grey images."),
+]
+Std = Annotated[str | None, typer.Option(metavar="R,G,B", help="Likewise: standard deviation.")]
+Interpolation = Annotated[str | None, typer.Option(help="Own and timm's models: bilinear, bicubic, nearest, lanczos.")]
+ModelArg = Annotated[
+    list[str] | None,
+    typer.Option(metavar="KEY=VALUE", help="Argument of your function or of timm's; can be repeated."),
+]
 Exclude = Annotated[
     list[str] | None, typer.Option(help="Name of a module that stays digital; * and ? match; can be repeated.")
 ]
@@ -35,7 +48,7 @@ Take = Annotated[
     typer.Option(metavar="NAME", help="Of several weights in CHECKPOINT: model, ema, or their place in the file."),
 ]
 LoaderWorkers = Annotated[int | None, typer.Option(min=0, help="Processes that read images.")]
-Device = Annotated[str | None, typer.Option(help="torchvision: cpu (the default) or cuda.")]
+Device = Annotated[str | None, typer.Option(help="Classifiers: cpu (the default) or cuda.")]
 CfgOptions = Annotated[
     list[str] | None, typer.Option(help="Configs: KEY=VALUE pairs that change it, as upstream has them.")
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ from aihwkit_nabn.errors import NabnError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from aihwkit_nabn.results import RecordLog
     from aihwkit_nabn.studies._base import WorkloadSource
     from aihwkit_nabn.workloads import Workload
 
@@ -32,7 +34,7 @@ def workload_source(
     Args:
         target: As `load_workload` takes it.
         folder: Of the results; logs go below it.
-        options: What the user gave for the kind of workload, None where nothing.
+        options: What the user gave for the kind of workload, None where nothing; `model_args` as ``KEY=VALUE`` texts.
         seed: As `LoadSettings` has it, and so are the rest.
         test_images: How many.
         batch_size: Images per forward pass.
@@ -54,10 +56,43 @@ def workload_source(
         launcher=launcher,
     )
     given = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
+    given["model_args"] = model_arguments(given.get("model_args"))
     given = {name: value for name, value in given.items() if value not in (None, False)}
     kind, _ = find_workload(target)
     kind.checked(target, given)
     return WorkloadSource(text=target, settings=settings, options=given)
+
+
+def model_arguments(items: Sequence[str] | None) -> dict[str, Any] | None:
+    """Return ``KEY=VALUE`` texts as arguments, None if there are none; what is no Python literal is text.
+
+    Raises:
+        NabnError: one is not of that form, or a key is there twice.
+    """
+    found: dict[str, Any] = {}
+    for item in items or ():
+        key, equals, value = item.partition("=")
+        if not equals or not key.isidentifier():
+            raise NabnError(f"--model-arg must be KEY=VALUE, got {item!r}")
+        if key in found:
+            raise NabnError(f"--model-arg gives {key} twice")
+        try:
+            found[key] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            found[key] = value
+    return found or None
+
+
+def agree_on(log: RecordLog, workload: Workload) -> None:
+    """Keep in a log what must be the same when it is gone on with: the network, and what its workload says of itself.
+
+    Raises:
+        NabnError: it is another one.
+    """
+    from aihwkit_nabn.evaluation.settings import setup_of
+
+    for name, value in {"network": setup_of(workload.model)["model"], **workload.facts.get("setup", {})}.items():
+        log.agree(name, value)
 
 
 def describe(console: Console, workload: Workload) -> None:

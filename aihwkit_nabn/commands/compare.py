@@ -17,12 +17,17 @@ from aihwkit_nabn.commands._options import (
     CfgOptions,
     Checkpoint,
     Chips,
+    CropPct,
     Data,
     Device,
     Extension,
     ImageSize,
+    Interpolation,
     Jobs,
     LoaderWorkers,
+    Mean,
+    ModelArg,
+    Std,
     Take,
     TestImages,
 )
@@ -109,7 +114,8 @@ def command(
         str,
         typer.Argument(
             metavar="[TARGET]",
-            help="torchvision:NAME, a config of mmdetection or mmsegmentation; default: the embedded digits.",
+            help="FILE.py:FUNCTION of your own, timm:NAME, torchvision:NAME, a config of mmdetection or mmseg; "
+            "default: the embedded digits.",
         ),
     ] = DIGITS,
     checkpoint: Checkpoint = None,
@@ -155,6 +161,11 @@ def command(
     calibration_images: CalibrationImages = 256,
     test_images: TestImages = None,
     image_size: ImageSize = None,
+    crop_pct: CropPct = None,
+    mean: Mean = None,
+    std: Std = None,
+    interpolation: Interpolation = None,
+    model_arg: ModelArg = None,
     take: Take = None,
     loader_workers: LoaderWorkers = None,
     device: Device = None,
@@ -173,10 +184,15 @@ def command(
     from rich.console import Console
 
     from aihwkit_nabn.commands._evaluation import check_out, folder_name, numbers, show_result, split_names
-    from aihwkit_nabn.commands._workload import describe, import_extensions, progress_on, workload_source
+    from aihwkit_nabn.commands._workload import (
+        agree_on,
+        describe,
+        import_extensions,
+        progress_on,
+        workload_source,
+    )
     from aihwkit_nabn.commands.demo import one_thread
     from aihwkit_nabn.evaluation.methods import method_specs
-    from aihwkit_nabn.evaluation.settings import setup_of
     from aihwkit_nabn.reporting import print_price
     from aihwkit_nabn.results import RecordLog
     from aihwkit_nabn.studies import run_study
@@ -213,6 +229,11 @@ def command(
         "checkpoint": checkpoint,
         "data": data,
         "image_size": image_size,
+        "crop_pct": crop_pct,
+        "mean": mean,
+        "std": std,
+        "interpolation": interpolation,
+        "model_args": model_arg,
         "take": take,
         "device": device,
         "cfg_options": cfg_options,
@@ -260,7 +281,7 @@ def command(
         highlight=False,
     )
     log = RecordLog(folder / "records.jsonl", setup, resume=resume)
-    log.agree("network", setup_of(study.workload.model)["model"])
+    agree_on(log, study.workload)
     with log, progress_on(console) as shown, one_thread() if digits else contextlib.nullcontext():
         run_study(study, log, workers=jobs, **shown)
         result = study.result(log)

@@ -13,15 +13,20 @@ from aihwkit_nabn.commands._options import (
     CfgOptions,
     Checkpoint,
     Chips,
+    CropPct,
     Data,
     Device,
     Exclude,
     Extension,
     ImageSize,
+    Interpolation,
     Jobs,
     LoaderWorkers,
+    Mean,
+    ModelArg,
     Noise,
     Seed,
+    Std,
     Take,
     TestImages,
 )
@@ -37,7 +42,8 @@ def command(
         str,
         typer.Argument(
             metavar="[TARGET]",
-            help="torchvision:NAME, a config of mmdetection or mmsegmentation; default: the embedded digits.",
+            help="FILE.py:FUNCTION of your own, timm:NAME, torchvision:NAME, a config of mmdetection or mmseg; "
+            "default: the embedded digits.",
         ),
     ] = "digits",
     checkpoint: Checkpoint = None,
@@ -54,6 +60,11 @@ def command(
     calibration_images: CalibrationImages = 128,
     test_images: TestImages = None,
     image_size: ImageSize = None,
+    crop_pct: CropPct = None,
+    mean: Mean = None,
+    std: Std = None,
+    interpolation: Interpolation = None,
+    model_arg: ModelArg = None,
     exclude: Exclude = None,
     take: Take = None,
     loader_workers: LoaderWorkers = None,
@@ -70,9 +81,14 @@ def command(
     from rich.console import Console
 
     from aihwkit_nabn.commands._evaluation import check_out, folder_name, parse_scenarios, split_names
-    from aihwkit_nabn.commands._workload import describe, import_extensions, progress_on, workload_source
+    from aihwkit_nabn.commands._workload import (
+        agree_on,
+        describe,
+        import_extensions,
+        progress_on,
+        workload_source,
+    )
     from aihwkit_nabn.evaluation.methods import method_specs
-    from aihwkit_nabn.evaluation.settings import setup_of
     from aihwkit_nabn.results import RecordLog
     from aihwkit_nabn.studies import run_study
     from aihwkit_nabn.studies.layers import LayersStudy
@@ -86,6 +102,11 @@ def command(
         "checkpoint": checkpoint,
         "data": data,
         "image_size": image_size,
+        "crop_pct": crop_pct,
+        "mean": mean,
+        "std": std,
+        "interpolation": interpolation,
+        "model_args": model_arg,
         "take": take,
         "device": device,
         "cfg_options": cfg_options,
@@ -123,7 +144,7 @@ def command(
     }
     setup |= {"batch_size": batch_size, "image_size": image_size, "cfg_options": cfg_options, "take": take}
     with RecordLog(folder / "sensitivity.jsonl", setup, resume=resume) as log, progress_on(console) as shown:
-        log.agree("network", setup_of(study.workload.model)["model"])
+        agree_on(log, study.workload)
         run_study(study, log, workers=jobs, **shown)
         result = study.result(log.records)
     _show(console, result, folder)

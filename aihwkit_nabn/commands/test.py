@@ -13,14 +13,19 @@ from aihwkit_nabn.commands._options import (
     CfgOptions,
     Checkpoint,
     Chips,
+    CropPct,
     Data,
     Device,
     Exclude,
     Extension,
     ImageSize,
+    Interpolation,
     LoaderWorkers,
+    Mean,
+    ModelArg,
     Noise,
     Seed,
+    Std,
     Take,
     TestImages,
 )
@@ -33,7 +38,8 @@ def command(
         str,
         typer.Argument(
             metavar="TARGET",
-            help="torchvision:NAME, a config file, mmdet::FILE, mmseg::FILE, digits or cifar10.",
+            help="FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION of your own, timm:NAME, torchvision:NAME, a config file, "
+            "mmdet::FILE, mmseg::FILE, digits or cifar10.",
         ),
     ],
     noise: Noise,
@@ -50,6 +56,11 @@ def command(
     data: Data = None,
     batch_size: BatchSize = None,
     image_size: ImageSize = None,
+    crop_pct: CropPct = None,
+    mean: Mean = None,
+    std: Std = None,
+    interpolation: Interpolation = None,
+    model_arg: ModelArg = None,
     exclude: Exclude = None,
     extension: Extension = None,
     seed: Seed = 0,
@@ -71,7 +82,12 @@ def command(
     from rich.console import Console
 
     from aihwkit_nabn.commands._evaluation import check_out, folder_name, parse_scenarios, show_result, split_names
-    from aihwkit_nabn.commands._workload import cfg_option_items, describe, import_extensions, workload_source
+    from aihwkit_nabn.commands._workload import (
+        cfg_option_items,
+        describe,
+        import_extensions,
+        workload_source,
+    )
     from aihwkit_nabn.errors import NabnError
     from aihwkit_nabn.evaluation import evaluate
     from aihwkit_nabn.evaluation.methods import method_specs
@@ -87,6 +103,11 @@ def command(
         "checkpoint": checkpoint,
         "data": data,
         "image_size": image_size,
+        "crop_pct": crop_pct,
+        "mean": mean,
+        "std": std,
+        "interpolation": interpolation,
+        "model_args": model_arg,
         "take": take,
         "device": device,
         "per_class": per_class,
