@@ -237,7 +237,10 @@ def test_weights_of_another_network_or_another_number_of_classes(
     for state, message in (
         (other.state_dict(), "does not fit the model: of another shape 0.0.weight"),
         (torchvision.models.squeezenet1_1().state_dict(), "of another network: the file holds 52 tensors"),
-        (nn.Sequential(*list(other)[:3], nn.Linear(28, 5)).state_dict(), "tell 5 classes apart, but .*shapes has 3 class"),
+        (
+            nn.Sequential(*list(other)[:3], nn.Linear(28, 5)).state_dict(),
+            "tell 5 classes apart, but .*shapes has 3 class",
+        ),
     ):
         torch.save(state, path)
         given = {"model_args": {"width": 7}} if "5" in message else {}
