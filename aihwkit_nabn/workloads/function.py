@@ -22,7 +22,12 @@ from aihwkit_nabn.workloads.torchvision import image_input_of
 CLASSES = "num_classes"
 # What a function is given where it has a parameter of the name.
 _PASSED = (CHECKPOINT, "data", "image_size", "device", "settings", CLASSES)
-_TEXTS = {CHECKPOINT: "WEIGHTS", "data": "--data FOLDER", "image_size": "--image-size"}
+_TEXTS = {
+    CHECKPOINT: "WEIGHTS",
+    "data": "--data FOLDER",
+    "image_size": "--image-size",
+    CLASSES: f"--model-arg {CLASSES}=VALUE (with --data its class folders are counted)",
+}
 
 
 def load_function(

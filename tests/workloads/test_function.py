@@ -324,11 +324,20 @@ def test_on_the_command_line(
     assert done.returncode == 2 and "was made with code = " in done.stderr, done.stderr
 
 
+def test_a_file_without_its_function(file: Path) -> None:
+    pytest.importorskip("mmengine")
+    file.with_name("alone.py").write_text("def build():\n    return None\n")
+    with pytest.raises(
+        NabnError, match=r"alone.py defines no model, .* for a function in it write .*alone.py:FUNCTION"
+    ):
+        load_workload(str(file.with_name("alone.py")), checkpoint="random")
+
+
 def test_inspected(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(cli.app, ["inspect", f"{file}:build", "--model-arg", "width=5", "--layers"]) == 0
     assert "100.0% of 195 matrix weights" in capsys.readouterr().out
     assert run(cli.app, ["inspect", f"{file}:needs", "--model-arg", "depth=5"]) == 2
-    assert "give --model-arg num_classes=VALUE" in capsys.readouterr().err
+    assert "give --model-arg num_classes=VALUE (with --data" in capsys.readouterr().err
 
 
 def test_results_have_a_folder_of_the_functions_name() -> None:
