@@ -162,7 +162,7 @@ def _module_by_name(name: str) -> ModuleType:
         if not f"{name}.".startswith(f"{missing}."):
             raise  # another one that it imports
         above = sys.modules.get(missing.rpartition(".")[0])
-        near = [module.name for module in pkgutil.iter_modules(None if above is None else above.__path__)]
+        near = [module.name for module in pkgutil.iter_modules([str(Path.cwd())] if above is None else above.__path__)]
         hint = suggestion(missing.rpartition(".")[2], near)
         raise NabnError(f"cannot import {name}: no module {missing!r} is installed or in this folder{hint}") from error
 

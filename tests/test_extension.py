@@ -52,6 +52,8 @@ def test_a_file_of_a_package_is_imported_as_its_module(tmp_path: Path) -> None:
 def test_a_module_in_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _write(tmp_path, here_only_x="def build():\n    return 3\n")
     monkeypatch.chdir(tmp_path)
+    with pytest.raises(NabnError, match="no module 'here_only_y' is installed .*did you mean 'here_only_x'"):
+        import_extension("here_only_y")
     assert is_module("here_only_x") and not is_module("here_only_y") and not is_module("no identifier")
     assert UserObject("here_only_x:build")() == 3
     assert UserObject("os.path:basename").found is not None

@@ -107,6 +107,7 @@ def measure(name: str, *, noise: str = "pcm", seed: int = 0) -> TimmCoverage:
     start = time.perf_counter()
     timm.layers.set_fused_attn(False)  # products that the counter sees
     digital = build_timm(name.removeprefix(PREFIX), model_args={"num_classes": CLASSES}, seed=seed)
+    digital.requires_grad_(False)  # the counter's hooks refuse parameters that are passed on as inputs
     randomize(digital, seed)
     images = _images(digital, seed)
     analog: Any = convert_to_noise_aware(digital, parse_preset(noise), example_inputs=images)

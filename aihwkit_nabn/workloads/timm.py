@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from aihwkit_nabn.data.image_folder import open_image_folder
-from aihwkit_nabn.errors import NabnError, UnknownNameError, missing_extra
+from aihwkit_nabn.errors import NabnError, UnknownNameError, missing_extra, suggestion
 from aihwkit_nabn.seeding import check_seed, derive_seed, private_rng
 from aihwkit_nabn.workloads._base import CHECKPOINT, WORKLOADS, LoadSettings, Workload, WorkloadKind
 from aihwkit_nabn.workloads._checks import check_arguments, check_text
@@ -101,7 +101,9 @@ def _check_name(name: str) -> None:
 
     model, _, tag = name.partition(".")
     if not timm.is_model(model):
-        raise UnknownNameError("timm model", model, timm.list_models())
+        known = timm.list_models()
+        hint = f"{suggestion(model, known)}; timm.list_models() names all {len(known)}"
+        raise UnknownNameError("timm model", model, known, hint)
     tags = [known.partition(".")[2] for known in timm.list_models(model, pretrained=True) if "." in known]
     if tag and tag not in tags:
         raise UnknownNameError(f"tag of timm's {model}", tag, tags)
