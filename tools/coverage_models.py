@@ -7,7 +7,7 @@ import time
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,9 @@ from aihwkit_nabn.nn.layers import NoiseAwareLayer
 from aihwkit_nabn.openmmlab.config import build_digital, load_config, scope_of
 from aihwkit_nabn.openmmlab.passes import TESTED, calibration_pass, run_pass
 from aihwkit_nabn.simulator import parse_preset
+
+if TYPE_CHECKING:
+    from coverage_timm import TimmCoverage
 
 SIZE = (128, 160)
 META = {
@@ -86,6 +89,16 @@ class Coverage:
         seconds: How long it took.
     """
 
+    HEADINGS: ClassVar = (
+        "model",
+        "analog layers",
+        "tiles",
+        "matrix weights on tiles",
+        "largest error",
+        "noisy chip predicts",
+        "calibrated through",
+    )
+
     model: str
     layers: int = 0
     tiles: int = 0
@@ -101,25 +114,44 @@ class Coverage:
         """Whether the model goes on tiles as the project promises."""
         return self.share >= LEAST_SHARE and self.error < LARGEST_ERROR and self.predicts and not self.problem
 
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """What its row says."""
+        if self.problem:
+            return (self.model, *[""] * 4, "failed", "")
+        numbers = (f"{self.layers}", f"{self.tiles}", f"{self.share:.2%}", f"{self.error:.1e}")
+        return (self.model, *numbers, "yes" if self.predicts else "no", self.calibrated_through)
 
-def measure_all(names: Iterable[str] = (), *, noise: str = "pcm", seed: int = 0) -> Iterator[Coverage]:
-    """Yield a row per model of `MODELS`, as each is done; none named: all. `noise` is a preset with options.
+
+def measure_all(names: Iterable[str] = (), *, noise: str = "pcm", seed: int = 0) -> Iterator[Coverage | TimmCoverage]:
+    """Yield a row per model, as each is done.
+
+    Args:
+        names: Keys of `MODELS`, and of timm's; none: all of them.
+        noise: Of the noisy chip, as `aihwkit_nabn.simulator.parse_preset` takes it.
+        seed: Of weights, image and chip.
 
     Raises:
-        UnknownNameError: a name is not in `MODELS`.
+        UnknownNameError: there is no such model.
     """
-    chosen = list(names) or list(MODELS)
+    import coverage_timm
+
+    known = (*MODELS, *coverage_timm.MODELS)
+    chosen = list(names) or list(known)
     for name in chosen:
-        if name not in MODELS:
-            raise UnknownNameError("model", name, MODELS)
+        if name not in known:
+            raise UnknownNameError("model", name, known)
     for name in chosen:
         start = time.perf_counter()
         try:
-            row = measure(MODELS[name], name=name, noise=noise, seed=seed)
+            if name in MODELS:
+                yield measure(MODELS[name], name=name, noise=noise, seed=seed)
+            else:
+                yield coverage_timm.measure(name, noise=noise, seed=seed)
         except Exception as error:  # whatever a model says: the others are measured all the same
             problem = f"{type(error).__name__}: {first_line(error)}"
-            row = Coverage(model=name, problem=problem, seconds=time.perf_counter() - start)
-        yield row
+            kind = Coverage if name in MODELS else coverage_timm.TimmCoverage
+            yield kind(model=name, problem=problem, seconds=time.perf_counter() - start)
 
 
 def measure(config_name: str, *, name: str = "", noise: str = "pcm", seed: int = 0) -> Coverage:

@@ -35,7 +35,8 @@ def folder_name(target: str) -> str:
     """Return what the folder of a target's results is called."""
     if target.endswith(".py"):
         return Path(target.rpartition("::")[2]).stem
-    return target.replace(":", "_").replace("/", "_")
+    file, own, name = target.rpartition(".py:")
+    return f"{Path(file).name}_{name}" if own else target.replace(":", "_").replace("/", "_")
 
 
 def parse_scenarios(noises: Sequence[str], times: Sequence[str]) -> list[Scenario]:

@@ -9,7 +9,7 @@ import typer
 
 Checkpoint = Annotated[
     str | None,
-    typer.Argument(metavar="[CHECKPOINT]", help="Weights file: .pth, .pt, .safetensors; torchvision: or random."),
+    typer.Argument(metavar="[CHECKPOINT]", help="Weights file: .pth, .pt, .safetensors; classifiers: or random."),
 ]
 Noise = Annotated[
     list[str],
@@ -29,17 +29,30 @@ CalibrationImages = Annotated[int, typer.Option(min=1, help="Unlabelled images t
 TestImages = Annotated[int | None, typer.Option(min=1, help="Number of test images; default: all.")]
 Data = Annotated[
     Path | None,
-    typer.Option(help="Folder: torchvision: train/CLASS/images and val/CLASS/images; cifar10: cifar10_subset/."),
+    typer.Option(help="Folder: classifiers: train/CLASS/images and val/CLASS/images; cifar10: cifar10_subset/."),
 ]
 BatchSize = Annotated[int | None, typer.Option(min=1, help="Images per batch.")]
-ImageSize = Annotated[int | None, typer.Option(min=1, help="torchvision: edge of the images in pixels.")]
+ImageSize = Annotated[int | None, typer.Option(min=1, help="Classifiers: edge of the images in pixels.")]
+CropPct = Annotated[
+    float | None, typer.Option(help="Own and timm's models: the image size over the edge resized to; ImageNet: 0.875.")
+]
+Mean = Annotated[
+    str | None,
+    typer.Option(metavar="R,G,B", help="Own and timm's models: mean of images in [0, 1]; one number: grey images."),
+]
+Std = Annotated[str | None, typer.Option(metavar="R,G,B", help="Likewise: standard deviation.")]
+Interpolation = Annotated[str | None, typer.Option(help="Own and timm's models: bilinear, bicubic, nearest, lanczos.")]
+ModelArg = Annotated[
+    list[str] | None,
+    typer.Option(metavar="KEY=VALUE", help="Argument of your function or of timm's; can be repeated."),
+]
 Exclude = Annotated[list[str] | None, typer.Option(help="Module to keep digital; * and ? match; can be repeated.")]
 Take = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="Which weights, where CHECKPOINT has several: model, ema, or their key."),
 ]
 LoaderWorkers = Annotated[int | None, typer.Option(min=0, help="Processes that read images.")]
-Device = Annotated[str | None, typer.Option(help="torchvision: cpu (the default) or cuda.")]
+Device = Annotated[str | None, typer.Option(help="Classifiers: cpu (the default) or cuda.")]
 CfgOptions = Annotated[
     list[str] | None, typer.Option(help="Configs: KEY=VALUE pairs that change it, as upstream has them.")
 ]

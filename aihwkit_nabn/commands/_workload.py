@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
 
 
 _SETTINGS = ("seed", "test_images", "batch_size", "loader_workers", "launcher")
-_OF_A_KIND = ("checkpoint", "data", "image_size", "take", "device", "per_class")
+_OF_A_KIND = (
+    *("checkpoint", "data", "image_size", "crop_pct", "mean", "std", "interpolation", "take", "device", "per_class"),
+)
 # Of a log's set-up, as version 0.1 named its fields; and what has no dashes.
 _NAMED = {
     "limit": "--test-images",
@@ -26,6 +29,7 @@ _NAMED = {
     "target": "TARGET",
     "weights": "CHECKPOINT",
     "checkpoint": "CHECKPOINT",
+    "model_args": "--model-arg",
 }
 
 
@@ -53,6 +57,8 @@ def workload_source(target: str, given: Mapping[str, Any], folder: Path) -> Work
     options = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
     items = cfg_option_items(given.get("cfg_options"), given.get("overrides"))
     options |= {"cfg_options": items} if items else {}
+    model_args = model_arguments(given.get("model_arg"))
+    options |= {"model_args": model_args} if model_args else {}
     kind, _ = find_workload(target)
     kind.checked(target, options, named=option_name)
     return WorkloadSource(text=target, settings=settings, options=options)
@@ -76,6 +82,38 @@ def open_log(path: Path, setup: Mapping[str, Any], given: Mapping[str, Any], **m
     for source in given["extension"] or ():
         log.agree(f"contents of {source}", contents_of(source))
     return log
+
+
+def model_arguments(items: Sequence[str] | None) -> dict[str, Any] | None:
+    """Return ``KEY=VALUE`` texts as arguments, None if there are none; what is no Python literal is text.
+
+    Raises:
+        NabnError: one is not of that form, or a key is there twice.
+    """
+    found: dict[str, Any] = {}
+    for item in items or ():
+        key, equals, value = item.partition("=")
+        if not equals or not key.isidentifier():
+            raise NabnError(f"--model-arg must be KEY=VALUE, got {item!r}")
+        if key in found:
+            raise NabnError(f"--model-arg gives {key} twice")
+        try:
+            found[key] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            found[key] = value
+    return found or None
+
+
+def agree_on(log: RecordLog, workload: Workload) -> None:
+    """Keep in a log what must be the same when it is gone on with: the network, and what its workload says of itself.
+
+    Raises:
+        NabnError: it is another one.
+    """
+    from aihwkit_nabn.evaluation.settings import setup_of
+
+    for name, value in {"network": setup_of(workload.model)["model"], **workload.facts.get("setup", {})}.items():
+        log.agree(name, value)
 
 
 def describe(console: Console, workload: Workload) -> None:

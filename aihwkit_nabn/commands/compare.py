@@ -85,7 +85,8 @@ def command(
         str,
         typer.Argument(
             metavar="[TARGET]",
-            help="torchvision:NAME, a config of mmdetection or mmsegmentation; default: the embedded digits.",
+            help="FILE.py:FUNCTION of your own, timm:NAME, torchvision:NAME, a config of mmdetection or mmseg; "
+            "default: the embedded digits.",
         ),
     ] = DIGITS,
     checkpoint: opt.Checkpoint = None,
@@ -131,6 +132,11 @@ def command(
     calibration_images: opt.CalibrationImages = 256,
     test_images: opt.TestImages = None,
     image_size: opt.ImageSize = None,
+    crop_pct: opt.CropPct = None,
+    mean: opt.Mean = None,
+    std: opt.Std = None,
+    interpolation: opt.Interpolation = None,
+    model_arg: opt.ModelArg = None,
     take: opt.Take = None,
     loader_workers: opt.LoaderWorkers = None,
     device: opt.Device = None,
@@ -147,10 +153,17 @@ def command(
     from rich.console import Console
 
     from aihwkit_nabn.commands._evaluation import check_out, folder_name, numbers, show_result, split_names
-    from aihwkit_nabn.commands._workload import describe, import_extensions, open_log, progress_on, workload_source
+    from aihwkit_nabn.commands._workload import (
+        agree_on,
+        describe,
+        import_extensions,
+        open_log,
+        progress_on,
+        workload_source,
+    )
     from aihwkit_nabn.commands.demo import one_thread, with_fewer_steps
     from aihwkit_nabn.evaluation.methods import method_specs
-    from aihwkit_nabn.evaluation.settings import agree_on_files, setup_of
+    from aihwkit_nabn.evaluation.settings import agree_on_files
     from aihwkit_nabn.reporting import print_price
     from aihwkit_nabn.studies import run_study
     from aihwkit_nabn.studies.contenders import contenders
@@ -213,7 +226,7 @@ def command(
         highlight=False,
     )
     log = open_log(folder / "records.jsonl", setup, ctx.params)
-    log.agree("network", setup_of(study.workload.model)["model"])
+    agree_on(log, study.workload)
     agree_on_files(log, [scenario for setting in study.settings for scenario in setting.scenarios])
     with log, progress_on(console) as shown, one_thread() if digits else contextlib.nullcontext():
         run_study(study, log, workers=jobs, **shown)

@@ -21,7 +21,8 @@ def command(
         str,
         typer.Argument(
             metavar="[TARGET]",
-            help="torchvision:NAME, a config of mmdetection or mmsegmentation; default: the embedded digits.",
+            help="FILE.py:FUNCTION of your own, timm:NAME, torchvision:NAME, a config of mmdetection or mmseg; "
+            "default: the embedded digits.",
         ),
     ] = "digits",
     checkpoint: opt.Checkpoint = None,
@@ -36,6 +37,11 @@ def command(
     calibration_images: opt.CalibrationImages = 128,
     test_images: opt.TestImages = None,
     image_size: opt.ImageSize = None,
+    crop_pct: opt.CropPct = None,
+    mean: opt.Mean = None,
+    std: opt.Std = None,
+    interpolation: opt.Interpolation = None,
+    model_arg: opt.ModelArg = None,
     exclude: opt.Exclude = None,
     take: opt.Take = None,
     loader_workers: opt.LoaderWorkers = None,
@@ -52,9 +58,16 @@ def command(
     from rich.console import Console
 
     from aihwkit_nabn.commands._evaluation import check_out, folder_name, parse_scenarios, split_names
-    from aihwkit_nabn.commands._workload import describe, import_extensions, open_log, progress_on, workload_source
+    from aihwkit_nabn.commands._workload import (
+        agree_on,
+        describe,
+        import_extensions,
+        open_log,
+        progress_on,
+        workload_source,
+    )
     from aihwkit_nabn.evaluation.methods import method_specs
-    from aihwkit_nabn.evaluation.settings import agree_on_files, setup_of
+    from aihwkit_nabn.evaluation.settings import agree_on_files
     from aihwkit_nabn.studies import run_study
     from aihwkit_nabn.studies.layers import LayersStudy
     from aihwkit_nabn.workloads import CalibrationRequest
@@ -84,7 +97,7 @@ def command(
     setup |= {"network": None if target == "digits" else target, "weights": checkpoint, "data": data}
     setup |= {"batch_size": batch_size, "image_size": image_size, "cfg_options": cfg_options, "take": take}
     with open_log(folder / "sensitivity.jsonl", setup, ctx.params) as log, progress_on(console) as shown:
-        log.agree("network", setup_of(study.workload.model)["model"])
+        agree_on(log, study.workload)
         agree_on_files(log, study.plan.scenarios)
         run_study(study, log, workers=jobs, **shown)
         result = study.result(log.records)

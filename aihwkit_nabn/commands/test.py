@@ -18,7 +18,8 @@ def command(
         str,
         typer.Argument(
             metavar="TARGET",
-            help="torchvision:NAME, a config file, mmdet::FILE, mmseg::FILE, digits or cifar10.",
+            help="FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION of your own, timm:NAME, torchvision:NAME, a config file, "
+            "mmdet::FILE, mmseg::FILE, digits or cifar10.",
         ),
     ],
     noise: opt.Noise,
@@ -32,6 +33,11 @@ def command(
     data: opt.Data = None,
     batch_size: opt.BatchSize = None,
     image_size: opt.ImageSize = None,
+    crop_pct: opt.CropPct = None,
+    mean: opt.Mean = None,
+    std: opt.Std = None,
+    interpolation: opt.Interpolation = None,
+    model_arg: opt.ModelArg = None,
     exclude: opt.Exclude = None,
     extension: opt.Extension = None,
     seed: opt.Seed = 0,

@@ -229,6 +229,8 @@ def split_windows(module: nn.Module) -> Callable[[], None] | None:
     return window_attention.split_windows(module)
 
 
+_BIAS_APART = "qkv_bias_separate"  # off, timm's BEiT, EVA and Swin V2 read the weight of `qkv` instead of calling it
+
 # Switches of the fused forms that go past a layer's children, and how they stand when closed.
 _FAST_PATHS: dict[type[nn.Module], tuple[str, Any]] = {
     nn.TransformerEncoderLayer: ("activation_relu_or_gelu", 0),
@@ -237,8 +239,9 @@ _FAST_PATHS: dict[type[nn.Module], tuple[str, Any]] = {
 
 
 def close_fast_path(module: nn.Module) -> Callable[[], None]:
-    """Make a transformer layer call its children, as tiles and hooks need; return what opens its fused form again."""
+    """Make a transformer layer call its children, as tiles and hooks need; return what restores its fused form."""
     names = [(name, closed) for kind, (name, closed) in _FAST_PATHS.items() if isinstance(module, kind)]
+    names += [(_BIAS_APART, True)] if _BIAS_APART in module.__dict__ else []
     before = [(name, module.__dict__[name]) for name, _ in names if name in module.__dict__]
     module.__dict__.update(names)
     return lambda: module.__dict__.update(before)

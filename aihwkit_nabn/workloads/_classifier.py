@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -40,6 +40,7 @@ class Classifier:
         device: Where the model is.
         jpeg: Quality at which test and calibration images are compressed, or None.
         description: As `Workload` has it.
+        setup: As `Workload.facts` has it.
     """
 
     model: nn.Module
@@ -54,6 +55,7 @@ class Classifier:
     device: torch.device = torch.device("cpu")
     jpeg: int | None = None
     description: tuple[str, ...] = ()
+    setup: Mapping[str, Any] = field(default_factory=dict)
 
     def workload(self) -> Workload:
         """Return the classifier as a workload.
@@ -74,7 +76,7 @@ class Classifier:
             test_set=tested.whole,
             sources=SOURCES,
             description=self.description,
-            facts={"test_images": len(numbers), "other_data": self.other_name},
+            facts={"test_images": len(numbers), "other_data": self.other_name, "setup": self.setup},
         )
 
     def test_numbers(self) -> list[int]:

@@ -13,7 +13,7 @@ from torch import nn
 
 from aihwkit_nabn.errors import NabnError, UnknownNameError
 from aihwkit_nabn.workloads import CalibrationRequest, LoadSettings, Workload, load_workload
-from aihwkit_nabn.workloads.torchvision import pipelines, published_weights
+from aihwkit_nabn.workloads.torchvision import image_input, image_input_of, published_weights
 
 Folder = Callable[..., Path]
 
@@ -187,8 +187,9 @@ def test_own_weights_bring_their_own_transforms(published, shapes_folder: Folder
     assert published_weights("resnet18", str(path)) is torchvision.models.ResNet18_Weights.IMAGENET1K_V1
     assert published_weights("resnet34", str(path)) is None and published_weights("resnet18", "random") is None
     second = torchvision.models.ResNet50_Weights.IMAGENET1K_V2
-    assert pipelines("resnet50", None, second)[0].transforms[0].size == second.transforms().resize_size[0]
-    assert pipelines("resnet50", None)[0].transforms[0].size == 256
+    assert image_input("resnet50", second).resize == second.transforms().resize_size[0]
+    assert image_input("resnet50").resize == 256
+    assert image_input_of(str(path)) == image_input("resnet18") and image_input_of("random") is None
 
 
 def test_which_weights_were_taken_is_said_and_can_be_chosen(shapes_folder: Folder, tmp_path: Path) -> None:

@@ -243,6 +243,7 @@ def _checked(loaded: LoadedModel) -> dict[str, Any]:
     facts = {name: workload.facts.get(name) for name in ("test_images", "other_data")}
     notes: dict[str, Any] = {f"model {entry.name}": {**facts, "class": type(workload.model).__name__}}
     notes[f"network {entry.name}"] = setup_of(workload.model)["model"]
+    notes |= {f"network {entry.name}, {name}": value for name, value in workload.facts.get("setup", {}).items()}
     for noise in spec.noise:
         config = parse_preset(noise)
         analog: Any = convert_to_noise_aware(workload.model, config, exclude=entry.exclude)
