@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from torch import nn
+from torchvision.models.detection.roi_heads import RoIHeads
+from torchvision.models.detection.rpn import RegionProposalNetwork
 
 from aihwkit_nabn.nn.layers import named_analog_layers
 
 # A block holds at most this many analog layers; larger modules are whole stages, necks or heads.
 _LARGEST_BLOCK = 8
+# What these return is found in the image: other boxes, in another order, on another chip.
+_FINDING = (RegionProposalNetwork, RoIHeads)
 
 
 def matching_points(model: nn.Module) -> list[str]:
@@ -31,7 +35,7 @@ def _visit(module: nn.Module, name: str, layers: set[str], points: list[str]) ->
     inside = sum(layer.startswith(f"{name}.") for layer in layers) if name else len(layers)
     if not inside:
         return
-    plain = isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict))
+    plain = isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict, *_FINDING))
     if name and not plain and inside <= _LARGEST_BLOCK:
         points.append(name)
         return

@@ -23,7 +23,10 @@ CalibrationImages = Annotated[int, typer.Option(min=1, help="Unlabelled images, 
 TestImages = Annotated[int | None, typer.Option(min=1, help="Images that are measured on; default: all.")]
 Data = Annotated[
     Path | None,
-    typer.Option(help="Folder: torchvision: train/CLASS/images and val/CLASS/images; cifar10: cifar10_subset/."),
+    typer.Option(
+        help="Folder: classifiers: train/CLASS/images and val/CLASS/images; detectors: COCO's annotations/, train/ and "
+        "val/; segmenters: images/{train,val} and masks/{train,val}; cifar10: cifar10_subset/."
+    ),
 ]
 BatchSize = Annotated[int | None, typer.Option(min=1, help="Images per batch.")]
 ImageSize = Annotated[int | None, typer.Option(min=1, help="torchvision: edge of the images in pixels.")]
@@ -35,6 +38,9 @@ Take = Annotated[
     typer.Option(metavar="NAME", help="Of several weights in CHECKPOINT: model, ema, or their place in the file."),
 ]
 LoaderWorkers = Annotated[int | None, typer.Option(min=0, help="Processes that read images.")]
+IgnoreIndex = Annotated[
+    int | None, typer.Option(min=0, help="torchvision's segmenters: value of mask pixels that count for nothing; 255.")
+]
 Device = Annotated[str | None, typer.Option(help="torchvision: cpu (the default) or cuda.")]
 CfgOptions = Annotated[
     list[str] | None, typer.Option(help="Configs: KEY=VALUE pairs that change it, as upstream has them.")

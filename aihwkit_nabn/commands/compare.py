@@ -20,6 +20,7 @@ from aihwkit_nabn.commands._options import (
     Data,
     Device,
     Extension,
+    IgnoreIndex,
     ImageSize,
     Jobs,
     LoaderWorkers,
@@ -155,6 +156,7 @@ def command(
     calibration_images: CalibrationImages = 256,
     test_images: TestImages = None,
     image_size: ImageSize = None,
+    ignore_index: IgnoreIndex = None,
     take: Take = None,
     loader_workers: LoaderWorkers = None,
     device: Device = None,
@@ -213,6 +215,7 @@ def command(
         "checkpoint": checkpoint,
         "data": data,
         "image_size": image_size,
+        "ignore_index": ignore_index,
         "take": take,
         "device": device,
         "cfg_options": cfg_options,
@@ -250,6 +253,8 @@ def command(
             "data": data,
             "image_size": image_size,
         }
+    if ignore_index is not None:
+        setup |= {"ignore_index": ignore_index}
     console = Console(file=sys.stdout)  # this one also while mmengine's output goes elsewhere
     check_out(folder)
     describe(console, study.workload)

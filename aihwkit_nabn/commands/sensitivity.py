@@ -17,6 +17,7 @@ from aihwkit_nabn.commands._options import (
     Device,
     Exclude,
     Extension,
+    IgnoreIndex,
     ImageSize,
     Jobs,
     LoaderWorkers,
@@ -54,6 +55,7 @@ def command(
     calibration_images: CalibrationImages = 128,
     test_images: TestImages = None,
     image_size: ImageSize = None,
+    ignore_index: IgnoreIndex = None,
     exclude: Exclude = None,
     take: Take = None,
     loader_workers: LoaderWorkers = None,
@@ -86,6 +88,7 @@ def command(
         "checkpoint": checkpoint,
         "data": data,
         "image_size": image_size,
+        "ignore_index": ignore_index,
         "take": take,
         "device": device,
         "cfg_options": cfg_options,
@@ -122,6 +125,8 @@ def command(
         "data": data,
     }
     setup |= {"batch_size": batch_size, "image_size": image_size, "cfg_options": cfg_options, "take": take}
+    if ignore_index is not None:
+        setup |= {"ignore_index": ignore_index}
     with RecordLog(folder / "sensitivity.jsonl", setup, resume=resume) as log, progress_on(console) as shown:
         log.agree("network", setup_of(study.workload.model)["model"])
         run_study(study, log, workers=jobs, **shown)

@@ -17,6 +17,7 @@ from aihwkit_nabn.commands._options import (
     Device,
     Exclude,
     Extension,
+    IgnoreIndex,
     ImageSize,
     LoaderWorkers,
     Noise,
@@ -50,6 +51,7 @@ def command(
     data: Data = None,
     batch_size: BatchSize = None,
     image_size: ImageSize = None,
+    ignore_index: IgnoreIndex = None,
     exclude: Exclude = None,
     extension: Extension = None,
     seed: Seed = 0,
@@ -60,7 +62,9 @@ def command(
     loader_workers: LoaderWorkers = None,
     device: Device = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with what an interrupted run has measured.")] = False,
-    per_class: Annotated[bool, typer.Option("--per-class", help="Configs: measure every class too.")] = False,
+    per_class: Annotated[
+        bool, typer.Option("--per-class", help="Detectors and segmenters: measure every class too.")
+    ] = False,
     examples: Annotated[
         int, typer.Option(min=0, help="Configs: test images to draw, digital, on the chip, and calibrated.")
     ] = 0,
@@ -87,6 +91,7 @@ def command(
         "checkpoint": checkpoint,
         "data": data,
         "image_size": image_size,
+        "ignore_index": ignore_index,
         "take": take,
         "device": device,
         "per_class": per_class,

@@ -214,6 +214,8 @@ class WorkloadKind:
         named: Whether it is written ``KIND:NAME``.
         instead: What serves in place of an option that other kinds have, by its name, for messages.
         build: Returns the network of a name with random weights, without any data; None: it always has its weights.
+        explained: What an option that is missing must be, by its name, for messages.
+        of_names: Names with options of their own, and the kind in whose place they are taken.
     """
 
     load: Callable[..., Workload]
@@ -222,6 +224,8 @@ class WorkloadKind:
     named: bool = False
     instead: Mapping[str, str] = field(default_factory=dict)
     build: Callable[..., nn.Module] | None = None
+    explained: Mapping[str, str] = field(default_factory=dict)
+    of_names: dict[str, WorkloadKind] = field(default_factory=dict)
 
     def checked(self, text: str, options: Mapping[str, Any], *, partial: bool = False) -> dict[str, Any]:
         """Return the options, checked.
@@ -242,16 +246,15 @@ class WorkloadKind:
                 raise NabnError(f"{text} takes no {name}{near}{instead}; it takes {known}")
         for name in self.required:
             if name not in options and not partial:
-                raise NabnError(f"{text} needs {name}{_explained(name)}")
+                explained = {**_EXPLAINED, **self.explained}.get(name, "")
+                raise NabnError(f"{text} needs {name}{explained}")
         return {name: self.options[name](f"{name} of {text}", value) for name, value in options.items()}
 
 
-def _explained(name: str) -> str:
-    texts = {
-        CHECKPOINT: ": the file with its trained weights",
-        "data": ": the folder with train/CLASS/images and val/CLASS/images",
-    }
-    return texts.get(name, "")
+_EXPLAINED = {
+    CHECKPOINT: ": the file with its trained weights",
+    "data": ": the folder with train/CLASS/images and val/CLASS/images",
+}
 
 
 def check_source(source: str, known: Sequence[str]) -> None:

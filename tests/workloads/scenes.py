@@ -1,0 +1,46 @@
+"""Small data sets of drawn shapes, for detection and segmentation."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from aihwkit_nabn.data.shapes import write_shapes
+
+
+def draw_coco(root: Path, *, n_train: int = 4, n_val: int = 3, change: Callable[[Any], Any] | None = None) -> Path:
+    """Draw shapes in COCO's own layout: ``annotations/instances_val.json`` with `change` applied, images of two sizes."""
+    write_shapes(root, n_train=n_train, n_val=n_val)
+    (root / "annotations").mkdir()
+    for part in ("train", "val"):
+        content = json.loads((root / f"{part}.json").read_text())
+        (root / f"{part}.json").unlink()
+        if part == "val":
+            first = content["images"][0]
+            with Image.open(root / part / first["file_name"]) as image:
+                wide = Image.new("RGB", (120, 96))
+                wide.paste(image, (0, 0))
+            wide.save(root / part / first["file_name"])
+            first["width"] = 120
+        for entry in content["annotations"]:
+            x, y, width, height = entry["bbox"]
+            entry["segmentation"] = [[x, y, x + width, y, x + width, y + height, x, y + height]]
+        content = content if change is None else change(content)
+        (root / "annotations" / f"instances_{part}.json").write_text(json.dumps(content))
+    return root
+
+
+def draw_masks(root: Path, *, n_train: int = 4, n_val: int = 3) -> Path:
+    """Draw shapes as ``images/{train,val}`` and ``masks/{train,val}``."""
+    write_shapes(root / "drawn", n_train=n_train, n_val=n_val)
+    for part in ("train", "val"):
+        for name, source in (("images", part), ("masks", f"{part}_masks")):
+            (root / name).mkdir(exist_ok=True)
+            (root / "drawn" / source).rename(root / name / part)
+    shutil.rmtree(root / "drawn")
+    return root
