@@ -66,7 +66,10 @@ def command(
         bool, typer.Option("--per-class", help="Detectors and segmenters: measure every class too.")
     ] = False,
     examples: Annotated[
-        int, typer.Option(min=0, help="Configs: test images to draw, digital, on the chip, and calibrated.")
+        int,
+        typer.Option(
+            min=0, help="Detectors and segmenters: test images to draw, digital, on the chip, and calibrated."
+        ),
     ] = 0,
     cfg_options: CfgOptions = None,
     launcher: Annotated[str, typer.Option(help="Configs: none, pytorch, slurm or mpi, as upstream has them.")] = "none",
@@ -110,7 +113,7 @@ def command(
     workload = source.load()
     check_out(folder)
     if examples and workload.write_examples is None:
-        raise NabnError("--examples is for configs of mmdetection and mmsegmentation")
+        raise NabnError("--examples is for detectors and segmenters")
     console = Console()
     describe(console, workload)
     request = CalibrationRequest(n=calibration_images, seed=seed, batch_size=batch_size)

@@ -82,7 +82,7 @@ class Workload:
         check_recipe: Raises a `NabnError` where a recipe cannot be followed; None: it always can.
         compressed: Called with a JPEG quality; returns the workload with its images compressed. None: it cannot.
         test_set: Returns the test images as the network takes them, for streams; None: it cannot.
-        write_examples: Draws test images as chips see them, see `aihwkit_nabn.openmmlab.examples`; None: it cannot.
+        write_examples: Draws test images as chips see them, see `aihwkit_nabn.evaluation.examples`; None: it cannot.
         sources: Which of `SOURCES` it has.
         description: Lines that say what is measured, for the user.
         facts: More about its data, as plain values by name; under ``setup`` what must be the same for measurements to

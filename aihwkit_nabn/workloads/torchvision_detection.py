@@ -5,9 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torchvision.models import detection, list_models
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
@@ -15,9 +17,11 @@ from torchvision.transforms import functional as pixels
 
 from aihwkit_nabn.data.box_metrics import KINDS, BoxMetric
 from aihwkit_nabn.data.coco import LAYOUT, CocoAnnotations, CocoFolder, open_coco
+from aihwkit_nabn.data.image_files import FileList
 from aihwkit_nabn.data.image_folder import choose
-from aihwkit_nabn.data.jpeg import check_quality
+from aihwkit_nabn.data.jpeg import check_quality, compress_image
 from aihwkit_nabn.errors import NabnError, check_flag
+from aihwkit_nabn.evaluation.examples import SCORE, Example, View, write_examples
 from aihwkit_nabn.evaluation.methods import PLAIN
 from aihwkit_nabn.seeding import check_seed, derive_seed
 from aihwkit_nabn.training import TrainedModel, TrainingNoise, train_hardware_aware
@@ -160,9 +164,42 @@ class Detector:
             train=self.trained,
             check_recipe=self.check_recipe,
             compressed=lambda quality: replace(self, jpeg=check_quality(quality)).workload(),
+            write_examples=self.write_examples,
             description=(*self._describe(kinds), *self.notes),
             facts={"test_images": len(self.numbers)},
         )
+
+    def write_examples(self, result: Any, arguments: Mapping[str, Any], count: int, folder: Path) -> Path:
+        """As `Workload.write_examples`."""
+        truth, numbers = self.folder.val, self.numbers[:count]
+        places = {category: place for place, category in enumerate(truth.categories)}
+        place_of = {label: places[category] for category, label in self.label_of.items()}
+        pictures = [self.read(truth.path(number)) for number in numbers]
+
+        def known(number: int) -> View:
+            entries = [(entry["bbox"], places[entry["category_id"]]) for entry in truth.objects[number]]
+            return View(boxes=[([x, y, x + width, y + height], place) for (x, y, width, height), place in entries])
+
+        def predict(model: Any) -> list[View]:
+            views = []
+            for picture in pictures:
+                with torch.no_grad():
+                    found = model(pixels.to_tensor(picture)[None].to(self.device))[0]
+                rows = zip(*(found[name].tolist() for name in ("boxes", "labels", "scores")), strict=True)
+                shown = [(box, place_of[n]) for box, n, score in rows if score > SCORE and n in place_of]
+                views.append(View(boxes=shown))
+            return views
+
+        examples = [
+            Example(name=truth.path(number).name, picture=picture, truth=known(number))
+            for number, picture in zip(numbers, pictures, strict=True)
+        ]
+        return write_examples(result, self.model, arguments, examples, predict, list(truth.categories.values()), folder)
+
+    def read(self, path: Path) -> Image.Image:
+        """Return a test image as it is tested: compressed, where it is."""
+        picture = FileList.loader(str(path))
+        return picture if self.jpeg is None else compress_image(picture, self.jpeg)
 
     def _images(self, paths: Sequence[Any]) -> SizedImages:
         workers = _WORKERS if self.settings.loader_workers is None else self.settings.loader_workers

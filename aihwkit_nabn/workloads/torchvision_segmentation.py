@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,10 @@ from torchvision.models import get_model_weights, list_models, segmentation
 
 from aihwkit_nabn.data.image_files import FileList
 from aihwkit_nabn.data.image_folder import choose
-from aihwkit_nabn.data.jpeg import check_quality
+from aihwkit_nabn.data.jpeg import check_quality, compress_image
 from aihwkit_nabn.data.segmentation import IGNORED, LAYOUT, MaskFolder, Overlaps, open_masks
 from aihwkit_nabn.errors import NabnError, check_count, check_flag
+from aihwkit_nabn.evaluation.examples import Example, View, write_examples
 from aihwkit_nabn.evaluation.methods import PLAIN
 from aihwkit_nabn.seeding import check_seed, derive_seed, private_rng
 from aihwkit_nabn.training import TrainedModel, TrainingNoise, train_hardware_aware
@@ -142,8 +143,7 @@ class Segmenter:
                 for places, images in zip(groups, batches, strict=True):
                     for place, logits in zip(places, model(images.to(self.device))["out"], strict=True):
                         truth = self.truth(self.numbers[place])
-                        whole = F.interpolate(logits[None], size=truth.shape, mode="bilinear", align_corners=False)
-                        overlaps.add(whole[0].argmax(0), truth)
+                        overlaps.add(_classes(logits, tuple(truth.shape)), truth)
             return overlaps.numbers(self.names, per_class=self.per_class)
 
         calibration = Calibration(
@@ -162,9 +162,31 @@ class Segmenter:
             train=self.trained,
             check_recipe=self.check_recipe,
             compressed=lambda quality: replace(self, jpeg=check_quality(quality)).workload(),
+            write_examples=self.write_examples,
             description=(*self._describe(), *self.notes),
             facts={"test_images": len(self.numbers), "setup": {"ignore_index": self.pipeline.ignored}},
         )
+
+    def write_examples(self, result: Any, arguments: Mapping[str, Any], count: int, folder: Path) -> Path:
+        """As `Workload.write_examples`."""
+        numbers = self.numbers[:count]
+        paths = [self.folder.val.images[number] for number in numbers]
+        pictures = [FileList.loader(str(path)) for path in paths]
+        pictures = [p if self.jpeg is None else compress_image(p, self.jpeg) for p in pictures]
+
+        def predict(model: Any) -> list[View]:
+            views = []
+            for picture in pictures:
+                with torch.no_grad():
+                    logits = model(self.pipeline.prepared(picture)[None].to(self.device))["out"][0]
+                views.append(View(segments=_classes(logits, picture.size[::-1]).cpu().numpy()))
+            return views
+
+        examples = [
+            Example(name=path.name, picture=picture, truth=View(segments=self.truth(number).numpy()))
+            for number, path, picture in zip(numbers, paths, pictures, strict=True)
+        ]
+        return write_examples(result, self.model, arguments, examples, predict, self.names, folder)
 
     def truth(self, number: int) -> Tensor:
         """Return the mask ``[H, W]`` of a test image."""
@@ -205,6 +227,11 @@ class Segmenter:
             loss_fn=loss,
             **options,
         )
+
+
+def _classes(logits: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Return the class of each pixel ``[H, W]`` of an image of this size, for ``[classes, h, w]`` logits."""
+    return F.interpolate(logits[None], size=size, mode="bilinear", align_corners=False)[0].argmax(0)
 
 
 class _Epoch:
