@@ -44,8 +44,8 @@ def test_a_detector_is_tested_class_by_class(shown, tmp_path: Path) -> None:
     assert [[panel["title"] for panel in image["panels"]] for image in drawn["images"]] == [titles] * 2
     assert [entry["name"] for entry in drawn["classes"]] == ["circle", "rectangle", "triangle"]
     assert "coco/bbox_mAP" in text and "of the 3 images in" in text and "verified on" in text
-    records = [json.loads(line) for line in (out / "records.jsonl").read_text().splitlines()]
-    metrics = [record["metrics"] for record in records if "metrics" in record]
+    content = json.loads((out / "results.json").read_text())
+    metrics = [content["digital"], *(record["metrics"] for record in content["records"])]
     assert len(metrics) == 3 and all("coco/bbox_mAP/circle" in found for found in metrics)
     assert "coco/bbox_mAP" in shown(*command, "--out", out, "--resume")
 
