@@ -104,8 +104,8 @@ def count_classes(state: Mapping[str, Tensor], build: Callable[[int], nn.Module]
             # A detector has an output per class and anchor.
             counts.update(5 + 2 * (size - a) / (b - a) for a, b, size in sizes if a != b)
     if len(counts) != 1 or not min(counts).is_integer() or min(counts) < 1:
-        sizes = ", ".join(f"{count:g}" for count in sorted(counts))
-        found = f"sizes [{sizes}]" if counts else "none of these"
+        listed = ", ".join(f"{count:g}" for count in sorted(counts))
+        found = f"sizes [{listed}]" if counts else "none of these"
         raise NabnError(
             f"{source}: the classifier is to be in {', '.join(sorted(classifier))}, but the file has {found}; "
             f"is it of another model?"
