@@ -95,15 +95,16 @@ def test_a_sweep_takes_both_with_jpeg(shown, tmp_path: Path) -> None:
     coco, masks = draw_coco(tmp_path / "coco", n_val=1), draw_masks(tmp_path / "masks", n_val=1)
     (tmp_path / "sweep.yaml").write_text(
         f"""
+version: 1
 name: both
 models:
   - {{model: "{SSD}", name: boxes, checkpoint: random, data: {coco}, image_size: 64}}
   - {{model: "{LRASPP}", name: masks, checkpoint: random, data: {masks}, image_size: 64, ignore_index: 255}}
 noise: [gaussian:sigma=0.05]
-times: [1d]
+time: [1d]
 chips: 1
 samples: [2]
-jpeg: [null, 20]
+jpeg: [none, 20]
 methods: [none, population]
 """
     )
