@@ -6,7 +6,7 @@ Run: ``python tools/draw_example.py CONFIG CHECKPOINT --noise gaussian:sigma=0.0
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import matplotlib
 
@@ -20,21 +20,22 @@ import aihwkit_nabn as nabn
 import aihwkit_nabn.openmmlab
 from aihwkit_nabn.commands._run import run
 from aihwkit_nabn.errors import NabnError
+from aihwkit_nabn.evaluation.examples import SCORE, View, class_colors, draw
 from aihwkit_nabn.evaluation.methods import method_spec
 from aihwkit_nabn.openmmlab.batches import CalibrationImages, calibration_forward
 from aihwkit_nabn.openmmlab.config import build_digital, load_config, parse_cfg_options
-from aihwkit_nabn.openmmlab.examples import SCORE, class_colors, draw, predict
+from aihwkit_nabn.openmmlab.examples import predict, view_of
 from aihwkit_nabn.simulator.config.presets import parse_preset
 
 
-def draw_panels(image: Image.Image, views: list[tuple[str, Any]], classes: list[str], score: float, out: Path) -> None:
+def draw_panels(image: Image.Image, views: list[tuple[str, View]], classes: list[str], out: Path) -> None:
     """Write the figure: one panel per view, the ground truth first."""
     colors = class_colors(len(classes))
     figure, axes = plt.subplots(1, len(views), figsize=(3.4 * len(views), 3.3), layout="constrained")
     for axis, (title, view) in zip(axes, views, strict=True):
         axis.set_title(title, fontsize=11)
         axis.set_axis_off()
-        axis.imshow(draw(image, view, colors, truth=view is views[0][1], score=score) or image)
+        axis.imshow(draw(image, view, colors) or image)
     patches = [Patch(color=[c / 255 for c in color], label=name) for color, name in zip(colors, classes, strict=True)]
     figure.legend(handles=patches, loc="outside lower center", ncols=min(len(classes), 11), fontsize=8, frameon=False)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -66,13 +67,13 @@ def main(
     sample = dataset[image]
     analog = nabn.convert_to_noise_aware(model, parse_preset(noise))
     nabn.program_chip(analog, seed, time)
-    views = [("ground truth", sample["data_samples"])]
-    views += [("digital", *predict(model, [sample])), ("on the chip", *predict(analog, [sample]))]
+    views = [("ground truth", view_of(sample["data_samples"], truth=True))]
+    views += [("digital", *predict(model, [sample], score)), ("on the chip", *predict(analog, [sample], score))]
     images = CalibrationImages(cfg, str(method_spec(method).batches or "plain"), max_samples, None, seed)
     nabn.calibrate(analog, images, method, reference=model, forward_fn=calibration_forward)
-    views.append(("on the chip, calibrated", *predict(analog, [sample])))
+    views.append(("on the chip, calibrated", *predict(analog, [sample], score)))
     shown = Image.open(sample["data_samples"].img_path).convert("RGB")
-    draw_panels(shown, views, list(dataset.metainfo["classes"]), score, out)
+    draw_panels(shown, views, list(dataset.metainfo["classes"]), out)
     typer.echo(f"written to {out}")
 
 

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.models.detection.roi_heads import RoIHeads
+from torchvision.models.detection.rpn import RegionProposalNetwork
 
 from aihwkit_nabn.calibration.batches import SampleStore, tensors_in
 from aihwkit_nabn.calibration.session import CalibrationSession
@@ -24,6 +26,8 @@ _MISSING = torch.tensor(1.0)
 
 # A block holds at most this many analog layers; larger modules are whole stages, necks or heads.
 _LARGEST_BLOCK = 8
+# What these return is found in the image: other boxes, in another order, on another chip.
+_FINDING = (RegionProposalNetwork, RoIHeads)
 
 Signals = dict[str, list[Tensor]]
 
@@ -41,7 +45,7 @@ def matching_points(model: nn.Module) -> list[str]:
 
 def _points_in(module: nn.Module, name: str, layers: set[str]) -> Iterator[str]:
     inside = sum(layer.startswith(f"{name}.") for layer in layers) if name else len(layers)
-    plain = isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict))
+    plain = isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict, *_FINDING))
     if name in layers or (name and not plain and 0 < inside <= _LARGEST_BLOCK):
         yield name
     elif inside:

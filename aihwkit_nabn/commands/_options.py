@@ -29,7 +29,10 @@ CalibrationImages = Annotated[int, typer.Option(min=1, help="Unlabelled images t
 TestImages = Annotated[int | None, typer.Option(min=1, help="Number of test images; default: all.")]
 Data = Annotated[
     Path | None,
-    typer.Option(help="Folder: classifiers: train/CLASS/images and val/CLASS/images; cifar10: cifar10_subset/."),
+    typer.Option(
+        help="Folder: classifiers: train/CLASS/images and val/CLASS/images; detectors: COCO's annotations/, train/ and "
+        "val/; segmenters: images/{train,val} and masks/{train,val}; cifar10: cifar10_subset/."
+    ),
 ]
 BatchSize = Annotated[int | None, typer.Option(min=1, help="Images per batch.")]
 ImageSize = Annotated[int | None, typer.Option(min=1, help="Classifiers: edge of the images in pixels.")]
@@ -52,7 +55,10 @@ Take = Annotated[
     typer.Option(metavar="NAME", help="Which weights, where CHECKPOINT has several: model, ema, or their key."),
 ]
 LoaderWorkers = Annotated[int | None, typer.Option(min=0, help="Processes that read images.")]
-Device = Annotated[str | None, typer.Option(help="Classifiers: cpu (the default) or cuda.")]
+IgnoreIndex = Annotated[
+    int | None, typer.Option(min=0, help="torchvision's segmenters: value of mask pixels that count for nothing; 255.")
+]
+Device = Annotated[str | None, typer.Option(help="torchvision, timm and own models: cpu (the default) or cuda.")]
 CfgOptions = Annotated[
     list[str] | None, typer.Option(help="Configs: KEY=VALUE pairs that change it, as upstream has them.")
 ]

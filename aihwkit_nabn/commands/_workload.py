@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _SETTINGS = ("seed", "test_images", "batch_size", "loader_workers", "launcher")
 _OF_A_KIND = (
     *("checkpoint", "data", "image_size", "crop_pct", "mean", "std", "interpolation", "take", "device", "per_class"),
+    "ignore_index",
 )
 # Of a log's set-up, as version 0.1 named its fields; and what has no dashes.
 _NAMED = {

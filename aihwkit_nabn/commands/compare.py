@@ -132,6 +132,7 @@ def command(
     calibration_images: opt.CalibrationImages = 256,
     test_images: opt.TestImages = None,
     image_size: opt.ImageSize = None,
+    ignore_index: opt.IgnoreIndex = None,
     crop_pct: opt.CropPct = None,
     mean: opt.Mean = None,
     std: opt.Std = None,
@@ -216,6 +217,8 @@ def command(
     if not digits:
         setup |= {"target": target, "weights": checkpoint, "cfg_options": cfg_options, "take": take}
         setup |= {"data": data, "image_size": image_size}
+    if ignore_index is not None:
+        setup |= {"ignore_index": ignore_index}
     console = Console(file=sys.stdout)  # this one also while mmengine's output goes elsewhere
     check_out(folder)
     describe(console, study.workload)

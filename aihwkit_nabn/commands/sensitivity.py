@@ -37,6 +37,7 @@ def command(
     calibration_images: opt.CalibrationImages = 128,
     test_images: opt.TestImages = None,
     image_size: opt.ImageSize = None,
+    ignore_index: opt.IgnoreIndex = None,
     crop_pct: opt.CropPct = None,
     mean: opt.Mean = None,
     std: opt.Std = None,
@@ -96,6 +97,8 @@ def command(
     setup |= {"limit": test_images, "max_samples": calibration_images, "exclude": list(exclude or ())}
     setup |= {"network": None if target == "digits" else target, "weights": checkpoint, "data": data}
     setup |= {"batch_size": batch_size, "image_size": image_size, "cfg_options": cfg_options, "take": take}
+    if ignore_index is not None:
+        setup |= {"ignore_index": ignore_index}
     with open_log(folder / "sensitivity.jsonl", setup, ctx.params) as log, progress_on(console) as shown:
         agree_on(log, study.workload)
         agree_on_files(log, study.plan.scenarios)

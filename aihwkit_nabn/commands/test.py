@@ -33,6 +33,7 @@ def command(
     data: opt.Data = None,
     batch_size: opt.BatchSize = None,
     image_size: opt.ImageSize = None,
+    ignore_index: opt.IgnoreIndex = None,
     crop_pct: opt.CropPct = None,
     mean: opt.Mean = None,
     std: opt.Std = None,
@@ -48,9 +49,14 @@ def command(
     loader_workers: opt.LoaderWorkers = None,
     device: opt.Device = None,
     resume: opt.Resume = False,
-    per_class: Annotated[bool, typer.Option("--per-class", help="Configs: also measure each class.")] = False,
+    per_class: Annotated[
+        bool, typer.Option("--per-class", help="Detectors and segmenters: also measure each class.")
+    ] = False,
     examples: Annotated[
-        int, typer.Option(min=0, help="Configs: number of test images to draw: digital, on the chip, calibrated.")
+        int,
+        typer.Option(
+            min=0, help="Detectors and segmenters: number of test images to draw: digital, on the chip, calibrated."
+        ),
     ] = 0,
     cfg_options: opt.CfgOptions = None,
     launcher: Annotated[str, typer.Option(help="Configs: none, pytorch, slurm or mpi, as upstream has them.")] = "none",
@@ -74,7 +80,7 @@ def command(
     workload = source.load()
     check_out(folder)
     if examples and workload.write_examples is None:
-        raise NabnError("--examples is for configs of mmdetection and mmsegmentation")
+        raise NabnError("--examples is for detectors and segmenters")
     console = Console()
     describe(console, workload)
     request = CalibrationRequest(n=calibration_images, seed=seed, batch_size=batch_size)

@@ -8,18 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets import ImageFolder
 
+from aihwkit_nabn.data.image_files import UNREADABLE, FileList
 from aihwkit_nabn.errors import NabnError, check_count
 from aihwkit_nabn.seeding import derive_seed, private_rng
 
 _CACHE_BYTES = 2**30
 _LISTED = 5
-# What PIL raises for damaged files, and for those that tell of more pixels than any image has.
-_UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +73,9 @@ class TransformedImages(Dataset[tuple[Tensor, int]]):
     A random transform gives the same result for an image every time, by `seed`.
     """
 
-    def __init__(self, folder: ImageFolder, indices: list[int], transform: Callable[[Any], Tensor], seed: int) -> None:
+    def __init__(
+        self, folder: ImageFolder | FileList, indices: list[int], transform: Callable[[Any], Tensor], seed: int
+    ) -> None:
         self.folder, self.indices, self.transform, self.seed = folder, indices, transform, seed
 
     def __len__(self) -> int:
@@ -85,7 +85,7 @@ class TransformedImages(Dataset[tuple[Tensor, int]]):
         path, label = self.folder.samples[self.indices[place]]
         try:
             image = self.folder.loader(path)
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             raise NabnError(f"cannot read image {path}: {error}") from error
         with private_rng(derive_seed(self.seed, "transform", self.indices[place]), torch_only=False):
             return self.transform(image), label
@@ -108,10 +108,22 @@ class ImageBatches:
     Up to a gigabyte of them stays in memory after the first time: every chip and every method uses them anew.
     """
 
-    def __init__(self, dataset: TransformedImages, *, batch_size: int, workers: int = 0, labelled: bool) -> None:
+    def __init__(
+        self,
+        dataset: TransformedImages,
+        *,
+        batch_size: int = 1,
+        workers: int = 0,
+        labelled: bool,
+        groups: list[list[int]] | None = None,
+    ) -> None:
         check_count("batch_size", batch_size, minimum=1)
         check_count("workers", workers)
-        self._loader = DataLoader(dataset, batch_size=batch_size, num_workers=workers)
+        self._loader = (
+            DataLoader(dataset, batch_size=batch_size, num_workers=workers)
+            if groups is None
+            else DataLoader(dataset, batch_sampler=groups, num_workers=workers)
+        )
         self._labelled = labelled
         self._kept: list[Any] | None = None
 

@@ -96,19 +96,21 @@ def count_classes(state: Mapping[str, Tensor], build: Callable[[int], nn.Module]
         NabnError: the checkpoint lacks the classifier, or its parts contradict each other.
     """
     one, other = _shapes(build, 5), _shapes(build, 7)
-    counts: set[int] = set()
+    counts: set[float] = set()
     classifier = {name for name in one if name in other and one[name] != other[name]}
     for name in classifier & set(state):
         if state[name].ndim == len(one[name]):
             sizes = zip(one[name], other[name], state[name].shape, strict=True)
-            counts.update(size for a, b, size in sizes if a != b)
-    if len(counts) != 1:
-        found = f"sizes {sorted(counts)}" if counts else "none of these"
+            # A detector has an output per class and anchor.
+            counts.update(5 + 2 * (size - a) / (b - a) for a, b, size in sizes if a != b)
+    if len(counts) != 1 or not min(counts).is_integer() or min(counts) < 1:
+        listed = ", ".join(f"{count:g}" for count in sorted(counts))
+        found = f"sizes [{listed}]" if counts else "none of these"
         raise NabnError(
             f"{source}: the classifier's tensors are {', '.join(sorted(classifier))}, but the file has {found}; "
             f"is it of another model?"
         )
-    return counts.pop()
+    return int(counts.pop())
 
 
 def tensor_names(build: Callable[[int], nn.Module]) -> set[str]:

@@ -47,7 +47,7 @@ def find_workload(text: str) -> tuple[WorkloadKind, str]:
     found = WORKLOADS.get(kind)
     if found.named != bool(name) or bool(colon) != found.named:
         raise NabnError(f"workload {text!r} must be written {kind}:NAME" if found.named else f"{kind} takes no name")
-    return found, name
+    return found.of_names.get(name, found), name
 
 
 def load_workload(text: str, settings: LoadSettings | None = None, **options: Any) -> Workload:

@@ -83,7 +83,7 @@ class Workload:
         check_recipe: Raises a `NabnError` where a recipe cannot be followed; None: it always can.
         compressed: Called with a JPEG quality; returns the workload with its images compressed. None: it cannot.
         test_set: Returns the test images as the network takes them, for streams; None: it cannot.
-        write_examples: Draws test images as chips see them, see `aihwkit_nabn.openmmlab.examples`; None: it cannot.
+        write_examples: Draws test images as chips see them, see `aihwkit_nabn.evaluation.examples`; None: it cannot.
         sources: Which of `SOURCES` it has.
         description: Lines that say what is measured, for the user.
         facts: More about its data, as plain values by name; under ``setup`` what must be the same for measurements to
@@ -266,6 +266,8 @@ class WorkloadKind:
         named: Whether it is written ``KIND:NAME``.
         instead: What serves in place of an option that other kinds have, by its name, for messages.
         build: Returns the network of a name with random weights, without any data; None: it always has its weights.
+        explained: What an option that is missing must be, by its name, for messages.
+        of_names: Names with options of their own, and the kind in whose place they are taken.
     """
 
     load: Callable[..., Workload]
@@ -274,6 +276,8 @@ class WorkloadKind:
     named: bool = False
     instead: Mapping[str, str] = field(default_factory=dict)
     build: Callable[..., nn.Module] | None = None
+    explained: Mapping[str, str] = field(default_factory=dict)
+    of_names: dict[str, WorkloadKind] = field(default_factory=dict)
 
     def checked(
         self,
@@ -302,16 +306,15 @@ class WorkloadKind:
                 raise NabnError(f"{text} takes no {named(name)}{near}{instead}; it takes {known}")
         for name in self.required:
             if name not in options and not partial:
-                raise NabnError(f"{text} needs {named(name)}{_explained(name)}")
+                explained = {**_EXPLAINED, **self.explained}.get(name, "")
+                raise NabnError(f"{text} needs {named(name)}{explained}")
         return {name: self.options[name](f"{named(name)} of {text}", value) for name, value in options.items()}
 
 
-def _explained(name: str) -> str:
-    texts = {
-        CHECKPOINT: ": the file with its trained weights",
-        "data": ": the folder with train/CLASS/images and val/CLASS/images",
-    }
-    return texts.get(name, "")
+_EXPLAINED = {
+    CHECKPOINT: ": the file with its trained weights",
+    "data": ": the folder with train/CLASS/images and val/CLASS/images",
+}
 
 
 def check_source(source: str, known: Sequence[str]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from aihwkit_nabn.seeding import derive_seed
 from aihwkit_nabn.training import TrainedModel, TrainingNoise, train_hardware_aware
 from aihwkit_nabn.training.recipe import Recipe
 from aihwkit_nabn.workloads._base import SOURCES, CalibrationRequest, LoadSettings, Workload, check_source
-from aihwkit_nabn.workloads._images import Images
+from aihwkit_nabn.workloads._images import Images, with_twins
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,14 +96,7 @@ class Classifier:
         def batches(jpeg: int | None) -> Iterable[Tensor]:
             return source.batches(indices, size, images=request.images, seed=request.seed, jpeg=jpeg)
 
-        if not request.reference_skips:
-            return batches(self.jpeg)
-        if request.reference_skips != ("CompressJPEG",) or self.jpeg is None:
-            raise NabnError(
-                f"reference_skips of a classifier must be 'CompressJPEG', on compressed images, got "
-                f"{', '.join(request.reference_skips)}{'' if self.jpeg is not None else ' on images as they are'}"
-            )
-        return _Pairs(batches(None), batches(self.jpeg))
+        return with_twins(batches, request.reference_skips, self.jpeg)
 
     def chosen(self, request: CalibrationRequest) -> tuple[Images, list[int]]:
         """Return where calibration images come from, and their numbers.
@@ -142,16 +135,6 @@ class Classifier:
             rpu_config=rpu_config,
             **options,
         )
-
-
-class _Pairs:
-    """Batches of two forms of the same images."""
-
-    def __init__(self, clean: Iterable[Tensor], seen: Iterable[Tensor]) -> None:
-        self.clean, self.seen = clean, seen
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return zip(self.clean, self.seen, strict=True)
 
 
 class _Tested:

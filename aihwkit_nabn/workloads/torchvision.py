@@ -1,4 +1,4 @@
-"""``torchvision:NAME``: any of torchvision's classifiers on a folder of images."""
+"""``torchvision:NAME`` of a classifier, on a folder of images."""
 
 from __future__ import annotations
 
@@ -86,7 +86,8 @@ def build_random(name: str, classes: int = 1000, seed: int = 0) -> nn.Module:
 def _check_name(name: str) -> None:
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
-        raise UnknownNameError("torchvision classifier", name, known)
+        hint = "; of torchvision's detectors, those of key points are not measured" if "keypoint" in name else ""
+        raise UnknownNameError("torchvision network", name, [*known, *KIND.of_names], hint)
 
 
 def published_weights(name: str, path: str) -> WeightsEnum | None:
@@ -203,7 +204,7 @@ def _input_of(weights: WeightsEnum) -> ImageInput:
     )
 
 
-WORKLOADS.register("torchvision")(
+KIND = WORKLOADS.register("torchvision")(
     WorkloadKind(
         load=load_torchvision,
         options={

@@ -120,8 +120,7 @@ def test_files_that_are_no_checkpoint_of_this_network(kind, detector, tmp_path, 
 
 
 def test_method_options_reach_the_loop_and_its_pictures(detector, tmp_path, capsys, monkeypatch) -> None:
-    from aihwkit_nabn.evaluation import protocol
-    from aihwkit_nabn.openmmlab import examples
+    from aihwkit_nabn.evaluation import examples, protocol
 
     drawn = []
 

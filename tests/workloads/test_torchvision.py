@@ -28,9 +28,9 @@ def _images(workload: Workload, images: str = "plain", n: int | None = None, see
     return torch.cat(list(workload.calibration(CalibrationRequest(n=n, images=images, seed=seed))))
 
 
-def test_detectors_are_no_classifiers(shapes_folder: Folder) -> None:
-    with pytest.raises(UnknownNameError, match="torchvision classifier"):
-        _load("torchvision:fasterrcnn_resnet50_fpn", shapes_folder())
+def test_networks_of_videos_are_not_known(shapes_folder: Folder) -> None:
+    with pytest.raises(UnknownNameError, match="unknown torchvision network 'r3d_18'"):
+        _load("torchvision:r3d_18", shapes_folder())
 
 
 def test_task_measures_every_image_and_keeps_calibration_images_apart(shapes_folder: Folder) -> None:
