@@ -37,6 +37,13 @@ def test_multiplications_are_counted_by_layer_and_products_of_activations_are_di
     assert share_of_multiplications(model, {"0"}, images) == pytest.approx(32 / 48)
     assert share_of_multiplications(model, {"0", "2"}, images) == 1.0
 
+    recurrent = nn.LSTM(4, 6, batch_first=True).eval()
+    pair = nn.ModuleList([recurrent, nn.Linear(6, 5)])
+    pair.forward = lambda x: pair[1](pair[0](x)[0])  # type: ignore[method-assign]
+    with torch.no_grad():
+        share = share_of_multiplications(pair, {"1"}, torch.randn(1, 3, 4))
+    assert share == pytest.approx(30 / (30 + 24 * 4 + 24 * 6))
+
     class Attending(nn.Module):
         def __init__(self) -> None:
             super().__init__()
