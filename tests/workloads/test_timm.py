@@ -16,22 +16,13 @@ from torch import nn
 import aihwkit_nabn as nabn
 from aihwkit_nabn import cli
 from aihwkit_nabn.commands._run import run
-from aihwkit_nabn.errors import MissingDependencyError, NabnError, UnknownNameError
+from aihwkit_nabn.errors import NabnError, UnknownNameError
 from aihwkit_nabn.nn.batchnorm import NoiseAwareBatchNorm
 from aihwkit_nabn.workloads import CalibrationRequest, LoadSettings, Workload, load_workload
 from aihwkit_nabn.workloads._image_input import ImageInput
 from tests.tensors import equal
 
 Folder = Callable[..., Path]
-
-
-def test_without_timm_the_install_line_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    import importlib.util
-
-    find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "timm" else find(name, *rest))
-    with pytest.raises(MissingDependencyError, match=r"timm is not installed; run: pip install 'aihwkit-nabn\[timm\]'"):
-        load_workload("timm:resnet18", checkpoint="random", data=str(tmp_path))
 
 
 timm = pytest.importorskip("timm", reason="needs timm: uv pip install 'aihwkit-nabn[timm]'")
