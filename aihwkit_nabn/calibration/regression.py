@@ -87,7 +87,7 @@ class InputMoments:
         # As samples come: one position's channels lie side by side.
         parts = [part.T.to(wide) for part in (per_output(inputs, len(digital), self.groups), analog, digital)]
         means, products = self._measured(parts)
-        if not all(_fits_single(square, n) for square in (*products[3:5], _squares(products[0]))):
+        if not _fits_single(products, n):
             means, products = self._measured([part.double() for part in parts])
         self.merge(InputMoments(self.groups, n, means, products))
 
@@ -155,13 +155,10 @@ class InputMoments:
         return means, tuple(part.double() for part in (*with_inputs, *squares))
 
 
-def _squares(scatter: Tensor) -> Tensor:
-    return scatter.diagonal() if scatter.dim() == 2 else scatter
-
-
-def _fits_single(squares: Tensor, n: int) -> bool:
-    inside = (squares == 0.0) | ((squares > _SMALLEST_SQUARE * n) & (squares < _LARGEST_SQUARE * n))
-    return bool(inside.all())
+def _fits_single(scatter: tuple[Tensor, ...], n: int) -> bool:
+    inputs, _, _, analog, digital, _ = scatter
+    squares = torch.cat([inputs.diagonal() if inputs.dim() == 2 else inputs, analog, digital])
+    return bool(((squares == 0.0) | ((squares > _SMALLEST_SQUARE * n) & (squares < _LARGEST_SQUARE * n))).all())
 
 
 @dataclass

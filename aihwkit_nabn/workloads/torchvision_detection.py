@@ -29,10 +29,11 @@ from aihwkit_nabn.training.recipe import Recipe
 from aihwkit_nabn.workloads._base import LoadSettings, Workload, WorkloadKind
 from aihwkit_nabn.workloads._checks import check_positive, check_text
 from aihwkit_nabn.workloads._detection_training import LabelledImages
+from aihwkit_nabn.workloads._folder import check_device
 from aihwkit_nabn.workloads._images import SizedImages
 from aihwkit_nabn.workloads._torchvision_detectors import build_detector, load_detector, set_size
 from aihwkit_nabn.workloads._torchvision_files import RANDOM, Calibration, check_forward
-from aihwkit_nabn.workloads.torchvision import KIND, check_device
+from aihwkit_nabn.workloads.torchvision import KIND
 
 DETECTORS = [name for name in list_models(module=detection) if not name.startswith("keypointrcnn")]
 _WORKERS = 2

@@ -25,11 +25,12 @@ from aihwkit_nabn.training import TrainedModel, TrainingNoise, train_hardware_aw
 from aihwkit_nabn.training.recipe import Recipe
 from aihwkit_nabn.workloads._base import LoadSettings, Workload, WorkloadKind
 from aihwkit_nabn.workloads._checks import check_positive, check_text
+from aihwkit_nabn.workloads._folder import check_device
 from aihwkit_nabn.workloads._images import SizedImages
 from aihwkit_nabn.workloads._segmentation_images import Pipeline
 from aihwkit_nabn.workloads._torchvision_files import RANDOM, Calibration, check_forward, groups_for_training
 from aihwkit_nabn.workloads._torchvision_segmenters import build_segmenter, load_segmenter
-from aihwkit_nabn.workloads.torchvision import KIND, check_device
+from aihwkit_nabn.workloads.torchvision import KIND
 
 SEGMENTERS = list_models(module=segmentation)
 _WORKERS, _BATCH = 2, 4

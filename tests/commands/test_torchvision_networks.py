@@ -115,6 +115,6 @@ methods: [none, population]
 def test_options_of_others_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = draw_coco(tmp_path / "coco")
     assert run(cli.app, ["test", SSD, "random", "--data", str(root), *NOISE, "--ignore-index", "3"]) == 2
-    assert "takes no ignore_index" in capsys.readouterr().err
+    assert "takes no --ignore-index" in capsys.readouterr().err
     assert run(cli.app, ["test", SSD, "random", "--data", str(tmp_path / "x"), *NOISE]) == 2
     assert "does not exist" in capsys.readouterr().err

@@ -204,7 +204,7 @@ def test_networks_for_images_in_grey(file: Path, shapes_folder: Folder) -> None:
         ("build", {"model_args": "x"}, "model_args of .* must be a mapping from names of arguments to values, got 'x'"),
         ("build", {"data": None}, "which needs data: the folder with train/CLASS/images"),
         ("build", {"data": "nowhere"}, "data folder 'nowhere' does not exist"),
-        ("build", {"checkpoint": "no.pth"}, "weights 'no.pth' is no file"),
+        ("build", {"checkpoint": "no.pth"}, "weights 'no.pth' is not a file"),
         ("build", {"model_args": {"num_classes": 7}}, r"must give scores \(1, 3\) for one image, .* a tensor \(1, 7\)"),
         ("pairs", {}, r"must give scores \(1, 3\) for one image, as .*shapes has 3 class folders, got a tuple"),
         ("breaks", {}, r"cannot take images of 16 x 16 pixels in 3 channels: 'Breaks' .*\(.*my_net.py, line 35\)"),
@@ -236,7 +236,7 @@ def test_weights_of_another_network_or_another_number_of_classes(
     other = _load(file, "build", root, model_args={"width": 7}).model
     for state, message in (
         (other.state_dict(), "does not fit the model: of another shape 0.0.weight"),
-        (torchvision.models.squeezenet1_1().state_dict(), "of another network: the file holds 52 tensors"),
+        (torchvision.models.squeezenet1_1().state_dict(), "of another network: it holds 52 tensors"),
         (
             nn.Sequential(*list(other)[:3], nn.Linear(28, 5)).state_dict(),
             "tell 5 classes apart, but .*shapes has 3 class",

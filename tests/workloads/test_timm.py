@@ -83,7 +83,7 @@ def test_models_that_are_built_for_one_size(shapes_folder: Folder) -> None:
         ("timm:resnet18", {"model_args": {"widht": 3}}, "timm cannot build resnet18: TypeError: .*widht"),
         ("timm:resnet18", {"model_args": {"num_classes": 5}}, r"must give scores \(1, 3\) for one image"),
         ("timm:resnet18", {"checkpoint": None}, "timm:resnet18 needs checkpoint"),
-        ("timm:resnet18", {"checkpoint": "no.pth"}, "weights 'no.pth' is no file"),
+        ("timm:resnet18", {"checkpoint": "no.pth"}, "weights 'no.pth' is not a file"),
     ],
 )
 def test_one_clear_error(name: str, given: dict[str, Any], message: str, shapes_folder: Folder) -> None:

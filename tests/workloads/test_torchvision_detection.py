@@ -373,7 +373,7 @@ def test_weights_of_another_network_are_refused(root: Path, tmp_path: Path) -> N
         _load(root, checkpoint=_save(tmp_path / "w.pth", nn.Sequential(nn.Conv2d(3, 4, 1))))
     with pytest.raises(NabnError, match="is it of another model|does not fit the model|of another network"):
         _load(root, checkpoint=_save(tmp_path / "r.pth", torchvision.models.mobilenet_v3_large()))
-    with pytest.raises(NabnError, match="is no file"):
+    with pytest.raises(NabnError, match="is not a file"):
         _load(root, checkpoint=str(tmp_path / "nowhere.pth"))
 
 
