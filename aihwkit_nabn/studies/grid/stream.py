@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -21,6 +21,7 @@ from aihwkit_nabn.nn.evaluation_mode import evaluation_mode
 from aihwkit_nabn.results import UNCALIBRATED, Record
 from aihwkit_nabn.seeding import derive_seed, isolated_rng
 from aihwkit_nabn.simulator import parse_preset
+from aihwkit_nabn.studies._base import Note
 from aihwkit_nabn.studies.grid.jobs import ChipJob, Measurement, digital_record
 from aihwkit_nabn.studies.grid.methods import TrackingEntry
 from aihwkit_nabn.studies.grid.spec import StreamSpec
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from aihwkit_nabn.studies.grid.study import LoadedModel
 
 
-def measure_stream(job: ChipJob, loaded: LoadedModel) -> Iterator[Record]:
+def measure_stream(job: ChipJob, loaded: LoadedModel) -> Iterator[Record | Note]:
     """Run the stream once for each of a chip's measurements, yielding a record per window.
 
     Every run meets the same chip, the same images, and in each window the same noise: read noise starts anew there,
@@ -46,7 +47,8 @@ def measure_stream(job: ChipJob, loaded: LoadedModel) -> Iterator[Record]:
     protocol = loaded.protocol(None)
     noise, chip_seed, begin = job[0].noise, job[0].chip_seed, times_of(stream, job[0].t_inference)[0]
     scenario = Scenario(name=noise, rpu_config=parse_preset(noise), t_inference=begin)
-    analog = protocol.analog(scenario.rpu_config)
+    analog: Any = protocol.analog(scenario.rpu_config)
+    yield Note(name=f"conversion {job[0].model} {noise}", value=str(analog.conversion_report))
     tracking = {entry.label: entry for entry in stream.tracking}
     for measurement in job:
         with isolated_rng(derive_seed(chip_seed, "stream")), evaluation_mode(analog, protocol.model):

@@ -85,6 +85,16 @@ def test_conversions_are_told_with_what_they_were_verified_on(small: Small, tmp_
     assert "verified on" in text
 
 
+def test_the_conversion_of_a_stream_is_verified(small_stream: Small, tmp_path: Path) -> None:
+    content = small_stream()
+    content["stream"]["tracking"] = ["none"]
+    study = GridStudy(content)
+    with study.open_log(tmp_path) as log:
+        run_study(study, log)
+    (text,) = set(results_of(study.spec, log)["digits"].settings["conversion"].values())  # one for all windows
+    assert "verified on" in text
+
+
 def test_a_stream_meets_the_same_noise_however_it_is_tracked(small_stream: Small) -> None:
     tracking = ["none", {"method": "paired", "at": [40]}, {"method": "paired", "at": [0], "label": "first"}]
     content = small_stream()
