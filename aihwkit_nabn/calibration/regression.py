@@ -15,10 +15,6 @@ from aihwkit_nabn.nn.alignment import LayerInput, add_correction, add_mean
 _RIDGES = (1.0, 10.0, 100.0)
 # Smallest square of a singular value that is told from 0, in parts of the largest.
 _LEAST_VALUE = 1e-12
-# What rounding in single precision can do to second moments, in parts of their mean.
-_LEAST_RIDGE = 1e-6
-# Mean squares that single precision does not add up well any more.
-_SMALLEST_SQUARE, _LARGEST_SQUARE = 1e-30, 1e30
 # Which of inputs, tiles' and digital outputs each part of the scatter multiplies.
 _FACTORS = ((0, 0), (1, 0), (2, 0), (1, 1), (2, 2), (1, 2))
 
@@ -83,13 +79,9 @@ class InputMoments:
         n = digital.shape[1]
         if n == 0:
             return
-        wide = torch.promote_types(digital.dtype, torch.float32)
         # As samples come: one position's channels lie side by side.
-        parts = [part.T.to(wide) for part in (per_output(inputs, len(digital), self.groups), analog, digital)]
-        means, products = self._measured(parts)
-        if not _fits_single(products, n):
-            means, products = self._measured([part.double() for part in parts])
-        self.merge(InputMoments(self.groups, n, means, products))
+        parts = [part.T.double() for part in (per_output(inputs, len(digital), self.groups), analog, digital)]
+        self.merge(InputMoments(self.groups, n, *self._measured(parts)))
 
     def merge(self, other: InputMoments) -> None:
         """Take in another sample's moments, in place."""
@@ -144,21 +136,14 @@ class InputMoments:
         return float(added - 2 * (mixing * (with_digital @ directions.T)).sum())
 
     def _measured(self, parts: list[Tensor]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """Return means and scatter, float64, of ``[positions, channels]``, computed in the precision of these."""
-        means = tuple(part.mean(0, dtype=torch.float64) for part in parts)
-        inputs, analog, digital = (part - mean.to(part.dtype) for part, mean in zip(parts, means, strict=True))
+        """Return means and scatter of ``[positions, channels]``."""
+        means = tuple(part.mean(0) for part in parts)
+        inputs, analog, digital = (part - mean for part, mean in zip(parts, means, strict=True))
         if self.groups == 1:
             with_inputs = [part.T @ inputs for part in (inputs, analog, digital)]
         else:
             with_inputs = [(part * inputs).sum(0) for part in (inputs, analog, digital)]
-        squares = analog.square().sum(0), digital.square().sum(0), (analog * digital).sum(0)
-        return means, tuple(part.double() for part in (*with_inputs, *squares))
-
-
-def _fits_single(scatter: tuple[Tensor, ...], n: int) -> bool:
-    inputs, _, _, analog, digital, _ = scatter
-    squares = torch.cat([inputs.diagonal() if inputs.dim() == 2 else inputs, analog, digital])
-    return bool(((squares == 0.0) | ((squares > _SMALLEST_SQUARE * n) & (squares < _LARGEST_SQUARE * n))).all())
+        return means, (*with_inputs, analog.square().sum(0), digital.square().sum(0), (analog * digital).sum(0))
 
 
 @dataclass
@@ -345,5 +330,5 @@ def _factor(inputs: Tensor, ridge: float) -> Tensor | None:
     if not size > 0:
         return None
     ones = torch.eye(len(inputs), dtype=inputs.dtype, device=inputs.device)
-    factor: Tensor = torch.linalg.cholesky(inputs + max(ridge, _LEAST_RIDGE) * size * ones)
+    factor: Tensor = torch.linalg.cholesky(inputs + ridge * size * ones)
     return factor

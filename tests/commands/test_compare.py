@@ -144,7 +144,7 @@ def test_a_classifier_against_retraining(shapes_folder: Callable[..., Path], tmp
     }
     assert {record.strength for record in more.records if record.group == "gaussian"} == {0.1, 0.2}
     assert run(cli.app, [*arguments, "--trained-at", "1d", "--resume"]) == 2
-    assert "was made with trained_at = '1h', not '1d'" in capsys.readouterr().err
+    assert "was made with --trained-at = '1h', not '1d'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
