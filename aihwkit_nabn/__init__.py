@@ -46,43 +46,22 @@ if TYPE_CHECKING:
 
 # Loaded when first used: torch and aihwkit take seconds, which `nabn --help` need not wait for.
 _HOME = {
-    "CalibrationMethod": "calibration",
-    "CalibrationReport": "calibration",
-    "CalibrationSession": "calibration",
-    "EvaluationResult": "evaluation",
-    "MethodSpec": "evaluation",
-    "NabnError": "errors",
-    "NoiseAwareBatchNorm1d": "nn",
-    "NoiseAwareBatchNorm2d": "nn",
-    "NoiseAwareBatchNorm3d": "nn",
-    "Scenario": "evaluation",
-    "TrainedModel": "training",
-    "TrainingNoise": "training",
-    "WeightNoiseModel": "noise",
-    "Workload": "workloads",
-    "calibrate": "calibration",
-    "calibrate_input_ranges": "calibration",
-    "calibration_disabled": "nn",
-    "chip_info": "chip",
-    "clear_calibration": "nn",
-    "convert_to_noise_aware": "nn",
-    "drift_chip": "chip",
-    "evaluate": "evaluation",
-    "fold_calibration": "nn",
-    "freeze_calibration": "nn",
-    "load_chip": "chip",
-    "load_workload": "workloads",
-    "matched_noise": "training",
-    "parse_time": "times",
-    "presets": "simulator",
-    "program_chip": "chip",
-    "register": "nn",
-    "register_calibration_method": "calibration",
-    "register_noise_model": "noise",
-    "save_chip": "chip",
-    "set_read_noise_seed": "chip",
-    "train_hardware_aware": "training",
-    "unregister": "nn",
+    name: home
+    for home, names in {
+        "calibration": "CalibrationMethod CalibrationReport CalibrationSession calibrate calibrate_input_ranges "
+        "register_calibration_method",
+        "chip": "chip_info drift_chip load_chip program_chip save_chip set_read_noise_seed",
+        "errors": "NabnError",
+        "evaluation": "EvaluationResult MethodSpec Scenario evaluate",
+        "nn": "NoiseAwareBatchNorm1d NoiseAwareBatchNorm2d NoiseAwareBatchNorm3d calibration_disabled "
+        "clear_calibration convert_to_noise_aware fold_calibration freeze_calibration register unregister",
+        "noise": "WeightNoiseModel register_noise_model",
+        "simulator": "presets",
+        "times": "parse_time",
+        "training": "TrainedModel TrainingNoise matched_noise train_hardware_aware",
+        "workloads": "Workload load_workload",
+    }.items()
+    for name in names.split()
 }
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Letting code that draws from torch's global generators draw from others, in one thread and not in the rest."""
+"""Redirecting what one thread draws from torch's global generators to other generators."""
 
 from __future__ import annotations
 
@@ -109,7 +109,9 @@ class Redirected(TorchFunctionMode):
             return func(*args, **{**kwargs, "generator": self.generator_of(_device(args, kwargs))})
         if func in _DRAWS_LIKE:
             return self._like(_DRAWS_LIKE[func], *args, **kwargs)
-        return self._lend(func, args, kwargs)
+        own = self.generator_of(_device(args, kwargs))
+        with nullcontext() if own is None else lending(own):
+            return func(*args, **kwargs)
 
     def _like(self, fill: str, like: Tensor, *limits: int, requires_grad: bool = False, **kwargs: Any) -> Tensor:
         limits += tuple(kwargs.pop(name) for name in ("low", "high") if name in kwargs)
@@ -117,11 +119,6 @@ class Redirected(TorchFunctionMode):
         out = torch.empty_like(like, **kwargs)
         generator = self.generator_of(out.device) if generator is None else generator
         return getattr(out, fill)(*limits, generator=generator).requires_grad_(requires_grad)
-
-    def _lend(self, func: Any, args: Any, kwargs: Any) -> Any:
-        own = self.generator_of(_device(args, kwargs))
-        with nullcontext() if own is None else lending(own):
-            return func(*args, **kwargs)
 
 
 def _device(args: Any, kwargs: Any) -> torch.device:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import difflib
 import math
 import numbers
+import operator
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 
 class NabnError(ValueError):
@@ -73,6 +74,17 @@ def suggestion(name: object, known: Iterable[str]) -> str:
     return f", did you mean {by_lower[near[0]]!r}?" if near else ""
 
 
+def some(names: Collection[str], most: int = 3) -> str:
+    """Return the first of the names, with commas, and how many more there are."""
+    shown = ", ".join(list(names)[:most])
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message; where it has none, the name of its class."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def name_with_options(text: object) -> tuple[str, list[str]]:
     """Return the name and the options in a text such as ``"name:a=1,b=2"`` or ``"name(a=1)"``; empty in any other."""
     found = _NAME_WITH_OPTIONS.fullmatch(text) if isinstance(text, str) else None
@@ -98,37 +110,21 @@ def check_number(
     exclusive_minimum: float | None = None,
     meaning: str = "",
 ) -> float:
-    """Return `value` as a float if it is a finite number in range.
+    """Return `value` as a float if it is a finite number in range; `exclusive_minimum` itself is not.
 
-    Args:
-        field: Name of the argument, for the message.
-        value: What the user gave.
-        minimum: Smallest allowed value.
-        maximum: Largest allowed value.
-        exclusive_minimum: The value must be larger than this.
-        meaning: What the number is, for the message, where the field's name does not say it: ``"the share of ..."``.
+    The message says what the number means, ``"the share of ..."``, where the field's name does not.
 
     Raises:
         NabnError: `value` is no finite number or lies outside the range.
     """
-    bounds = []
-    if minimum is not None:
-        bounds.append(f">= {minimum:g}")
-    if exclusive_minimum is not None:
-        bounds.append(f"> {exclusive_minimum:g}")
-    if maximum is not None:
-        bounds.append(f"<= {maximum:g}")
-    allowed = "a finite number" + (" " + " and ".join(bounds) if bounds else "")
+    limits = [(">=", operator.ge, minimum), (">", operator.gt, exclusive_minimum), ("<=", operator.le, maximum)]
+    given = [(sign, holds, limit) for sign, holds, limit in limits if limit is not None]
+    allowed = f"a finite number {' and '.join(f'{sign} {limit:g}' for sign, _, limit in given)}".rstrip()
     if meaning and minimum is not None and maximum is not None:
         allowed = f"between {minimum:g} and {maximum:g}"
     allowed = f"{meaning}, {allowed}" if meaning else allowed
-    if not is_finite_number(value):
-        raise NabnError(f"{field} must be {allowed}, got {value!r}")
-    number = float(value)  # type: ignore[arg-type]
-    too_small = (minimum is not None and number < minimum) or (
-        exclusive_minimum is not None and number <= exclusive_minimum
-    )
-    if too_small or (maximum is not None and number > maximum):
+    number = float(value) if is_finite_number(value) else math.nan  # type: ignore[arg-type]
+    if math.isnan(number) or not all(holds(number, limit) for _, holds, limit in given):
         raise NabnError(f"{field} must be {allowed}, got {value!r}")
     return number
 

@@ -1,4 +1,4 @@
-"""Files: written so that a reader finds the old one or the new one, never half of one; read whoever wrote them."""
+"""Files: written in one step, so that nobody finds half a file; JSON read whoever wrote it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def parse_json(text: str | bytes) -> Any:
 
 def _refuse_constant(name: str) -> float:
     # Python's reader takes NaN and Infinity, which no file of ours holds.
-    raise ValueError(f"{name} is no finite number")
+    raise ValueError(f"{name} is not a finite number")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -37,27 +37,6 @@ def write_text(path: Path, text: str) -> None:
         NabnError: the file cannot be written.
     """
     write_bytes(path, text.encode())
-
-
-def write_between(path: Path, begin: str, end: str, text: str, *, title: str) -> None:
-    """Put `text` into a document, between two of its lines; what stands around them stays.
-
-    Args:
-        path: The document; a missing one is made, of a title and these lines.
-        begin: The line before.
-        end: The line behind.
-        text: In place of what stands there.
-        title: Of a document that is made.
-
-    Raises:
-        NabnError: the document lacks one of the lines, or cannot be written.
-    """
-    page = path.read_text() if path.is_file() else f"# {title}\n\n{begin}\n{end}\n"
-    before, found, rest = page.partition(begin)
-    _, closed, after = rest.partition(end)
-    if not (found and closed):
-        raise NabnError(f"{path} has no lines {begin} and {end} for the table to stand between")
-    write_text(path, f"{before}{begin}\n\n{text}\n\n{end}{after}")
 
 
 def write_bytes(path: Path, content: bytes) -> None:

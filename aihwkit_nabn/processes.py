@@ -1,4 +1,4 @@
-"""Processes that end when the one that started them does."""
+"""Worker processes that end with the process that started them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far a long run is: a bar on a terminal, a line now and then in a file or a pipe."""
+"""Progress of a long run: a bar on a terminal, a line now and then in a file or a pipe."""
 
 from __future__ import annotations
 
@@ -18,11 +18,7 @@ LINE_SECONDS = 30.0
 class Meter:
     """Shows on the error stream what is being measured, how much is done and the time left, inside a ``with`` block.
 
-    Args:
-        total: Number of steps; None: not known yet.
-        shown: Show anything at all.
-        file: Stream in place of the error stream.
-        transient: Take the bar off the terminal at the end.
+    A `total` of None is not known yet. Unless `shown`, nothing is; a `transient` bar leaves the terminal at the end.
     """
 
     def __init__(

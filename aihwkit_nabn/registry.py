@@ -1,4 +1,4 @@
-"""A name-to-class table that checks what enters it and helps whoever mistypes a name."""
+"""A table of classes by name, which checks its entries and suggests the nearest to a mistyped name."""
 
 from __future__ import annotations
 

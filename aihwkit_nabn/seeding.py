@@ -15,7 +15,7 @@ from torch import Tensor
 
 from aihwkit_nabn import native
 from aihwkit_nabn.drawing import Redirected, drawing_from
-from aihwkit_nabn.errors import NabnError
+from aihwkit_nabn.errors import check_count
 
 
 def check_seed(field: str, seed: object) -> int:
@@ -24,9 +24,7 @@ def check_seed(field: str, seed: object) -> int:
     Raises:
         NabnError: it is anything else.
     """
-    if isinstance(seed, (bool, np.bool_)) or not isinstance(seed, (int, np.integer)) or seed < 0:
-        raise NabnError(f"{field} must be an integer >= 0, got {seed!r}")
-    return int(seed)
+    return check_count(field, seed)
 
 
 def derive_seed(seed: int, *keys: object) -> int:
@@ -122,11 +120,7 @@ def private_rng(seed: int, *, torch_only: bool = True) -> Iterator[None]:
 
 
 class RandomStream:
-    """A `torch.Generator` that is made on first use, on the device it is asked for, and that can be deep-copied.
-
-    Args:
-        seed: Where the stream starts.
-    """
+    """A `torch.Generator` that is made on first use, on the device it is asked for, and that can be deep-copied."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
@@ -151,9 +145,7 @@ class RandomStream:
     def as_global(self, *inputs: Tensor) -> AbstractContextManager[object]:
         """Let what this thread draws from torch's global generators, on any device, come from this stream instead.
 
-        Args:
-            *inputs: What the code inside works on. Where torch records operations on them for later, everything stays
-                as it is: a record holds no generator.
+        Where torch records operations on `inputs` for later, everything stays as it is: a record holds no generator.
         """
         return nullcontext() if native.is_recorded(*inputs) else Redirected(self.generator)
 

@@ -37,6 +37,12 @@ FLAVOURS: dict[str, dict[str, str]] = {
     },
     "upstream": {"mmengine": "0.10.7", "mmcv": "2.1.0", "mmdet": "3.3.0", "mmsegmentation": "1.2.2"},
 }
+_IN_WORDS = {
+    "none": "core only",
+    "forks": "OpenMMLab's forks",
+    "upstream": "OpenMMLab's own packages",
+    "mixed": "these OpenMMLab packages",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,17 +66,13 @@ WINDOWS = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Stack:
     """Versions that are installed and tested together.
 
     Attributes:
         name: What `tools/stacks.py` and `nabn doctor` call it.
-        python: Major and minor version of the interpreter.
-        torch: Exact version.
-        torchvision: The one that belongs to this torch.
-        aihwkit: Exact version.
-        numpy: Exact version.
+        python: Major and minor version of the interpreter; of the packages, the exact versions.
         openmmlab: A key of `FLAVOURS`. With ``"none"`` only the core is tested.
         thorough: Whether the slow tests are run on it too.
         fault: What does not work; empty where everything does.
@@ -87,10 +89,9 @@ class Stack:
     fault: str = ""
 
     def __str__(self) -> str:
-        with_what = {"none": "core only", "forks": "OpenMMLab's forks", "upstream": "OpenMMLab's own packages"}
         return (
             f"{self.name} (Python {self.python}, torch {self.torch}, aihwkit {self.aihwkit}, numpy {self.numpy}, "
-            f"{with_what[self.openmmlab]})"
+            f"{_IN_WORDS[self.openmmlab]})"
         )
 
     @property
@@ -99,72 +100,17 @@ class Stack:
         return number(self.python), number(self.torch), number(self.aihwkit)
 
 
+_NO_TILE = "aihwkit's compiled tile cannot be constructed"
 # Of those with the same Python the first is the one that is recommended.
 STACKS = (
-    Stack(
-        name="A-forks",
-        python="3.11",
-        torch="2.11.0",
-        torchvision="0.26.0",
-        aihwkit="1.1.0",
-        numpy="2.4.6",
-        openmmlab="forks",
-        thorough=True,
-    ),
-    Stack(
-        name="A-upstream",
-        python="3.11",
-        torch="2.11.0",
-        torchvision="0.26.0",
-        aihwkit="1.1.0",
-        numpy="1.26.4",
-        openmmlab="upstream",
-    ),
-    Stack(
-        name="B-forks",
-        python="3.12",
-        torch="2.13.0",
-        torchvision="0.28.0",
-        aihwkit="1.2.0",
-        numpy="2.5.5",
-        openmmlab="forks",
-    ),
-    Stack(
-        name="forks-310",
-        python="3.10",
-        torch="2.10.0",
-        torchvision="0.25.0",
-        aihwkit="1.1.0",
-        numpy="2.2.6",
-        openmmlab="forks",
-    ),
-    Stack(
-        name="forks-311",
-        python="3.11",
-        torch="2.12.1",
-        torchvision="0.27.1",
-        aihwkit="1.1.0",
-        numpy="2.4.6",
-        openmmlab="forks",
-    ),
-    Stack(
-        name="forks-313",
-        python="3.13",
-        torch="2.15.0",
-        torchvision="0.29.2",
-        aihwkit="1.2.0",
-        numpy="2.5.5",
-        openmmlab="forks",
-    ),
-    Stack(
-        name="bad-torch213",
-        python="3.11",
-        torch="2.13.0",
-        torchvision="0.28.0",
-        aihwkit="1.1.0",
-        numpy="2.4.6",
-        fault="aihwkit's compiled tile cannot be constructed",
-    ),
+    # name, Python, torch, torchvision, aihwkit, numpy, OpenMMLab
+    Stack("A-forks", "3.11", "2.11.0", "0.26.0", "1.1.0", "2.4.6", "forks", thorough=True),
+    Stack("A-upstream", "3.11", "2.11.0", "0.26.0", "1.1.0", "1.26.4", "upstream"),
+    Stack("B-forks", "3.12", "2.13.0", "0.28.0", "1.2.0", "2.5.5", "forks"),
+    Stack("forks-310", "3.10", "2.10.0", "0.25.0", "1.1.0", "2.2.6", "forks"),
+    Stack("forks-311", "3.11", "2.12.1", "0.27.1", "1.1.0", "2.4.6", "forks"),
+    Stack("forks-313", "3.13", "2.15.0", "0.29.2", "1.2.0", "2.5.5", "forks"),
+    Stack("bad-torch213", "3.11", "2.13.0", "0.28.0", "1.1.0", "2.4.6", fault=_NO_TILE),
 )
 
 
@@ -186,14 +132,11 @@ class Verdict:
 
 
 def judge(python: Version, installed: Mapping[str, str | None]) -> Verdict:
-    """Say whether an installation is one of the tested stacks.
-
-    Patch versions do not count, except for what `Stack.fault` says.
+    """Say whether an installation is one of the tested stacks; patch versions do not count.
 
     Args:
         python: The interpreter's major and minor version.
-        installed: Version of each distribution (``torch``, ``aihwkit``, ``numpy``, OpenMMLab's); None or left out
-            where it is missing.
+        installed: Version by distribution; None or left out where it is missing.
     """
     missing = [name for name in ("torch", "aihwkit", "numpy") if not installed.get(name)]
     if missing:
@@ -265,10 +208,8 @@ def _among_tested(same: list[Stack], numpy: str, label: str) -> Verdict:
         if label in (stack.openmmlab, "none"):
             return Verdict(state=TESTED, detail=f"as stack {stack}")
     if alike:
-        what = {"mixed": "these OpenMMLab packages", "forks": "the forks", "upstream": "OpenMMLab's own packages"}[
-            label
-        ]
-        return Verdict(state=UNTESTED, detail=f"with {what}; the core is tested as stack {alike[0]}")
+        detail = f"with {_IN_WORDS[label]}; the core is tested as stack {alike[0]}"
+        return Verdict(state=UNTESTED, detail=detail)
     nearest = same[0]
     detail = f"with numpy {numpy}; the nearest is stack {nearest}"
     return Verdict(state=UNTESTED, detail=detail, install=(f"numpy=={nearest.numpy}",), stack=nearest.name)

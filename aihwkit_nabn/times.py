@@ -1,4 +1,4 @@
-"""Times after programming, in seconds or as people write them."""
+"""Times after programming, in seconds or as text such as ``1d``."""
 
 from __future__ import annotations
 

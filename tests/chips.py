@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+import dataclasses
+from collections.abc import Callable, Iterable
 from typing import Any
 
+import torch
 from aihwkit.simulator.configs import TorchInferenceRPUConfig
 from aihwkit.simulator.parameters import IOParameters
 from aihwkit.simulator.parameters.enums import BoundManagementType, NoiseManagementType
@@ -23,6 +25,33 @@ def tiled(preset: Any, n_in: int = 16, n_out: int = 7) -> Any:
     return config
 
 
+def with_converters(
+    kind: type = TorchInferenceRPUConfig,
+    tiles: tuple[int, int] = (512, 512),
+    input_range: float | None = None,
+    **forward: Any,
+) -> Any:
+    """Return tiles with converters of 8 bits and no noise, whose columns fill the range; `forward` says otherwise."""
+    config = tiled(kind(drift_compensation=None), *tiles)
+    config.mapping.weight_scaling_omega, config.mapping.weight_scaling_columnwise = 1.0, True
+    plain = {"noise_management": NoiseManagementType.NONE, "bound_management": BoundManagementType.NONE}
+    converters = {"inp_res": 254.0, "out_res": 254.0, "out_bound": 10.0, "out_noise": 0.0}
+    config.forward = IOParameters(**{**plain, **converters, **forward})
+    if input_range is not None:
+        config.pre_post.input_range.enable, config.pre_post.input_range.init_value = True, input_range
+    return config
+
+
+def tiled_layer(module: nn.Module, setting: str, tiles: tuple[int, int] = (512, 512), **forward: Any) -> Any:
+    """Return the analog form of a module with weights drawn anew; `forward` are fields of aihwkit's parameters."""
+    config = tiled(setting, *tiles)
+    config.forward = dataclasses.replace(config.forward, **forward)
+    torch.manual_seed(5)
+    module = copy.deepcopy(module)
+    module.reset_parameters()  # type: ignore[operator]
+    return nabn.convert_to_noise_aware(nn.Sequential(module), config)[0]  # type: ignore[index]
+
+
 def chip_of(
     model: nn.Module,
     preset: Any = "pcm",
@@ -37,6 +66,13 @@ def chip_of(
     if inputs and config.pre_post.input_range.enable:
         nabn.calibrate_input_ranges(chip, inputs)
     return nabn.program_chip(chip, seed, t_inference)
+
+
+def evaluated(model: nn.Module, eval_fn: Callable[[nn.Module], dict[str, float]], preset: Any = "pcm") -> Any:
+    """Return the results of one uncalibrated chip of a model."""
+    config = parse_preset(preset) if isinstance(preset, str) else preset
+    scenarios = [nabn.Scenario(name="s", rpu_config=config)]
+    return nabn.evaluate(model, scenarios=scenarios, methods=["none"], eval_fn=eval_fn, chips=1, progress=False)
 
 
 def aged(model: Any, weights: Tensor, t_inference: float | None = None, seed: int = 0) -> tuple[Tensor, Any]:

@@ -121,13 +121,10 @@ def test_noise_method_and_workload_meet_in_a_command(files: dict[str, Path], tmp
 
 
 def test_a_study_goes_on_where_it_stopped(files: dict[str, Path], tmp_path: Path) -> None:
-    import sys
-
     from aihwkit_nabn.studies import run_study
 
-    for name in ("noise", "workload", "study"):
-        import_extension(str(files[name]))
-    study = sys.modules["nabn_extension_added_study"].Strengths()
+    _, _, module = (import_extension(str(files[name])) for name in ("noise", "workload", "study"))
+    study = module.Strengths()
     with RecordLog(tmp_path / "log.jsonl", {}) as log:
         run_study(study, log)
     first, second = (record.metrics["mean"] for record in log.records.values())

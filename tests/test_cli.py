@@ -92,6 +92,13 @@ def test_main_leaves_with_the_exit_code(monkeypatch: pytest.MonkeyPatch) -> None
     assert left.value.code == 2
 
 
+def test_the_package_runs_as_a_module() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "aihwkit_nabn", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == f"aihwkit_nabn {__version__}"
+
+
 def test_an_option_under_both_of_its_names_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(cli.app, ["test", "digits", "--noise", "pcm", "--limit", "5", "--test-images", "6"]) == 2
     assert "--limit and --test-images are one option; give it once" in capsys.readouterr().err

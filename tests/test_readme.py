@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from aihwkit_nabn import cli
 from aihwkit_nabn.calibration import CALIBRATION_METHODS
+from aihwkit_nabn.commands._run import run as run_command
 from aihwkit_nabn.noise import NOISE_MODELS
 from tests import documents
 
@@ -32,6 +34,17 @@ def run(code: str) -> None:
 def test_example_runs(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # one writes a file
     run(code)
+
+
+def test_the_workload_of_the_readme_runs_on_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (code,) = (code for code in EXAMPLES if code.startswith("# my_model.py"))
+    assert len(code.splitlines()) < 25
+    (tmp_path / "my_model.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    assert run_command(cli.app, ["test", "my_model.py:workload", "--noise", "pcm", "--time", "1d", "--chips", "1"]) == 0
+    assert "nabn_results/my_model_workload" in capsys.readouterr().out
 
 
 def test_the_readme_fits_on_two_screens() -> None:

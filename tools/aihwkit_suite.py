@@ -39,10 +39,10 @@ app = typer.Typer(name="aihwkit_suite.py", add_completion=False, pretty_exceptio
 @app.command()
 def main(
     tests: Annotated[
-        Path | None, typer.Option(help="aihwkit's folder of tests; downloaded for the installed version if not given.")
+        Path | None, typer.Option(help="aihwkit's folder of tests; default: downloaded for the installed version.")
     ] = None,
-    processes: Annotated[int, typer.Option(min=1, help="That run tests at a time.")] = 2,
-    out: Annotated[Path | None, typer.Option(help="Folder for the logs; a temporary one if not given.")] = None,
+    processes: Annotated[int, typer.Option(min=1, help="How many run tests at a time.")] = 2,
+    out: Annotated[Path | None, typer.Option(help="Folder for the logs; default: a temporary one.")] = None,
 ) -> None:
     """Run aihwkit's tests both ways and say which pass only one way; exit code 1 if there are any."""
     console = Console(highlight=False, soft_wrap=True)
@@ -68,11 +68,7 @@ def main(
 
 
 def prepare(tests: Path | None, work: Path) -> dict[str, str]:
-    """Lay the tests, what they import and the plugin in a folder of their own.
-
-    Args:
-        tests: aihwkit's folder of tests, or None to download them.
-        work: The folder.
+    """Lay the tests (None: downloaded), what they import and the plugin in a folder of their own.
 
     Returns:
         The files that cannot be run, each with the helper module it lacks.
@@ -123,14 +119,7 @@ def _uv(arguments: list[str], what: str) -> None:
 
 
 def run_tests(work: Path, left_out: list[str], logs: Path, *, registered: bool, processes: int) -> dict[str, str]:
-    """Run the suite once.
-
-    Args:
-        work: The folder that `prepare` filled.
-        left_out: Files that are not run.
-        logs: Where the log goes.
-        registered: Whether `register()` is called first, in every process.
-        processes: How many.
+    """Run the suite once in the folder that `prepare` filled, `register()` called first in every process if asked.
 
     Returns:
         Each test's outcome, one of `OUTCOMES`.

@@ -14,11 +14,22 @@ from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any
 
+import torch
+import torchvision
 import typer
+from coverage_models import META, MODELS, SIZE, randomize
 from operator_cases import OPERATORS, Comparison, compare
+from pages import markdown_table, write_between
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from switching import mmcv_calls, ours, require_compiled
 
 from aihwkit_nabn.commands._run import run
 from aihwkit_nabn.errors import NabnError, UnknownNameError
+from aihwkit_nabn.openmmlab.config import build_digital, load_config
+from aihwkit_nabn.seeding import isolated_rng
+from aihwkit_nabn.workloads.torchvision import check_device
 
 COMMAND = "python tools/compare_operators.py --out docs/operators.md"
 BEGIN, END = "<!-- compared: written by tools/compare_operators.py -->", "<!-- end -->"
@@ -61,7 +72,7 @@ class Training:
 
 @app.command()
 def main(
-    names: Annotated[list[str] | None, typer.Argument(help="Operators and detectors; none: all.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(help="Operators and detectors to compare; default: all.")] = None,
     inputs: Annotated[int, typer.Option(min=1, help="Random inputs per operator.")] = 300,
     device: Annotated[str, typer.Option(help="cpu or cuda; auto: cuda if mmcv is compiled for one.")] = "auto",
     out: Annotated[Path | None, typer.Option(help="Markdown file to write.")] = None,
@@ -72,11 +83,6 @@ def main(
             raise UnknownNameError("operator or detector", name, (*OPERATORS, *DETECTORS))
     if names and out is not None:
         raise NabnError("--out writes the tables of all operators and detectors; name none of them")
-    from rich.console import Console
-
-    from aihwkit_nabn.openmmlab.switching import ours, require_compiled
-    from aihwkit_nabn.workloads.torchvision import check_device
-
     if device != "auto":
         check_device(device)
     theirs = require_compiled()
@@ -88,7 +94,7 @@ def main(
     with console.status("") as status:
         for name in [name for name in OPERATORS if not names or name in names]:
             status.update(name)
-            operators.append(compare(name, kinds, inputs, _device(device)))
+            operators.append(compare(name, kinds, inputs, torch.device(device)))
         for name in [name for name in DETECTORS if not names or name in names]:
             status.update(f"training {name}")
             trainings.append(compare_training(name, kinds, device))
@@ -99,8 +105,6 @@ def main(
             text = row.problem or f"largest difference with the inputs of seed {row.seed}"
             console.print(f"{row.name}: {text}", style="red", markup=False, highlight=False, soft_wrap=True)
     if out is not None:
-        from aihwkit_nabn.files import write_between
-
         write_between(out, BEGIN, END, markdown(operators, trainings, device, inputs), title="Operators")
         console.print(f"Written to {out}", style="bold", highlight=False)
     good = all(row.passes for row in operators) and all(row.passes for row in trainings)
@@ -108,17 +112,7 @@ def main(
 
 
 def compare_training(name: str, kinds: tuple[ModuleType, ModuleType], device: str = "cpu") -> Training:
-    """Train a detector from the same random weights on the same random data with two kinds of operators.
-
-    Args:
-        name: A key of `coverage_models.MODELS`.
-        kinds: Ours, then mmcv's.
-        device: Where.
-    """
-    from coverage_models import MODELS, randomize
-
-    from aihwkit_nabn.openmmlab.config import build_digital, load_config
-
+    """Train a detector of `coverage_models.MODELS` with each kind, from the same random weights on the same images."""
     config = load_config(MODELS[name])
     if "rpn_proposal" in (config.model.get("train_cfg") or {}):
         # Random scores lie close. Of the few best no two are so close that rounding would exchange them, and of few
@@ -151,11 +145,6 @@ def train(start: Any, operators: ModuleType, device: str = "cpu") -> _Run:
     Returns:
         Every loss of each iteration, the first one's gradients, and the operators called.
     """
-    import torch
-
-    from aihwkit_nabn.openmmlab.switching import mmcv_calls
-    from aihwkit_nabn.seeding import isolated_rng
-
     model = copy.deepcopy(start).to(device).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     losses: list[float] = []
@@ -176,15 +165,12 @@ def train(start: Any, operators: ModuleType, device: str = "cpu") -> _Run:
 
 def batches(seed: int = 0) -> Iterator[dict[str, Any]]:
     """Yield random images with random boxes, labels and masks, two at a time."""
-    import torch
-    from coverage_models import SIZE
     from mmdet.structures import DetDataSample
     from mmdet.structures.mask import BitmapMasks
     from mmengine.structures import InstanceData
 
     generator = torch.Generator().manual_seed(seed)
     size = torch.tensor([SIZE[1], SIZE[0]])
-    meta = {"img_shape": SIZE, "ori_shape": SIZE, "pad_shape": SIZE, "batch_input_shape": SIZE, "scale_factor": (1, 1)}
     for _ in range(ITERATIONS):
         data: dict[str, list[Any]] = {"inputs": [], "data_samples": []}
         for count in (3, 5):
@@ -193,7 +179,7 @@ def batches(seed: int = 0) -> Iterator[dict[str, Any]]:
             y, x = torch.arange(SIZE[0])[:, None], torch.arange(SIZE[1])
             x1, y1, x2, y2 = boxes[:, :, None, None].unbind(1)
             masks = (x >= x1) & (x < x2) & (y >= y1) & (y < y2)
-            sample = DetDataSample(metainfo=meta)
+            sample = DetDataSample(metainfo=META)
             sample.gt_instances = InstanceData(
                 bboxes=boxes,
                 labels=torch.randint(0, 80, (count,), generator=generator),
@@ -206,9 +192,6 @@ def batches(seed: int = 0) -> Iterator[dict[str, Any]]:
 
 def tables(operators: Sequence[Comparison], trainings: Sequence[Training], device: str) -> list[Any]:
     """Return the tables for the terminal."""
-    from rich import box
-    from rich.table import Table
-
     found = []
     for headings, rows in ((OPERATOR_HEADINGS, operators), (TRAINING_HEADINGS, trainings)):
         table = Table(box=box.SIMPLE_HEAD)
@@ -221,6 +204,7 @@ def tables(operators: Sequence[Comparison], trainings: Sequence[Training], devic
 
 
 OPERATOR_HEADINGS = ("operator", "inputs", "largest difference", "")
+ALIGN = ("---", "---:", "---:", "---")
 TRAINING_HEADINGS = ("detector", "losses differ by", "gradients differ by", "operators called")
 
 
@@ -238,9 +222,9 @@ def markdown(operators: Sequence[Comparison], trainings: Sequence[Training], dev
             "changes which ones are kept. Where no operator is called, mmdetection and mmcv run torch code, which",
             "is the same with both.",
             "",
-            *_markdown(OPERATOR_HEADINGS, [_cells(row, device) for row in operators]),
+            *markdown_table(OPERATOR_HEADINGS, [_cells(row, device) for row in operators], ALIGN),
             "",
-            *_markdown(TRAINING_HEADINGS, [_cells(row, device) for row in trainings]),
+            *markdown_table(TRAINING_HEADINGS, [_cells(row, device) for row in trainings], ALIGN),
         ]
     )
 
@@ -248,16 +232,9 @@ def markdown(operators: Sequence[Comparison], trainings: Sequence[Training], dev
 def versions(device: str) -> str:
     """Return what was compared, and where."""
     import mmcv
-    import torch
-    import torchvision
 
     where = torch.cuda.get_device_name() if device.startswith("cuda") else "CPU"
     return f"mmcv {mmcv.__version__}, torch {torch.__version__}, torchvision {torchvision.__version__}, {where}"
-
-
-def _markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    lines = [headings, ("---", "---:", "---:", "---"), *rows]
-    return [f"| {' | '.join(line)} |" for line in lines]
 
 
 def _cells(row: Comparison | Training, device: str) -> tuple[str, ...]:
@@ -277,15 +254,7 @@ def _relative(difference: float, size: float) -> float:
 
 
 def _for_gpu(compiled: ModuleType) -> bool:
-    import torch
-
     return torch.cuda.is_available() and compiled.get_compiling_cuda_version() != "not available"
-
-
-def _device(name: str) -> Any:
-    import torch
-
-    return torch.device(name)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Which standard models go on tiles, to what share, and whether they still compute the same there."""
+"""How much of the standard models goes on tiles, and whether they compute the same there."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from aihwkit_nabn.chip import program_chip
-from aihwkit_nabn.errors import UnknownNameError
+from aihwkit_nabn.errors import UnknownNameError, first_line
 from aihwkit_nabn.nn import convert_to_noise_aware
 from aihwkit_nabn.nn.attention import split_attention
 from aihwkit_nabn.nn.calls import watched
@@ -24,7 +24,14 @@ from aihwkit_nabn.openmmlab.config import build_digital, load_config, scope_of
 from aihwkit_nabn.openmmlab.passes import TESTED, calibration_pass, run_pass
 from aihwkit_nabn.simulator import parse_preset
 
+if TYPE_CHECKING:
+    from coverage_timm import TimmCoverage
+
 SIZE = (128, 160)
+META = {
+    **dict.fromkeys(("img_shape", "ori_shape", "pad_shape", "batch_input_shape"), SIZE),
+    "scale_factor": (1.0, 1.0),
+}
 _COMPARED = (_ConvNd, nn.Linear, _BatchNorm, NoiseAwareLayer)
 LEAST_SHARE, LARGEST_ERROR = 0.99, 1e-4
 
@@ -82,6 +89,16 @@ class Coverage:
         seconds: How long it took.
     """
 
+    HEADINGS: ClassVar = (
+        "model",
+        "analog layers",
+        "tiles",
+        "matrix weights on tiles",
+        "largest error",
+        "noisy chip predicts",
+        "calibrated through",
+    )
+
     model: str
     layers: int = 0
     tiles: int = 0
@@ -97,42 +114,48 @@ class Coverage:
         """Whether the model goes on tiles as the project promises."""
         return self.share >= LEAST_SHARE and self.error < LARGEST_ERROR and self.predicts and not self.problem
 
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """What its row says."""
+        if self.problem:
+            return (self.model, *[""] * 4, "failed", "")
+        numbers = (f"{self.layers}", f"{self.tiles}", f"{self.share:.2%}", f"{self.error:.1e}")
+        return (self.model, *numbers, "yes" if self.predicts else "no", self.calibrated_through)
 
-def measure_all(names: Iterable[str] = (), *, noise: str = "pcm", seed: int = 0) -> Iterator[Coverage]:
+
+def measure_all(names: Iterable[str] = (), *, noise: str = "pcm", seed: int = 0) -> Iterator[Coverage | TimmCoverage]:
     """Yield a row per model, as each is done.
 
     Args:
-        names: Keys of `MODELS`; none: all of them.
+        names: Keys of `MODELS`, and of timm's; none: all of them.
         noise: Of the noisy chip, as `aihwkit_nabn.simulator.parse_preset` takes it.
         seed: Of weights, image and chip.
 
     Raises:
-        UnknownNameError: a name is not in `MODELS`.
+        UnknownNameError: there is no such model.
     """
-    chosen = list(names) or list(MODELS)
+    import coverage_timm
+
+    known = (*MODELS, *coverage_timm.MODELS)
+    chosen = list(names) or list(known)
     for name in chosen:
-        if name not in MODELS:
-            raise UnknownNameError("model", name, MODELS)
+        if name not in known:
+            raise UnknownNameError("model", name, known)
     for name in chosen:
         start = time.perf_counter()
         try:
-            row = measure(MODELS[name], name=name, noise=noise, seed=seed)
+            if name in MODELS:
+                yield measure(MODELS[name], name=name, noise=noise, seed=seed)
+            else:
+                yield coverage_timm.measure(name, noise=noise, seed=seed)
         except Exception as error:  # whatever a model says: the others are measured all the same
-            problem = (str(error).splitlines() or [""])[0]
-            row = Coverage(
-                model=name, problem=f"{type(error).__name__}: {problem}", seconds=time.perf_counter() - start
-            )
-        yield row
+            problem = f"{type(error).__name__}: {first_line(error)}"
+            kind = Coverage if name in MODELS else coverage_timm.TimmCoverage
+            yield kind(model=name, problem=problem, seconds=time.perf_counter() - start)
 
 
 def measure(config_name: str, *, name: str = "", noise: str = "pcm", seed: int = 0) -> Coverage:
     """Build a config's model with random weights, convert it, compare it with the digital one, predict with a chip.
-
-    Args:
-        config_name: As `load_config` takes it.
-        name: For the row; default: the config's.
-        noise: Of the noisy chip.
-        seed: Of weights, image and chip.
 
     Raises:
         NabnError: the config cannot be read, or the model not built or converted.
@@ -245,15 +268,7 @@ def _list(heads: Any) -> list[Any]:
 
 
 def _sample(scope: str) -> Any:
-    meta = {
-        "img_shape": SIZE,
-        "ori_shape": SIZE,
-        "pad_shape": SIZE,
-        "batch_input_shape": SIZE,
-        "scale_factor": (1.0, 1.0),
-        "flip": False,
-        "img_id": 0,
-    }
+    meta = {**META, "flip": False, "img_id": 0}
     if scope == "mmseg":
         from mmseg.structures import SegDataSample
 

@@ -31,13 +31,8 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 def main(out: Annotated[Path, typer.Option(help="Folder of the pictures.")] = Path("docs/images")) -> None:
     """Draw all of them."""
     plt.rcParams.update({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False})
-    pictures: dict[str, Callable[[Path], None]] = {
-        "pipeline": pipeline,
-        "distributions": distributions,
-        "layer": layer,
-    }
-    for name, draw in pictures.items():
-        draw(out / f"concepts_{name}.png")
+    for draw in (pipeline, distributions, layer):
+        draw(out / f"concepts_{draw.__name__}.png")
 
 
 def pipeline(path: Path) -> None:

@@ -6,67 +6,37 @@ Run: ``python tools/draw_example.py CONFIG CHECKPOINT --noise gaussian:sigma=0.0
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-import numpy as np
-import torch
 import typer
-from matplotlib.patches import Patch, Rectangle
-from torch import nn
+from matplotlib.patches import Patch
+from PIL import Image
 
 import aihwkit_nabn as nabn
 import aihwkit_nabn.openmmlab
 from aihwkit_nabn.commands._run import run
 from aihwkit_nabn.errors import NabnError
+from aihwkit_nabn.evaluation.examples import SCORE, View, class_colors, draw
 from aihwkit_nabn.evaluation.methods import method_spec
 from aihwkit_nabn.openmmlab.batches import CalibrationImages, calibration_forward
-from aihwkit_nabn.openmmlab.config import build_digital, load_config, parse_cfg_options, scope_of
+from aihwkit_nabn.openmmlab.config import build_digital, load_config, parse_cfg_options
+from aihwkit_nabn.openmmlab.examples import predict, view_of
 from aihwkit_nabn.simulator.config.presets import parse_preset
 
 
-def predictions(model: nn.Module, analog: nn.Module, sample: Any, calibrated: Any) -> list[tuple[str, Any]]:
-    """Return a title and the predicted data sample of the digital model, the chip, and the calibrated chip."""
-    network: Any = model
-    chip: Any = analog
-    batch = {"inputs": [sample["inputs"]], "data_samples": [sample["data_samples"]]}
-    with torch.no_grad():
-        found = [("digital", network.test_step(batch)[0]), ("on the chip", chip.test_step(batch)[0])]
-        calibrated()
-        return [*found, ("on the chip, calibrated", chip.test_step(batch)[0])]
-
-
-def draw_boxes(axis: Any, boxes: np.ndarray, labels: np.ndarray, colors: Any) -> None:
-    """Draw boxes ``[n, 4]`` (x1, y1, x2, y2) in their classes' colours."""
-    for (x1, y1, x2, y2), label in zip(boxes, labels, strict=True):
-        axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, linewidth=1.4, edgecolor=colors(label)))
-
-
-def draw(
-    scope: str, image: np.ndarray, truth: Any, found: list[tuple[str, Any]], classes: list[str], score: float, out: Path
-) -> None:
-    """Write the figure: one panel each for the ground truth and every prediction."""
-    colors = plt.get_cmap("tab10" if len(classes) <= 10 else "tab20")
-    figure, axes = plt.subplots(1, 1 + len(found), figsize=(3.4 * (1 + len(found)), 3.3), layout="constrained")
-    for axis, (title, sample) in zip(axes, [("ground truth", truth), *found], strict=True):
+def draw_panels(image: Image.Image, views: list[tuple[str, View]], classes: list[str], out: Path) -> None:
+    """Write the figure: one panel per view, the ground truth first."""
+    colors = class_colors(len(classes))
+    figure, axes = plt.subplots(1, len(views), figsize=(3.4 * len(views), 3.3), layout="constrained")
+    for axis, (title, view) in zip(axes, views, strict=True):
         axis.set_title(title, fontsize=11)
         axis.set_axis_off()
-        axis.imshow(image)
-        if scope == "mmdet":
-            instances = sample.gt_instances if sample is truth else sample.pred_instances
-            if sample is not truth:
-                instances = instances[instances.scores > score]
-            boxes = getattr(instances.bboxes, "tensor", instances.bboxes)
-            draw_boxes(axis, np.asarray(boxes), np.asarray(instances.labels), colors)
-        else:
-            labels = (sample.gt_sem_seg if sample is truth else sample.pred_sem_seg).data.squeeze(0).numpy()
-            overlay = colors(labels)
-            overlay[..., 3] = np.where(labels < len(classes), 0.65, 0.0)
-            axis.imshow(overlay)
-    patches = [Patch(color=colors(i), label=name) for i, name in enumerate(classes)]
+        axis.imshow(draw(image, view, colors) or image)
+    patches = [Patch(color=[c / 255 for c in color], label=name) for color, name in zip(colors, classes, strict=True)]
     figure.legend(handles=patches, loc="outside lower center", ncols=min(len(classes), 11), fontsize=8, frameon=False)
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=110)
@@ -80,16 +50,15 @@ def main(
     time: Annotated[str, typer.Option(help="Time after programming.")] = "0s",
     method: Annotated[str, typer.Option(help="Calibration method.")] = "paired",
     max_samples: Annotated[int, typer.Option(min=1, help="Calibration images.")] = 48,
-    image: Annotated[int, typer.Option(min=0, help="Which test image.")] = 0,
-    seed: Annotated[int, typer.Option(min=0, help="The chip.")] = 0,
-    score: Annotated[float, typer.Option(help="Boxes below this score are left out.")] = 0.4,
+    image: Annotated[int, typer.Option(min=0, help="Number of the test image.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the chip.")] = 0,
+    score: Annotated[float, typer.Option(help="Boxes below this score are left out.")] = SCORE,
     out: Annotated[Path, typer.Option(help="PNG file to write.")] = Path("example.png"),
-    cfg_options: Annotated[list[str] | None, typer.Option(help="KEY=VALUE, as upstream has it.")] = None,
+    cfg_options: Annotated[list[str] | None, typer.Option(help="KEY=VALUE, as upstream's tools take it.")] = None,
 ) -> None:
     """Draw one test image: ground truth, digital, on a chip, on the calibrated chip."""
     cfg = load_config(config, parse_cfg_options(cfg_options or []))
     model = build_digital(cfg, checkpoint)
-    scope = scope_of(cfg)
     from mmengine.registry import DATASETS
 
     dataset = DATASETS.build({**cfg.test_dataloader.dataset, "lazy_init": False})
@@ -98,15 +67,13 @@ def main(
     sample = dataset[image]
     analog = nabn.convert_to_noise_aware(model, parse_preset(noise))
     nabn.program_chip(analog, seed, time)
-    spec = method_spec(method)
-
-    def calibrated() -> None:
-        images = CalibrationImages(cfg, str(spec.batches or "plain"), max_samples, None, seed)
-        nabn.calibrate(analog, images, method, reference=model, forward_fn=calibration_forward)
-
-    shown = plt.imread(sample["data_samples"].img_path)
-    found = predictions(model, analog, sample, calibrated)
-    draw(scope, shown, sample["data_samples"], found, list(dataset.metainfo["classes"]), score, out)
+    views = [("ground truth", view_of(sample["data_samples"], truth=True))]
+    views += [("digital", *predict(model, [sample], score)), ("on the chip", *predict(analog, [sample], score))]
+    images = CalibrationImages(cfg, str(method_spec(method).batches or "plain"), max_samples, None, seed)
+    nabn.calibrate(analog, images, method, reference=model, forward_fn=calibration_forward)
+    views.append(("on the chip, calibrated", *predict(analog, [sample], score)))
+    shown = Image.open(sample["data_samples"].img_path).convert("RGB")
+    draw_panels(shown, views, list(dataset.metainfo["classes"]), out)
     typer.echo(f"written to {out}")
 
 

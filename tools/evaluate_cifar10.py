@@ -9,10 +9,9 @@ Run: ``python tools/evaluate_cifar10.py --data-root ../shared/data``
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -25,60 +24,46 @@ from aihwkit_nabn.evaluation import MethodSpec, Scenario
 from aihwkit_nabn.evaluation.methods import AUGMENTED, PLAIN, method_specs
 from aihwkit_nabn.evaluation.settings import setup_of
 from aihwkit_nabn.results import UNCALIBRATED, RecordLog
-from aihwkit_nabn.simulator import build_preset, parse_preset
+from aihwkit_nabn.simulator import parse_preset
 from aihwkit_nabn.workloads import CalibrationRequest, LoadSettings, load_workload
 from aihwkit_nabn.workloads.cifar10 import FOLDER
 
-SETTINGS: dict[str, Callable[[], Scenario]] = {}
+_OTHER_PRESETS = {
+    "hermes-1d": ("hermes", "1d"),
+    "reram-wan-1d": ("reram_wan", "1d"),
+    "reram-cmo-1d": ("reram_cmo", "1d"),
+    "stuck": ("stuck", "0s"),
+    "thermal": ("thermal", "0s"),
+    "temperature": ("temperature", "0s"),
+    "reference-current": ("reference_current", "0s"),
+    "variational": ("variational", "0s"),
+    "read-noise": ("gaussian:sigma=0,w_noise=0.0175", "0s"),
+    "8-bit": ("gaussian:sigma=0,inp_bits=8,out_bits=8,out_noise=0.04", "0s"),
+    "crossbar-1d": ("crossbar", "1d"),
+    "crossbar-1y": ("crossbar", "1y"),
+    "pcm+stuck-1d": ("pcm+stuck", "1d"),
+}
 
 
-def _gaussian(key: str, kind: str, sigma: float, relative_to: str) -> None:
-    def build() -> Scenario:
-        config = build_preset("gaussian", sigma=sigma, relative_to=relative_to)
-        return Scenario(name=f"{kind} {sigma:.2f}", rpu_config=config, group=f"{kind} noise", strength=sigma)
-
-    SETTINGS[key] = build
+def _gaussian(kind: str, sigma: float, relative_to: str) -> tuple[str, dict[str, Any]]:
+    preset = f"gaussian:sigma={sigma},relative_to={relative_to}"
+    return preset, {"name": f"{kind} {sigma:.2f}", "group": f"{kind} noise", "strength": sigma}
 
 
-def _pcm(key: str, t_inference: str, text: str) -> None:
-    def build() -> Scenario:
-        return Scenario(name=f"PCM, {text}", rpu_config=build_preset("pcm"), t_inference=t_inference, group="PCM")
-
-    SETTINGS[key] = build
-
-
-for _sigma in (0.02, 0.06, 0.10):
-    _gaussian(f"additive-{_sigma:.2f}", "additive", _sigma, "max")
-for _sigma in (0.1, 0.3):
-    _gaussian(f"multiplicative-{_sigma:.1f}", "multiplicative", _sigma, "weight")
-for _time, _text in (("1h", "1 hour"), ("1d", "1 day"), ("1y", "1 year")):
-    _pcm(f"pcm-{_time}", _time, _text)
-
-
+# The preset of each setting, and what else its scenario is made of.
+SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
+    **{f"additive-{sigma:.2f}": _gaussian("additive", sigma, "max") for sigma in (0.02, 0.06, 0.10)},
+    **{f"multiplicative-{sigma:.1f}": _gaussian("multiplicative", sigma, "weight") for sigma in (0.1, 0.3)},
+    **{
+        f"pcm-{time}": ("pcm", {"name": f"PCM, {text}", "t_inference": time, "group": "PCM"})
+        for time, text in (("1h", "1 hour"), ("1d", "1 day"), ("1y", "1 year"))
+    },
+}
 DEFAULT = tuple(SETTINGS)
-
-
-def _preset(key: str, preset: str, t_inference: str = "0s") -> None:
-    def build() -> Scenario:
-        return Scenario(name=key, rpu_config=parse_preset(preset), t_inference=t_inference, group=key)
-
-    SETTINGS[key] = build
-
-
-_preset("hermes-1d", "hermes", "1d")
-_preset("reram-wan-1d", "reram_wan", "1d")
-_preset("reram-cmo-1d", "reram_cmo", "1d")
-_preset("stuck", "stuck")
-_preset("thermal", "thermal")
-_preset("temperature", "temperature")
-_preset("reference-current", "reference_current")
-_preset("variational", "variational")
-_preset("read-noise", "gaussian:sigma=0,w_noise=0.0175")
-_preset("8-bit", "gaussian:sigma=0,inp_bits=8,out_bits=8,out_noise=0.04")
-_preset("crossbar-1d", "crossbar", "1d")
-_preset("crossbar-1y", "crossbar", "1y")
-_preset("pcm+stuck-1d", "pcm+stuck", "1d")
-PRESETS = ("additive-0.06", "multiplicative-0.3", "pcm-1d", *(key for key in SETTINGS if key not in DEFAULT))
+SETTINGS |= {
+    key: (preset, {"name": key, "t_inference": time, "group": key}) for key, (preset, time) in _OTHER_PRESETS.items()
+}
+PRESETS = ("additive-0.06", "multiplicative-0.3", "pcm-1d", *_OTHER_PRESETS)
 
 
 def choose_scenarios(names: list[str]) -> list[Scenario]:
@@ -91,7 +76,8 @@ def choose_scenarios(names: list[str]) -> list[Scenario]:
         if name not in (*SETTINGS, "presets"):
             raise UnknownNameError("setting", name, [*SETTINGS, "presets"])
     keys = [key for name in names or DEFAULT for key in (PRESETS if name == "presets" else (name,))]
-    return [SETTINGS[key]() for key in dict.fromkeys(keys)]
+    chosen = [SETTINGS[key] for key in dict.fromkeys(keys)]
+    return [Scenario(rpu_config=parse_preset(preset), **options) for preset, options in chosen]
 
 
 def choose_methods(names: list[str]) -> list[MethodSpec]:
@@ -118,10 +104,8 @@ def main(
     out: Annotated[Path, typer.Option(help="Folder for records, table, plot.")] = Path("nabn_results/cifar10"),
     chips: Annotated[int, typer.Option(min=1)] = 10,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first chip and of the choice of images.")] = 0,
-    methods: Annotated[str, typer.Option(help="Separated by commas; default: every registered method.")] = "",
-    settings: Annotated[
-        str, typer.Option(help=f"Separated by commas; default: {','.join(DEFAULT)}. Also: presets.")
-    ] = "",
+    methods: Annotated[str, typer.Option(help="Comma-separated; default: every registered method.")] = "",
+    settings: Annotated[str, typer.Option(help=f"Comma-separated; default: {','.join(DEFAULT)}. Also: presets.")] = "",
     calibration_images: Annotated[int, typer.Option(min=1, help="Unlabelled images, from the train set.")] = 256,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an earlier run in --out stopped.")] = False,
 ) -> None:

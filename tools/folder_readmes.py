@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -58,15 +57,14 @@ def page_of(folder: Path) -> str:
     return _BLOCK.sub(lambda _: block, text)
 
 
-def main() -> int:
+def main() -> None:
     """Write all pages; name those that changed."""
     for folder in folders():
         page, text = folder / "README.md", page_of(folder)
         if not page.exists() or page.read_text() != text:
             page.write_text(text)
             print(page.relative_to(ROOT))
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -99,16 +99,22 @@ app = typer.Typer(name="network_set", add_completion=False, pretty_exceptions_en
 
 @app.command()
 def main(
-    networks: Annotated[str, typer.Option(help=f"By commas; default, in this order: {','.join(NETWORKS)}.")] = "",
-    settings: Annotated[str, typer.Option(help=f"By commas; default: those that suit: {','.join(SETTINGS)}.")] = "",
-    methods: Annotated[str, typer.Option(help="By commas, with options: low_rank:budget=0.1,ridge=0.1.")] = METHODS,
+    networks: Annotated[str, typer.Option(help=f"Comma-separated; default, in this order: {','.join(NETWORKS)}.")] = "",
+    settings: Annotated[
+        str, typer.Option(help=f"Comma-separated; default: those that suit: {','.join(SETTINGS)}.")
+    ] = "",
+    methods: Annotated[
+        str, typer.Option(help="Comma-separated, with options: low_rank:budget=0.1,ridge=0.1.")
+    ] = METHODS,
     chips: Annotated[int, typer.Option(min=1, help="Chips per setting.")] = 5,
     data_root: Annotated[Path | None, typer.Option(help="Folder of the data; default: $NABN_DATA or data.")] = None,
     checkpoints: Annotated[Path, typer.Option(help="Trained networks: NAME.pth or NAME/epoch_N.pth.")] = Path(
         "work_dirs"
     ),
-    test_images: Annotated[int | None, typer.Option(min=1, help="Measure on so many images; default: all.")] = None,
-    split: Annotated[str, typer.Option(help="test: to report; train: other images, to choose options on.")] = "test",
+    test_images: Annotated[int | None, typer.Option(min=1, help="Number of test images; default: all.")] = None,
+    split: Annotated[
+        str, typer.Option(help="test: images to report on; train: others, to choose options on.")
+    ] = "test",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first chip and of the choice of images.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder for records and table.")] = Path("nabn_results/networks"),
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an earlier run in --out stopped.")] = False,

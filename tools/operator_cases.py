@@ -6,13 +6,15 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import ModuleType
 from typing import Any
 
 import torch
+from switching import mmcv_calls
 from torch import Tensor
 
-from aihwkit_nabn.openmmlab.switching import mmcv_calls
+from aihwkit_nabn.errors import first_line
 
 Job = Callable[[], list[Tensor]]
 BAR = 1e-5
@@ -20,12 +22,7 @@ NO_CODE = ("implementation for device cpu not found", "must be a CUDA tensor")  
 
 
 class Draw:
-    """Random values, all from one seed.
-
-    Args:
-        seed: Where they start.
-        device: Where tensors lie.
-    """
+    """Random values on a device, all from one seed."""
 
     def __init__(self, seed: int, device: torch.device) -> None:
         self.device = device
@@ -59,11 +56,7 @@ class Draw:
     def boxes(self, n: int, height: float, width: float, empty: bool = False) -> Tensor:
         """Return ``[n, 4]`` boxes: some reach out of the image, some lie outside; half of the time whole pixels.
 
-        Args:
-            n: How many.
-            height: Of the image.
-            width: Of the image.
-            empty: Let one be without area.
+        With `empty` one has no area.
         """
         size = torch.tensor([width, height], device=self.device)
         middle = self.uniform(-0.2, 1.2, n, 2) * size
@@ -139,17 +132,8 @@ def line_nms(draw: Draw) -> Job:
     return lambda: list(function(lines, scores, overlap, most))
 
 
-def roi_align_mean(draw: Draw) -> Job:
-    """Means of samples: output, gradient of the map."""
-    return _roi_align(draw, "avg")
-
-
-def roi_align_max(draw: Draw) -> Job:
-    """Largest samples: output, gradient of the map."""
-    return _roi_align(draw, "max")
-
-
-def _roi_align(draw: Draw, mode: str) -> Job:
+def roi_align(draw: Draw, mode: str) -> Job:
+    """Means of samples, or the largest: output, gradient of the map."""
     from mmcv.ops.roi_align import roi_align as function
 
     x, scale, ratio = draw.maps(3, draw.precision()), draw.one_of(1.0, 0.25, 1 / 16), draw.one_of(0, 1, 2, 3)
@@ -343,8 +327,8 @@ OPERATORS: dict[str, Callable[[Draw], Job]] = {
     "soft_nms": softnms,
     "nms_match": nms_match,
     "line_nms": line_nms,
-    "roi_align_mean": roi_align_mean,
-    "roi_align_max": roi_align_max,
+    "roi_align_mean": partial(roi_align, mode="avg"),
+    "roi_align_max": partial(roi_align, mode="max"),
     "roi_pool": roi_pool,
     "deform_roi_pool": deform_roi_pool,
     "deform_conv2d": deform_conv,
@@ -389,14 +373,7 @@ class Comparison:
 
 
 def compare(name: str, kinds: tuple[ModuleType, ModuleType], inputs: int, device: torch.device) -> Comparison:
-    """Compare two kinds of operators.
-
-    Args:
-        name: A key of `OPERATORS`.
-        kinds: Ours, then mmcv's.
-        inputs: How many random inputs; their seeds are 0, 1, ...
-        device: Where.
-    """
+    """Compare two kinds of operators, ours and then mmcv's, on random inputs with the seeds 0, 1, ..."""
     row = Comparison(name=name)
     for seed in range(inputs):
         found = []
@@ -408,7 +385,7 @@ def compare(name: str, kinds: tuple[ModuleType, ModuleType], inputs: int, device
                 except ModuleNotFoundError:
                     return replace(row, problem="not in this mmcv")
                 except (RuntimeError, AssertionError) as refusal:
-                    text = (str(refusal).splitlines() or [""])[0]
+                    text = first_line(refusal)
                     if any(words in text for words in NO_CODE):
                         return replace(row, problem="mmcv has no CPU code for it")
                     return replace(row, problem=f"seed {seed}: {type(refusal).__name__}: {text}", failed=True)

@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from aihwkit_nabn.files import write_between, write_text
+from pages import markdown_table, write_between
+
+from aihwkit_nabn.files import write_text
 from aihwkit_nabn.stacks import OPENMMLAB, STACKS
 
 BEGIN, END = "<!-- stacks: written by tools/stacks.py -->", "<!-- end -->"
@@ -52,7 +54,7 @@ def summary(record: dict[str, Any]) -> str:
 
 def table(records: list[dict[str, Any]]) -> str:
     """Return the records as a Markdown table."""
-    lines = [f"| {' | '.join(HEADINGS)} |", "|---|---|---|---|---|---|---:|---:|---:|---|---|---|"]
+    rows = []
     stacks = {stack.name: stack for stack in STACKS}
     for record in records:
         stack = stacks.get(record["stack"])
@@ -67,7 +69,8 @@ def table(records: list[dict[str, Any]]) -> str:
         tile = record.get("compiled_tile")
         cells.append("-" if tile is None else "works" if tile["works"] else tile["detail"])
         cells += [record["tests"], f"{record['date']}, {record['commit']}"]
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+        rows.append([cell.replace("|", "\\|") for cell in cells])
+    lines = markdown_table(HEADINGS, rows, ["---"] * 6 + ["---:"] * 3 + ["---"] * 3)
     lines += [
         f"\n{len(again['tests'])} of the tests of {record['stack']} failed at {record['commit']} and were run again, "
         f"mended, at {again['commit']}: {', '.join(again['tests'])}"

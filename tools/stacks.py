@@ -20,7 +20,7 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 from xml.etree import ElementTree
 
 import typer
@@ -70,17 +70,18 @@ class StackError(Exception):
 
 @app.command()
 def main(
-    names: Annotated[list[str] | None, typer.Argument(help="Which stacks; all of them if none is named.")] = None,
-    show: Annotated[bool, typer.Option("--list", help="List the stacks and end.")] = False,
+    names: Annotated[list[str] | None, typer.Argument(help="Stacks to test; default: all.")] = None,
+    show: Annotated[bool, typer.Option("--list", help="List the stacks and exit.")] = False,
     tests: Annotated[
-        str, typer.Option(help="core: without the slow tests; all; auto: all on the first stack.")
+        str, typer.Option(help="core: not the slow tests; all; auto: all on the first stack, core on the others.")
     ] = "auto",
     failed: Annotated[
-        bool, typer.Option("--failed", help="Only what failed in the recorded run, in the environment that is there.")
+        bool,
+        typer.Option("--failed", help="Run only what failed in the recorded run again, in the existing environment."),
     ] = False,
-    out: Annotated[Path, typer.Option(help="The table; the records go beside it, as .jsonl.")] = ROOT
+    out: Annotated[Path, typer.Option(help="File of the table; the records go beside it, as .jsonl.")] = ROOT
     / "docs/stacks.md",
-    work: Annotated[Path, typer.Option(help="Where the environments are made; kept for the next run.")] = WORK,
+    work: Annotated[Path, typer.Option(help="Folder of the environments; kept for the next run.")] = WORK,
 ) -> None:
     """Make an environment for each stack, run the tests in it, and write a table of what passes."""
     console = Console()
@@ -128,14 +129,7 @@ def listing(stacks: list[Stack]) -> Table:
 
 
 def examine(stack: Stack, folder: Path, tests: str, say: Any) -> dict[str, Any]:
-    """Build and test one stack; whatever goes wrong is in the record.
-
-    Args:
-        stack: Which.
-        folder: Of its environment and logs.
-        tests: ``"auto"``, ``"core"`` or ``"all"``.
-        say: Called with a line of progress.
-    """
+    """Build and test one stack in a folder; whatever goes wrong is in the record. `say` is told how far it is."""
     everything = tests == "all" or (tests == "auto" and stack.thorough)
     record: dict[str, Any] = {
         "stack": stack.name,
@@ -164,12 +158,6 @@ def examine(stack: Stack, folder: Path, tests: str, say: Any) -> dict[str, Any]:
 def mend(stack: Stack, folder: Path, record: dict[str, Any], say: Any) -> dict[str, Any]:
     """Run what failed in a recorded run once more, after it was mended, and return the record with what passes now.
 
-    Args:
-        stack: Which.
-        folder: Of its environment and logs.
-        record: The recorded run.
-        say: Called with a line of progress.
-
     Raises:
         NabnError: there is no recorded run with failures, or more failed than were recorded.
     """
@@ -180,7 +168,7 @@ def mend(stack: Stack, folder: Path, record: dict[str, Any], say: Any) -> dict[s
     nodes = [node(name) for name in names]
     found = run_tests(stack, python, folder, True, say, nodes)
     if found["passed"] + found["failed"] + found["skipped"] != len(names):
-        raise NabnError(f"{stack.name}: {len(names)} tests failed, but {len(nodes)} were not all found again")
+        raise NabnError(f"{stack.name}: of the {len(names)} tests that failed, not all were found again")
     return record | {
         "passed": record["passed"] + found["passed"],
         "skipped": record["skipped"] + found["skipped"],
@@ -312,16 +300,13 @@ def counts(report: Path) -> dict[str, Any]:
     """Return numbers and names from a JUnit report."""
     cases = list(ElementTree.parse(report).iter("testcase"))
     bad = [case for case in cases if case.find("failure") is not None or case.find("error") is not None]
-    skips = Counter(
-        cast("ElementTree.Element", case.find("skipped")).get("message", "")
-        for case in cases
-        if case.find("skipped") is not None
-    )
+    skipped = [found for case in cases if (found := case.find("skipped")) is not None]
+    skips = Counter(found.get("message", "") for found in skipped)
     names = [f"{case.get('classname', '')}::{case.get('name', '')}".lstrip(":") for case in bad]
     return {
-        "passed": len(cases) - len(bad) - sum(skips.values()),
+        "passed": len(cases) - len(bad) - len(skipped),
         "failed": len(bad),
-        "skipped": sum(skips.values()),
+        "skipped": len(skipped),
         "failures": names[:50],
         "skips": dict(skips.most_common()),
     }

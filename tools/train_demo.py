@@ -17,11 +17,13 @@ from typing import Annotated, Any
 import torch
 import typer
 
+from aihwkit_nabn.commands._run import run
 from aihwkit_nabn.data.demo_configs import DEMO_CONFIGS, demo_config_path
 from aihwkit_nabn.data.shapes import CLASSES, write_shapes
 from aihwkit_nabn.errors import NabnError, missing_extra
 
 PACKAGES = {"shapes_detector": "mmdet", "shapes_segmenter": "mmseg"}
+app = typer.Typer(name="train_demo.py", add_completion=False, pretty_exceptions_enable=False)
 CHECKPOINTS = Path(__file__).resolve().parents[1] / "aihwkit_nabn" / "data" / "checkpoints"
 
 
@@ -46,11 +48,14 @@ def weights_only(trained: Path, classes: tuple[str, ...]) -> dict[str, Any]:
     return {"state_dict": tensors, "meta": {"dataset_meta": {"classes": classes}, "made_by": "tools/train_demo.py"}}
 
 
+@app.command()
 def main(
-    models: Annotated[list[str] | None, typer.Argument(help="Which to train; all if none is named.")] = None,
+    models: Annotated[list[str] | None, typer.Argument(help="Models to train; default: all.")] = None,
     work_dir: Annotated[Path, typer.Option(help="Data, logs and full checkpoints.")] = Path("work_dirs/demo"),
     out: Annotated[Path, typer.Option(help="Folder of the checkpoints.")] = CHECKPOINTS,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the configs'; for a quick trial.")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Epochs in place of the configs' own, for a quick trial.")
+    ] = None,
 ) -> None:
     """Generate the shapes, train on them, and write the checkpoints the demo comes with."""
     work_dir = work_dir.resolve()
@@ -76,7 +81,4 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except NabnError as error:
-        sys.exit(f"error: {error}")
+    raise SystemExit(run(app))

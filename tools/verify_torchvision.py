@@ -1,4 +1,4 @@
-"""Hold every classifier of torchvision against its noise-free chip.
+"""Compare every classifier of torchvision with its noise-free chip.
 
 ``python tools/verify_torchvision.py`` tries all of them, with random weights and on small random images (an hour on two
 cores, 12 GB); names on the command line choose some. Prints one line each and ends with 1 if one failed.

@@ -1,4 +1,4 @@
-"""Reading calibration sets: any iterable, any kind of batch, a limit on the samples, checks on the way."""
+"""Read calibration sets: any iterable of any kind of batch, up to a number of samples, checked on the way."""
 
 from __future__ import annotations
 
@@ -9,22 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aihwkit_nabn.errors import CalibrationError
+from aihwkit_nabn.errors import CalibrationError, NabnError
 from aihwkit_nabn.nn.keeping import copied, remade
 
 ForwardFn = Callable[[nn.Module, Any], Any]
 
 
 def check_batches(batches: object, needed_by: str) -> None:
-    """Raise unless `batches` can be a calibration set: an iterable of batches, not one of them.
-
-    Args:
-        batches: What was given.
-        needed_by: What takes it, for the message.
-
-    Raises:
-        CalibrationError: it is none.
-    """
+    """Raise `CalibrationError` unless `batches` is an iterable of batches, not one of them; say who needs it."""
     one = isinstance(batches, (Tensor, str)) or hasattr(batches, "__array__")
     if one or (isinstance(batches, Mapping) and batches):
         shape = f" of shape {tuple(batches.shape)}" if isinstance(batches, Tensor) else ""
@@ -60,6 +52,20 @@ def default_forward(model: nn.Module, batch: Any) -> Any:
     return model(images.to(like.device))
 
 
+def run_batch(forward_fn: ForwardFn, model: nn.Module, batch: Any, what: str) -> Any:
+    """Return what a model makes of a batch.
+
+    Raises:
+        CalibrationError: it cannot be run; names `what` failed, and the batch's shapes.
+    """
+    try:
+        return forward_fn(model, batch)
+    except NabnError:
+        raise
+    except Exception as error:
+        raise CalibrationError(f"{what} ({describe(batch)}): {type(error).__name__}: {error}") from error
+
+
 def limited(
     batches: Iterable[Any], max_samples: int | None, forward_fn: ForwardFn | None = None
 ) -> Iterator[tuple[Any, int]]:
@@ -67,11 +73,6 @@ def limited(
 
     For `default_forward` a list is what a tuple is, the parts of a batch side by side (a DataLoader makes lists of
     them), and comes out as one.
-
-    Args:
-        batches: The calibration set.
-        max_samples: How many samples at most; None: all.
-        forward_fn: What runs the batches.
 
     Raises:
         CalibrationError: a batch holds NaN or infinite values, or the loader itself fails.
@@ -154,14 +155,10 @@ def _first(batch: Any, n: int, size: int, inside: bool = False) -> Any:
 
 
 class SampleStore:
-    """Kept batches, to be drawn from in mini-batches.
+    """Kept batches, at least one, to be drawn from in mini-batches.
 
-    Tensors, and tuples of tensors with one row per sample, are joined and drawn from sample by sample; batches of any
-    other kind are drawn whole, as they came.
-
-    Args:
-        batches: What a calibration set yielded, at least one.
-        whole: Draw batches whole, of whatever kind.
+    Tensors, and tuples of tensors with one row per sample, are joined and drawn from sample by sample. Batches of any
+    other kind are drawn whole, as they came; with `whole`, all are.
     """
 
     def __init__(self, batches: Sequence[Any], whole: bool = False) -> None:

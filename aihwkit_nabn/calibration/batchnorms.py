@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -28,43 +29,27 @@ class _BatchNormGate(Gate[Moments, Statistics]):
         self.rule = rule
 
     def empty(self, call: int) -> Moments:
-        return Moments.empty(self.bn.num_features, self.bn.trained_statistics()[0].device)
+        return _nothing(self.bn)
 
     def merged(self) -> Moments:
-        whole = self.empty(0)
-        for moments in self.calls:
-            whole.merge(moments)
-        return whole
+        return functools.reduce(Moments.merge, self.calls, self.empty(0))
 
     def chip_moments(self, moments: Moments) -> Moments:
         return moments
 
     def correction(self, moments: Moments) -> Statistics:
-        trained = self.bn.trained_statistics()
-        if moments.count == 0:
-            return trained
-        mean, var = self.rule(self.bn, moments)
-        return mean.to(trained[0]), var.to(trained[0])
+        return _followed(self.rule, self.bn, moments)
 
     def observe(self, x: Tensor, other: NoiseAwareBatchNorm) -> Statistics:
-        def take_in(moments: Moments, batch: int, call: int) -> None:
-            now = Moments.of(x, 1)
-            now.check_finite(f"the input of BatchNorm {self.name!r}")
-            moments.merge(now)
-
-        return self.pass_through(take_in)
+        return self.pass_through(lambda moments, batch, call: moments.merge(_input_moments(self.name, x)))
 
 
 @torch.no_grad()
 def measure_batchnorms(session: CalibrationSession, rule: StatisticsRule) -> dict[str, Moments]:
     """Give every BatchNorm what `rule` makes of its input's moments over the whole calibration set.
 
-    Every layer is measured behind the final statistics of those before it, and so any split into batches gives the
-    same. See `exact.measure` for what that takes.
-
-    Args:
-        session: The calibration at hand.
-        rule: Called as ``rule(layer, moments)``; returns mean and variance ``[channels]``.
+    Every layer is measured behind the final statistics of those before it, so any split into batches gives the same
+    (`exact.measure`).
 
     Returns:
         The moments by layer; the statistics are set and the shifts noted in the session.
@@ -72,7 +57,7 @@ def measure_batchnorms(session: CalibrationSession, rule: StatisticsRule) -> dic
     Raises:
         CalibrationError: the model has no BatchNorm, none ran, or one saw NaN.
     """
-    _check_batchnorms(session)
+    check_batchnorms(session)
     gates = {name: _BatchNormGate(name, bn, rule) for name, bn in session.batchnorms.items()}
     measure(session, gates)
     found = _of_layers_that_ran({name: gate.merged() for name, gate in gates.items()})
@@ -84,21 +69,14 @@ def measure_batchnorms(session: CalibrationSession, rule: StatisticsRule) -> dic
 def follow_batchnorms(session: CalibrationSession, rule: StatisticsRule) -> dict[str, Moments]:
     """Run the chip over one batch after the other, each BatchNorm normalising a batch with what `rule` makes of it.
 
-    Args:
-        session: The calibration at hand.
-        rule: Called as ``rule(layer, moments of this call)``; returns mean and variance ``[channels]``.
-
     Returns:
         Population moments of each BatchNorm's input.
 
     Raises:
         CalibrationError: the model has no BatchNorm, none ran, or one saw NaN.
     """
-    _check_batchnorms(session)
-    gathered = {
-        name: Moments.empty(bn.num_features, bn.trained_statistics()[0].device)
-        for name, bn in session.batchnorms.items()
-    }
+    check_batchnorms(session)
+    gathered = {name: _nothing(bn) for name, bn in session.batchnorms.items()}
     try:
         for name, bn in session.batchnorms.items():
             bn.observer = _follower(name, gathered[name], rule)
@@ -123,7 +101,8 @@ def set_batchnorms(session: CalibrationSession, gathered: dict[str, Moments], ru
         )
 
 
-def _check_batchnorms(session: CalibrationSession) -> None:
+def check_batchnorms(session: CalibrationSession) -> None:
+    """Raise `NotApplicableError` if the model has no BatchNorm to calibrate."""
     if not session.batchnorms:
         raise NotApplicableError(
             "the model has no BatchNorm with trained statistics to calibrate; use method='paired', which needs none"
@@ -140,14 +119,26 @@ def _of_layers_that_ran(gathered: dict[str, Moments]) -> dict[str, Moments]:
 
 def _follower(name: str, total: Moments, rule: StatisticsRule) -> Callable[..., Statistics]:
     def observe(x: Tensor, bn: NoiseAwareBatchNorm) -> Statistics:
-        now = Moments.of(x, 1)
-        now.check_finite(f"the input of BatchNorm {name!r}")
+        now = _input_moments(name, x)
         total.merge(now)
-        mean, var = rule(bn, now) if now.count else bn.trained_statistics()
-        like = bn.trained_statistics()[0]
-        return mean.to(like), var.to(like)
+        return _followed(rule, bn, now)
 
     return observe
+
+
+def _followed(rule: StatisticsRule, bn: NoiseAwareBatchNorm, moments: Moments) -> Statistics:
+    """Return what a layer normalises with: the trained statistics where there was nothing."""
+    trained = bn.trained_statistics()
+    mean, var = rule(bn, moments) if moments.count else trained
+    return mean.to(trained[0]), var.to(trained[0])
+
+
+def _input_moments(name: str, x: Tensor) -> Moments:
+    return Moments.of(x, 1).check_finite(f"the input of BatchNorm {name!r}")
+
+
+def _nothing(bn: NoiseAwareBatchNorm) -> Moments:
+    return Moments.empty(bn.num_features, bn.trained_statistics()[0].device)
 
 
 def _as_moments(mean: Tensor, var: Tensor, count: int) -> Moments:

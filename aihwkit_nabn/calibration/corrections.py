@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from aihwkit_nabn.calibration.regression import Correction, HalvedMoments, InputMoments, Solved, solve, solve_checked
@@ -21,6 +20,7 @@ from aihwkit_nabn.nn.alignment import LayerInput
 from aihwkit_nabn.nn.calls import watched
 from aihwkit_nabn.nn.layers import NoiseAwareLayer, named_analog_layers
 from aihwkit_nabn.nn.own_forward import NoiseAwareOwnForward, watched_products
+from aihwkit_nabn.simulator.product.linear_map import size_product
 
 # Positions per layer that the regressions see in all, at least, and per input channel.
 _POSITIONS = 4096
@@ -34,14 +34,7 @@ _LEAST_CORRELATION = 0.5
 
 @dataclass(frozen=True)
 class Regressed:
-    """How a layer is to be corrected.
-
-    Args:
-        rank: That it has been given.
-        own: The correction of its own error, on the reference's inputs.
-        ridge: Of the regression.
-        groups: Of the layer.
-    """
+    """How a layer is to be corrected; `own` is the correction of its own error, on the reference's inputs."""
 
     rank: int
     own: Correction
@@ -61,13 +54,7 @@ class Regressed:
 
 @dataclass
 class _Layer:
-    """One layer's moments on the reference's inputs, and what the layer costs.
-
-    Args:
-        moments: Of inputs, tiles and digital layer.
-        n_outputs: Positions in all.
-        multiplications: The layer's own.
-    """
+    """One layer's moments on the reference's inputs, its output positions and its multiplications."""
 
     moments: InputMoments
     n_outputs: int = 0
@@ -105,23 +92,22 @@ class LayerErrors:
     def positions_wanted(self, name: str) -> int:
         """Return how many positions of each calibration sample tell of a layer's errors."""
         layer = self._layers.get(name)
-        return 0 if layer is None else self._wanted(layer)
-
-    def _wanted(self, layer: Any) -> int:
+        if layer is None:
+            return 0
         n_inputs = _inputs(layer) if layer.linear_map.groups == 1 else 1
         return max(max(_POSITIONS, _POSITIONS_PER_INPUT * n_inputs) // max(self._session.n_samples, 1), 2)
 
     @contextmanager
     def beside(self, twins: Mapping[str, Any], n_samples: int, note: Callable[[str, Any], None]) -> Iterator[None]:
-        """Run the chip's layer beside each of the reference's calls, on the same inputs.
+        """Run the chip's layer beside each call of its twin in the reference, on the same inputs.
 
         Args:
             twins: The reference's layers by name.
             n_samples: In the batch that is run inside the block.
             note: Called with the name and every output of the reference's layers, as the chip's alignments see it.
         """
-        own = {name: layer for name, layer in self._layers.items() if isinstance(layer, NoiseAwareOwnForward)}
-        own = {name: layer for name, layer in own.items() if name in twins}
+        layers = self._layers.items()
+        own = {name: layer for name, layer in layers if isinstance(layer, NoiseAwareOwnForward) and name in twins}
         others = {name: twin for name, twin in twins.items() if name not in own}
         calls: dict[str, int] = {}
 
@@ -157,15 +143,14 @@ class LayerErrors:
             return
         first_row = self._rows.get((name, call), 0)
         channel_dim = self._session.alignments[name].channel_dim
-        places = Positions(digital.shape, channel_dim, first_row, n_samples, self._wanted(layer))
+        places = Positions(digital.shape, channel_dim, first_row, n_samples, self.positions_wanted(name))
         self._rows[name, call] = first_row + digital.shape[0]
-        parts = [places.take(part) for part in (regression_inputs(given, groups), raw, digital)]
-        if not all(bool(torch.isfinite(part).all()) for part in parts):
-            raise CalibrationError(f"layer {name!r} produced NaN or infinite values on the calibration set")
-        entry.moments.take_in(*parts)
+        entry.moments.take_in(*(places.take(part) for part in (regression_inputs(given, groups), raw, digital)))
+        if not entry.moments.is_finite:
+            raise CalibrationError(f"the output of layer {name!r} holds NaN or infinite values on the calibration set")
 
     def give_ranks(self, budget: float, ridge: float) -> dict[str, Regressed]:
-        """Return how the layers are to be corrected so that most error is taken off for the multiplications.
+        """Return the corrections that take off most error for the multiplications they cost.
 
         Each layer's error is regressed on its inputs' window means. Ranks go to the layers where they take off the
         largest share of the layer's signal per multiplication.
@@ -194,7 +179,7 @@ class LayerErrors:
         left_out = len(self._found) - len(solved)
         if left_out:
             notes.append(
-                f"{left_out} layer{'s' * (left_out > 1)} with too many inputs, or none that vary, not corrected"
+                f"{left_out} layer{'s' * (left_out > 1)} not corrected: too many inputs, or inputs that do not vary"
             )
         corrections = {}
         for name, rank in ranks.items():
@@ -243,5 +228,5 @@ def _raw_product(layer: Any, run: Callable[[Any], Any]) -> tuple[Tensor, LayerIn
 
 
 def _inputs(layer: Any) -> int:
-    n: int = layer.analog_module.in_size // max(torch.Size(layer.linear_map.kernel_size).numel(), 1)
+    n: int = layer.analog_module.in_size // size_product(layer.linear_map.kernel_size)
     return n

@@ -1,4 +1,4 @@
-"""Measuring layer after layer exactly, whatever the batches: what the statistical methods have in common."""
+"""Measure layer after layer exactly, however the calibration set is split into batches."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ C = TypeVar("C")
 class Gate(ABC, Generic[M, C]):
     """One layer that is measured on all batches before any of them goes on to the next.
 
-    What a layer that is called several times computes in the end is known behind its last call only. In a first pass
-    each call is corrected by its own moments over all batches; in further ones by what the pass before found for all
-    calls together, until that has settled. It has at the latest after as many passes as there are such layers. Layers
-    that no batch comes to behind one of these are done with the first pass.
+    A layer that is called several times is known behind its last call only. A first pass corrects each call by its own
+    moments over all batches; further ones by what the pass before found for all calls together, until that has settled:
+    at the latest after as many passes as there are such layers. Layers that no batch comes to behind one of these are
+    done with the first pass.
 
     Attributes:
         name: The layer's.
@@ -84,11 +84,10 @@ class Gate(ABC, Generic[M, C]):
         self._of_all_calls = self.correction(self.merged()) if is_provisional else None
         self.calls, self._estimates, self._line = [], {}, line
 
-    def pass_through(self, take_in: Callable[[M, int, int], None]) -> C:
+    def pass_through(self, take_in: Callable[[M, int, int], object]) -> C:
         """Take in a call of the running batch, wait for the other batches, and return the correction.
 
-        Args:
-            take_in: Called with the moments to add to, the number of the batch and that of the call among the batch's.
+        `take_in` is called with the moments to add to, the number of the batch and that of the call in the batch.
         """
         if self.is_done:
             return self.final()
@@ -111,14 +110,12 @@ class Gate(ABC, Generic[M, C]):
 def measure(session: CalibrationSession, gates: Mapping[str, Gate[M, C]]) -> None:
     """Run the chip over all batches, every gate's correction following from all of them, until the moments are final.
 
-    Args:
-        session: Its batches, all of which are kept, and how the chip is run.
-        gates: By layer, in the order of the network's modules; called from inside the layers.
+    `gates` are by layer, in the order of the network's modules.
     """
     batches = session.all_batches()
     way = session.rehearsal() if len(batches) > 1 else Rehearsal()
     if not way.side_by_side:
-        session.notes.append("its passes cannot run side by side, so the network begins again for every layer")
+        session.notes.append("batches cannot run side by side through this network, so each layer takes a new pass")
     try:
         for gate in gates.values():
             gate.place.observer = gate.observe
@@ -156,7 +153,7 @@ def _measure(session: CalibrationSession, gates: Mapping[str, Gate[M, C]], batch
             gate.is_done = bool(gate.calls) and name not in behind
         before = now
     session.notes.append(
-        f"layers that are called several times had not settled after {_MOST_PASSES} passes over all images"
+        f"layers that the network calls several times had not settled after {_MOST_PASSES} passes over all images"
     )
 
 

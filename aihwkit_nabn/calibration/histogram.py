@@ -1,4 +1,4 @@
-"""Absolute values counted in bins, whose memory does not grow with their number."""
+"""Count absolute values in bins; memory does not grow with their number."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from aihwkit_nabn.errors import CalibrationError
 
@@ -15,9 +16,6 @@ _PER_OCTAVE = 8
 
 class AbsHistogram:
     """Counts absolute values in equal bins from 0 to a bound that doubles when it is exceeded.
-
-    Args:
-        name: Whose values, for messages.
 
     Attributes:
         maximum: The largest value so far.
@@ -76,11 +74,7 @@ class AbsHistogram:
         """Return the mean squared error of cutting values off at each of `edges`."""
         edges, counts = self.edges, self.counts
         middles = edges - edges[0] / 2
-        # Sums over all values above each edge, of which (v - edge)^2 is made.
-        above = [(counts * middles**power).flip(0).cumsum(0).flip(0) for power in range(3)]
-        above = [torch.cat([part[1:], part.new_zeros(1)]) for part in above]
-        total = above[2] - 2.0 * edges * above[1] + edges**2 * above[0]
-        return total / self.n_values
+        return _cut_off(counts, middles, edges) / self.n_values
 
     @property
     def n_values(self) -> float:
@@ -90,10 +84,6 @@ class AbsHistogram:
 
 class LogHistogram:
     """Counts absolute values of several kinds in bins of an eighth of an octave, from 2^-30 to 2^30.
-
-    Args:
-        name: Whose values, for messages.
-        n_kinds: How many are counted apart.
 
     Attributes:
         counts: ``[kinds, bins]``; what is smaller than all bins, zeros too, is in the first.
@@ -123,12 +113,17 @@ class LogHistogram:
         """Return the mean squared error of cutting values off at each of `edges`, ``[kinds, bins]``."""
         middles = self.edges * 2.0 ** (-0.5 / _PER_OCTAVE)
         counts = self.counts.double()
-        above = [(counts * middles**power).flip(1).cumsum(1).flip(1) for power in range(3)]
-        above = [torch.cat([part[:, 1:], part.new_zeros(len(part), 1)], 1) for part in above]
-        total: Tensor = above[2] - 2.0 * self.edges * above[1] + self.edges**2 * above[0]
-        return total.clamp(min=0.0) / counts.sum(1, keepdim=True).clamp(min=1.0)
+        total = _cut_off(counts, middles, self.edges).clamp(min=0.0)
+        return total / counts.sum(1, keepdim=True).clamp(min=1.0)
 
     def maximum(self) -> float:
         """Return the upper edge of the last bin in which anything has been counted, 0 if there is none."""
         found = self.counts[:, 1:].sum(0).nonzero()
         return float(self.edges[1 + int(found[-1])]) if len(found) else 0.0
+
+
+def _cut_off(counts: Tensor, middles: Tensor, edges: Tensor) -> Tensor:
+    """Return the sum of ``(v - edge)^2`` over all values v above each edge, from the sums of their powers."""
+    above = [(counts * middles**power).flip(-1).cumsum(-1).flip(-1) for power in range(3)]
+    above = [F.pad(part[..., 1:], (0, 1)) for part in above]
+    return above[2] - 2.0 * edges * above[1] + edges**2 * above[0]

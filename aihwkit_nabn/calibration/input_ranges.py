@@ -1,4 +1,4 @@
-"""Static input ranges of the tiles, from unlabelled images: which inputs the DAC can take before it cuts them off."""
+"""Set the static input ranges of the tiles from unlabelled images: the largest inputs that the DAC does not cut off."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aihwkit_nabn.calibration.batches import ForwardFn, check_batches, default_forward, describe, limited
+from aihwkit_nabn.calibration.batches import ForwardFn, check_batches, default_forward, limited, run_batch
 from aihwkit_nabn.calibration.histogram import AbsHistogram, LogHistogram
 from aihwkit_nabn.calibration.range_rule import least_error_bounds, least_error_range, reads_of
 from aihwkit_nabn.calibration.ranks import union_of_ranks
-from aihwkit_nabn.errors import CalibrationError, NabnError, check_count, check_number
+from aihwkit_nabn.errors import CalibrationError, check_count, check_number, some
 from aihwkit_nabn.nn.calls import first_argument, watched
 from aihwkit_nabn.nn.evaluation_mode import evaluation_mode
 from aihwkit_nabn.nn.input_ranges import own_bounds, ranged_layers, set_input_range, set_output_bounds
@@ -61,9 +61,8 @@ def calibrate_input_ranges(
         NabnError: an argument has a value that is not allowed.
     """
     if quantile is not None:
-        quantile = check_number(
-            "quantile", quantile, exclusive_minimum=0.0, maximum=1.0, meaning="the share of inputs in range"
-        )
+        meaning = "the share of inputs in range"
+        quantile = check_number("quantile", quantile, exclusive_minimum=0.0, maximum=1.0, meaning=meaning)
     if max_samples is not None:
         check_count("max_samples", max_samples, minimum=1)
     check_batches(batches, "calibrate_input_ranges")
@@ -84,18 +83,10 @@ def calibrate_input_ranges(
         exact_products(model),
         _observing(layers, inputs, products),
     ):
-        for batch, size in limited(own, max_samples, run):
-            if size == 0:
-                continue
-            n_samples += size
-            try:
-                run(model, batch)
-            except NabnError:
-                raise
-            except Exception as error:
-                raise CalibrationError(
-                    f"the analog model failed on a batch ({describe(batch)}): {type(error).__name__}: {error}"
-                ) from error
+        for number, (batch, size) in enumerate(limited(own, max_samples, run)):
+            if size:
+                run_batch(run, model, batch, f"the analog model failed on calibration batch {number}")
+                n_samples += size
     if n_samples == 0:
         raise CalibrationError("the calibration set is empty: no batch with a sample came out of it")
     ranges = {}
@@ -118,8 +109,8 @@ def _warn_of_unset_bounds(layers: Mapping[str, nn.Module]) -> None:
     names = [name for name, layer in layers.items() if own_bounds(tiles_of(layer)[0]) is not None]
     if names:
         warnings.warn(
-            f"the ADCs of {len(names)} layers ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''}) keep the "
-            "range of the settings: output_range sets those of layers that convert_to_noise_aware made",
+            f"the ADCs of {len(names)} layers ({some(names)}) keep the range of the settings: output_range acts "
+            "on layers that convert_to_noise_aware made",
             stacklevel=4,
         )
 

@@ -1,4 +1,4 @@
-"""All calibration batches through the network side by side, so that a layer is measured on all before any leaves it."""
+"""Run all calibration batches side by side, so that a layer is measured on all before any goes on."""
 
 from __future__ import annotations
 
@@ -269,11 +269,7 @@ def _thread_state() -> list[Callable[[], Any]]:
     for kind in ("cpu", "cuda"):
         if torch.is_autocast_enabled(kind):
             wanted.append(functools.partial(torch.autocast, kind, dtype=torch.get_autocast_dtype(kind)))
-    return wanted + [functools.partial(_itself, mode) for mode in _get_current_function_mode_stack()]
-
-
-def _itself(mode: Any) -> Any:
-    return mode
+    return wanted + [lambda mode=mode: mode for mode in _get_current_function_mode_stack()]
 
 
 @contextmanager

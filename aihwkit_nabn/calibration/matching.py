@@ -1,17 +1,20 @@
-"""How far the chip's block outputs are from the reference's, as a loss."""
+"""How far the outputs of the chip's blocks are from the reference's, as a loss."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.models.detection.roi_heads import RoIHeads
+from torchvision.models.detection.rpn import RegionProposalNetwork
 
 from aihwkit_nabn.calibration.batches import SampleStore, tensors_in
-from aihwkit_nabn.calibration.points import matching_points
 from aihwkit_nabn.calibration.session import CalibrationSession
 from aihwkit_nabn.errors import CalibrationError
+from aihwkit_nabn.nn.layers import named_analog_layers
 
 # The reference's outputs on the whole set are kept if they take no more than this; otherwise it runs again each time.
 _CACHE_BYTES = 2**30
@@ -21,21 +24,43 @@ _ROUNDING = 1e-6
 # what a constant would have.
 _MISSING = torch.tensor(1.0)
 
+# A block holds at most this many analog layers; larger modules are whole stages, necks or heads.
+_LARGEST_BLOCK = 8
+# What these return is found in the image: other boxes, in another order, on another chip.
+_FINDING = (RegionProposalNetwork, RoIHeads)
+
 Signals = dict[str, list[Tensor]]
+
+
+def matching_points(model: nn.Module) -> list[str]:
+    """Return the names of the modules whose outputs stand for the network's inner signals.
+
+    Blocks: modules of a class of their own (not a plain Sequential or list) with a few analog layers inside and not
+    within another block: a residual block, a ConvModule, a transformer layer. Analog layers outside every block are
+    points themselves, so that each analog layer acts on at least one point. Behind normalization, shortcut and
+    activation a block's output tells what the rest of the network sees, which the layers' raw outputs do not.
+    """
+    return list(_points_in(model, "", set(named_analog_layers(model))))
+
+
+def _points_in(module: nn.Module, name: str, layers: set[str]) -> Iterator[str]:
+    inside = sum(layer.startswith(f"{name}.") for layer in layers) if name else len(layers)
+    plain = isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict, *_FINDING))
+    if name in layers or (name and not plain and 0 < inside <= _LARGEST_BLOCK):
+        yield name
+    elif inside:
+        for child_name, child in module.named_children():
+            yield from _points_in(child, f"{name}.{child_name}" if name else child_name, layers)
 
 
 class BlockObjective:
     """Mean over points of ``mean((y - y_ref)^2) / var(y_ref)``, plus the weighted divergence of the predictions.
 
-    Outputs of the reference that do not vary, such as those of a dead block, are left out.
+    Outputs of the reference that do not vary, such as those of a dead block, are left out. The divergence is that of
+    Kullback and Leibler; weight 0 leaves it out. One point counts at most `cap`; a constant output would count 1.
 
-    Args:
-        session: Chip, reference and how they are run.
-        store: The samples.
-        prediction_weight: Weight of the Kullback-Leibler divergence; 0 leaves it out.
-        batch_size: Samples per reference pass while filling the cache; None where it is called with the same few
-            groups again and again, whose signals are kept as they come.
-        cap: Most that one point may count; 1 is what a constant output would have. None: no limit.
+    The reference's outputs are gathered at the beginning, `batch_size` samples at a time. None: they are kept as they
+    come, for an objective that is called with the same few groups again and again.
     """
 
     def __init__(
@@ -46,17 +71,13 @@ class BlockObjective:
         batch_size: int | None,
         cap: float | None = None,
     ) -> None:
-        self.cap = cap
-        self.session = session
-        self.store = store
-        self.prediction_weight = prediction_weight
-        if session.reference is None:
-            raise CalibrationError("this method compares with the digital model; pass reference=model")
-        names = matching_points(session.model)
+        self.session, self.store = session, store
+        self.prediction_weight, self.cap = prediction_weight, cap
+        names, reference = matching_points(session.model), session.digital_model()
         self.chip_points = {name: session.model.get_submodule(name) for name in names}
-        self.reference_points = {name: session.reference.get_submodule(name) for name in names}
-        self.cache = None if batch_size is None else self._fill_cache(batch_size)
+        self.reference_points = {name: reference.get_submodule(name) for name in names}
         self._keeps_groups = batch_size is None
+        self.cache = None if batch_size is None else self._fill_cache(batch_size)
         self._groups: dict[tuple[int, ...], tuple[Signals, Any]] = {}
         self._n_bytes = 0
 
@@ -64,7 +85,7 @@ class BlockObjective:
         """Return the loss on one group of samples, with gradients where they are enabled."""
         batch = self.store.take(group)
         targets, expected = self._targets(group, batch)
-        signals, got = _run(self.session, self.chip_points, batch, self._number(group), on_chip=True)
+        signals, got = self._run(self.chip_points, batch, group)
         errors = [
             error
             for name, ys in signals.items()
@@ -90,36 +111,42 @@ class BlockObjective:
         total = sum(len(group) for group in groups)
         return sum(float(self(group)) * len(group) for group in groups) / total if total else float("inf")
 
-    def _number(self, group: list[int]) -> int | None:
-        """Return which of the session's batches a group is, for messages."""
-        return None if self.store.by_sample else group[0]
-
     def _targets(self, group: list[int], batch: Any) -> tuple[Signals, Any]:
         if self.cache is None:
             key = tuple(group)
-            if key not in self._groups:
-                with torch.no_grad():
-                    found = _run(self.session, self.reference_points, batch, self._number(group), on_chip=False)
-                self._n_bytes += _bytes([y for ys in found[0].values() for y in ys])
-                if not self._keeps_groups or self._n_bytes > _CACHE_BYTES:
-                    return found
-                self._groups[key] = found
-            return self._groups[key]
+            found = self._groups.get(key) or self._run(self.reference_points, batch, group)
+            if self._keeps_groups and key not in self._groups:
+                self._n_bytes += _bytes(found[0])
+                if self._n_bytes <= _CACHE_BYTES:
+                    self._groups[key] = found
+            return found
         rows = torch.tensor(group)
         signals, prediction = self.cache
         chosen = {name: [y[rows.to(y.device)] for y in ys] for name, ys in signals.items()}
         return chosen, None if prediction is None else prediction[rows.to(prediction.device)]
 
-    @torch.no_grad()
+    def _run(self, points: dict[str, nn.Module], batch: Any, group: list[int]) -> tuple[Signals, Any]:
+        """Return the outputs of points, on the chip or on the reference, and the prediction."""
+        signals: Signals = {}
+
+        def record(name: str, output: Any) -> None:
+            signals.setdefault(name, []).extend(y for y in tensors_in(output) if y.is_floating_point())
+
+        number = None if self.store.by_sample else group[0]  # of the session's batches, for messages
+        run = self.session.run_analog if points is self.chip_points else self.session.run_reference
+        with self.session.recording(points, record):
+            prediction = run(batch, number)
+        return signals, prediction
+
     def _fill_cache(self, batch_size: int) -> tuple[Signals, Tensor | None] | None:
+        if not self.store.by_sample:
+            return None
         parts: list[tuple[Signals, Any]] = []
         for group in self.store.minibatches(list(range(self.store.n)), batch_size):
             batch = self.store.take(group)
-            signals, prediction = _run(self.session, self.reference_points, batch, self._number(group), on_chip=False)
-            tensors = [y for ys in signals.values() for y in ys]
-            by_sample = self.store.by_sample and all(y.dim() and y.shape[0] == len(group) for y in tensors)
-            n_bytes = _bytes(tensors) / len(group) * self.store.n
-            if not by_sample or n_bytes > _CACHE_BYTES:
+            signals, prediction = self._run(self.reference_points, batch, group)
+            by_sample = all(y.dim() and y.shape[0] == len(group) for ys in signals.values() for y in ys)
+            if not by_sample or _bytes(signals) / len(group) * self.store.n > _CACHE_BYTES:
                 return None
             parts.append((signals, prediction if isinstance(prediction, Tensor) else None))
         first, prediction = parts[0]
@@ -132,21 +159,8 @@ class BlockObjective:
         return joined, predictions
 
 
-def _bytes(tensors: list[Tensor]) -> int:
-    return sum(y.numel() * y.element_size() for y in tensors)
-
-
-def _run(
-    session: CalibrationSession, points: dict[str, nn.Module], batch: Any, number: int | None, *, on_chip: bool
-) -> tuple[Signals, Any]:
-    signals: Signals = {}
-
-    def record(name: str, output: Any) -> None:
-        signals.setdefault(name, []).extend(y for y in tensors_in(output) if y.is_floating_point())
-
-    with session.recording(points, record):
-        result = session.run_analog(batch, number) if on_chip else session.run_reference(batch, number)
-    return signals, result
+def _bytes(signals: Signals) -> int:
+    return sum(y.nbytes for ys in signals.values() for y in ys)
 
 
 def relative_error(y: Tensor, target: Tensor) -> Tensor | None:
@@ -161,11 +175,7 @@ def relative_error(y: Tensor, target: Tensor) -> Tensor | None:
 
 
 def check_predictions(session: CalibrationSession) -> None:
-    """Raise unless the reference's predictions on the first batch can be compared.
-
-    Raises:
-        CalibrationError: they are not one tensor of logits.
-    """
+    """Raise `CalibrationError` unless the reference's predictions on the first batch are one tensor of logits."""
     prediction = session.run_reference(session.all_batches()[0], 0)
     with torch.no_grad():
         _divergence(prediction, prediction)

@@ -47,7 +47,7 @@ def _check(name: str, method: type[CalibrationMethod]) -> None:
     if not (isinstance(method, type) and issubclass(method, CalibrationMethod)):
         raise NabnError(f"calibration method {name!r} must be a class derived from CalibrationMethod, got {method!r}")
     if method.calibrate is CalibrationMethod.calibrate:
-        raise NabnError(f"calibration method {name!r}: {method.__name__} does not write calibrate(self, session)")
+        raise NabnError(f"calibration method {name!r}: {method.__name__} does not define calibrate(self, session)")
     options = [
         p for p in inspect.signature(method).parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
     ]
@@ -77,22 +77,19 @@ def takes_option(cls: type[CalibrationMethod], option: str) -> bool:
 
 
 def unknown_method(name: object, known: Iterable[str] = ()) -> UnknownNameError:
-    """Return the error for a name that no method has.
-
-    Args:
-        name: As given.
-        known: Further names that may stand in its place: ``"none"`` where the chip may stay as programmed.
-    """
+    """Return the error for a name that no method has; `known` are further ones: ``"none"`` where that is allowed."""
     hint = ""
     if name == UNCALIBRATED and name not in known:
-        hint = ": to leave a chip as programmed, do not calibrate it; evaluate(methods=['none', ...]) measures it so"
+        hint = (
+            ": to leave a chip as programmed, do not calibrate it; evaluate(methods=['none', ...]) measures it that way"
+        )
     alone, options = name_with_options(name)
     if alone in CALIBRATION_METHODS:
         pairs = [option.partition("=") for option in options]
         given = {key.strip(): parse_value(key, value.strip()) for key, equals, value in pairs if equals}
         keywords = ", ".join(f"{key}={value!r}" for key, value in given.items()) or "OPTION=VALUE"
         hint = (
-            f": give options apart from the name, calibrate(..., method={alone!r}, {keywords}), "
+            f": pass options separately from the name, calibrate(..., method={alone!r}, {keywords}), "
             f"MethodSpec({alone!r}, options={given}), or in a config dict(method={alone!r}, {keywords})"
         )
     return UnknownNameError(CALIBRATION_METHODS.kind, name, [*known, *CALIBRATION_METHODS.names()], hint)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -25,8 +27,7 @@ _SMALLEST_SQUARE, _LARGEST_SQUARE = 1e-30, 1e30
 class Moments:
     """Count, mean and sum of squared deviations per channel, over everything merged so far.
 
-    Merging adds the between-batch term (Chan et al. 1979), so batches of any sizes give what one pass over their
-    concatenation would.
+    Merging adds the between-batch term (Chan et al. 1979), so any split into batches gives the same.
 
     Args:
         count: Values per channel.
@@ -47,12 +48,7 @@ class Moments:
     @classmethod
     @torch.no_grad()
     def of(cls, x: Tensor, channel_dim: int) -> Moments:
-        """Return the moments of one tensor.
-
-        Args:
-            x: Any shape; integers and half precision are widened.
-            channel_dim: Dimension of the channels.
-        """
+        """Return the moments of one tensor of any shape; integers and half precision are widened."""
         x = x.detach()
         if x.dtype not in (torch.float32, torch.float64):
             x = x.float()
@@ -93,6 +89,10 @@ class Moments:
         self.count = total
         return self
 
+    def added_to(self, total: Moments | None) -> Moments:
+        """Return the total with these; begin one where there is none."""
+        return (total or Moments.empty(len(self.mean), self.mean.device)).merge(self)
+
     def affine(self, scale: Tensor, offset: Tensor) -> Moments:
         """Return the moments of ``scale * x + offset``."""
         scale, offset = scale.double(), offset.double()
@@ -110,14 +110,15 @@ class Moments:
         """Whether nothing that went in was NaN or infinite."""
         return math.isfinite(self.m2.sum().item())  # what is not finite is not at a finite distance from the mean
 
-    def check_finite(self, what: str) -> None:
-        """Raise if anything that went in was NaN or infinite.
+    def check_finite(self, what: str) -> Moments:
+        """Return self.
 
         Raises:
-            CalibrationError: names `what`.
+            CalibrationError: `what`, which is named, holds NaN or infinite values.
         """
         if not self.is_finite:
-            raise CalibrationError(f"{what} produced NaN or infinite values on the calibration set")
+            raise CalibrationError(f"{what} holds NaN or infinite values on the calibration set")
+        return self
 
 
 def _torch_moments(x: Tensor, channel_dim: int, count: int) -> tuple[Tensor, Tensor]:
@@ -147,8 +148,9 @@ def _mend_squares_out_of_range(x: Tensor, channel_dim: int, mean: Tensor, m2: Te
 def _raw_moments(x: Tensor, channel_dim: int, count: int) -> tuple[Tensor, Tensor]:
     """Return mean and sum of squared deviations from plain sums, which cancel where the mean is large."""
     rows, dim = _rows(x, channel_dim)
-    mean = _sum(rows, dim) / count
-    return mean, torch.addcmul(_sum_of_squares(rows, dim), mean, mean, value=-count)
+    mean = _summed(rows, dim, lambda part: part.sum(dim).double()) / count
+    squares = _summed(rows, dim, lambda part: torch.linalg.vector_norm(part, dim=dim).double().square())
+    return mean, torch.addcmul(squares, mean, mean, value=-count)
 
 
 def _negative(dim: int, rank: int) -> int:
@@ -167,19 +169,7 @@ def _rows(x: Tensor, channel_dim: int) -> tuple[Tensor, int]:
     return x.reshape(x.shape[:channel_dim].numel(), n_channels, -1), 2
 
 
-def _sum(rows: Tensor, dim: int) -> Tensor:
-    if rows.shape[dim] <= _RUN:
-        return _over_batch(rows.sum(dim).double(), dim)
-    parts = [part.sum(dim).double() for part in rows.split(_RUN, dim)]
-    return _over_batch(sum(parts[1:], parts[0]), dim)
-
-
-def _sum_of_squares(rows: Tensor, dim: int) -> Tensor:
-    if rows.shape[dim] <= _RUN:
-        return _over_batch(torch.linalg.vector_norm(rows, dim=dim).double().square_(), dim)
-    parts = [torch.linalg.vector_norm(part, dim=dim).double().square() for part in rows.split(_RUN, dim)]
-    return _over_batch(sum(parts[1:], parts[0]), dim)
-
-
-def _over_batch(sums: Tensor, dim: int) -> Tensor:
-    return sums if dim == 0 else sums.sum(0)
+def _summed(rows: Tensor, dim: int, sum_of: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return what `sum_of` makes of runs along a dimension, added up over these and over the batch."""
+    total = functools.reduce(torch.add, map(sum_of, rows.split(_RUN, dim)))
+    return total if dim == 0 else total.sum(0)

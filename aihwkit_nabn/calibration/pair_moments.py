@@ -49,9 +49,7 @@ class Pair:
         self.analog.merge(other.analog)
         self.joint.merge(other.joint)
         if other.common is not None:
-            if self.common is None:
-                self.common = Moments.empty(len(other.common.mean), other.common.mean.device)
-            self.common.merge(other.common)
+            self.common = other.common.added_to(self.common)
         if other.inputs is not None:
             self.inputs = self.inputs or HalvedMoments(other.inputs.groups)
             self.inputs.merge(other.inputs)

@@ -18,7 +18,7 @@ from aihwkit_nabn.calibration.regression import Correction, HalvedMoments
 from aihwkit_nabn.calibration.report import LayerShift
 from aihwkit_nabn.calibration.sampling import Positions, positions_per_sample
 from aihwkit_nabn.calibration.session import CalibrationSession
-from aihwkit_nabn.errors import CalibrationError
+from aihwkit_nabn.errors import CalibrationError, some
 from aihwkit_nabn.nn.alignment import LayerInput, align
 from aihwkit_nabn.nn.layers import NoiseAwareLayer, named_analog_layers
 
@@ -28,20 +28,13 @@ PairRule = Callable[[Pair], "tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tenso
 
 @dataclass(frozen=True)
 class _Aligned:
-    """What a layer's moments come to.
-
-    Args:
-        vectors: Scale and offset, and the input gain where there is one.
-        correction: Added before them, or None.
-        pair: The moments, with the correction.
-    """
+    """What a layer's moments come to: scale, offset and perhaps input gain, and the correction added before them."""
 
     vectors: tuple[Tensor, ...]
     correction: Correction | None
     pair: Pair
 
     def parts(self, dtype: torch.dtype) -> dict[str, Tensor]:
-        """Return the parts of the layer's alignment."""
         found = dict(zip(("scale", "offset", "input_gain"), self.vectors, strict=False))
         if self.correction is not None:
             found |= self.correction.scaled(self.vectors[0])
@@ -52,8 +45,7 @@ class _Aligned:
 class _ReferenceCalls:
     """What the reference's layer returned: the moments of each call over all batches, and a sample for each batch.
 
-    Args:
-        wanted: Positions to sample of each calibration sample; 0 takes none.
+    Of each calibration sample `wanted` positions are taken.
     """
 
     channel_dim: int
@@ -63,8 +55,7 @@ class _ReferenceCalls:
     _rows: list[int] = field(default_factory=list)
 
     def take_in(self, what: str, output: Tensor, batch: int, call: int, n_samples: int) -> None:
-        now = Moments.of(output, self.channel_dim)
-        now.check_finite(what)
+        now = Moments.of(output, self.channel_dim).check_finite(what)
         if call == len(self.moments):
             self.moments.append(now)
             self._rows.append(0)
@@ -92,11 +83,8 @@ class _PairGate(Gate[Pair, "_Aligned | None"]):
         self.alignment = session.alignments[name]
         super().__init__(name, self.alignment)
         self.device = session.devices[name]
-        self.rule = rule
-        self.reference = reference
-        self.wants_joint = wants_joint
-        self.wants_common = wants_common
-        self.regressed = regressed
+        self.rule, self.reference, self.regressed = rule, reference, regressed
+        self.wants_joint, self.wants_common = wants_joint, wants_common
 
     def empty(self, call: int) -> Pair:
         pair = self._empty()
@@ -135,9 +123,7 @@ class _PairGate(Gate[Pair, "_Aligned | None"]):
         mean = given.mean() if given is not None and given.mean_is_cheap and self.wants_common else None
 
         def take_in(pair: Pair, batch: int, call: int) -> None:
-            now = Moments.of(output, channel_dim)
-            now.check_finite(f"layer {self.name!r}")
-            pair.analog.merge(now)
+            pair.analog.merge(Moments.of(output, channel_dim).check_finite(f"the output of layer {self.name!r}"))
             probe = self._probe_of(output, batch, call)
             if mean is not None and given is not None:
                 self._add_common(pair, mean)
@@ -162,7 +148,6 @@ class _PairGate(Gate[Pair, "_Aligned | None"]):
     def _add_inputs(
         self, pair: Pair, given: LayerInput, output: Tensor, probe: tuple[Positions, Tensor] | None
     ) -> None:
-        """Take in what the correction is found from."""
         assert self.regressed is not None
         inputs = regression_inputs(given, self.regressed.groups)
         if pair.inputs is None:
@@ -176,13 +161,10 @@ class _PairGate(Gate[Pair, "_Aligned | None"]):
 
     def _add_common(self, pair: Pair, mean: Tensor) -> None:
         """Take in the input mean's moments, one per channel of the output."""
-        now = Moments.of(mean, self.alignment.channel_dim)
-        now.check_finite(f"the input of layer {self.name!r}")
-        repeats = self.alignment.n_channels // mean.shape[self.alignment.channel_dim]
+        now = Moments.of(mean, self.alignment.channel_dim).check_finite(f"the input of layer {self.name!r}")
+        repeats = self.alignment.n_channels // len(now.mean)
         now = Moments(now.count, now.mean.repeat_interleave(repeats), now.m2.repeat_interleave(repeats))
-        if pair.common is None:
-            pair.common = Moments.empty(self.alignment.n_channels, mean.device)
-        pair.common.merge(now)
+        pair.common = now.added_to(pair.common)
 
     def _compare(self, pair: Pair, positions: Positions, probe: Tensor, output: Tensor, mean: Tensor | None) -> None:
         signals = [positions.take(output), probe]
@@ -206,11 +188,11 @@ def align_with_reference(
     """Align every analog layer's output with the reference's on the same inputs, one layer after the other.
 
     The reference runs over all batches first. Then the chip does, each layer's output corrected by what `rule` makes of
-    the moments over the whole set before it goes on, so that every layer is measured behind the final corrections of
-    those before it, and any split into batches gives the same. See `exact.measure` for what that takes.
+    the moments over the whole set before it goes on. So every layer is measured behind the final corrections of those
+    before it, and any split into batches gives the same (`exact.measure`).
 
     Args:
-        session: The calibration at hand.
+        session: Chip, reference and batches.
         rule: Called with a `Pair`, returns scale and offset, and perhaps an input gain, each ``[channels]``.
         wants_joint: Also gather the correlation between chip and reference.
         wants_common: Also gather the moments of the layers' input means, and theirs with both.
@@ -224,14 +206,15 @@ def align_with_reference(
         CalibrationError: no analog layer ran, or a layer of the reference never did while the chip's did.
     """
     regressed: dict[str, Regressed] = {}
+    wants_joint = wants_joint or wants_common
     if correct is None:
-        reference = _run_reference(session, wants_joint or wants_common)
+        reference = _run_reference(session, wants_joint)
     else:
         with LayerErrors(session) as errors:
-            reference = _run_reference(session, wants_joint or wants_common, errors)
+            reference = _run_reference(session, wants_joint, errors)
         regressed = correct(errors)
     gates = {
-        name: _PairGate(name, session, rule, calls, wants_joint or wants_common, wants_common, regressed.get(name))
+        name: _PairGate(name, session, rule, calls, wants_joint, wants_common, regressed.get(name))
         for name, calls in reference.items()
     }
     reads = _weight_reads(session)
@@ -259,7 +242,12 @@ def align_with_reference(
         pairs[name] = pair
     if not pairs:
         raise CalibrationError("no analog layer ran on the calibration set")
-    _warn_of_one_sided(one_sided)
+    if one_sided:  # layers that run on what is found (regions, objects), where one of the models found nothing
+        warnings.warn(
+            f"{len(one_sided)} analog layers ({some(one_sided)}) had inputs in only one of chip and reference on the "
+            "whole calibration set, as behind a detector that finds nothing; they are not calibrated",
+            stacklevel=2,
+        )
     return pairs
 
 
@@ -280,7 +268,7 @@ def _run_reference(
 
         def note(name: str, output: Any, number: int = number, size: int = size, calls: Any = calls) -> None:
             calls[name] += 1
-            found[name].take_in(f"layer {name!r} of the reference", output, number, calls[name], size)
+            found[name].take_in(f"the output of layer {name!r} of the reference", output, number, calls[name], size)
 
         watching = session.recording_products(layers, note) if errors is None else errors.beside(layers, size, note)
         with watching:
@@ -289,16 +277,5 @@ def _run_reference(
 
 
 def _weight_reads(session: CalibrationSession) -> dict[str, int]:
-    layers: dict[str, Any] = named_analog_layers(session.model)
-    return {name: layer.weight_reads for name, layer in layers.items() if isinstance(layer, NoiseAwareLayer)}
-
-
-def _warn_of_one_sided(names: list[str]) -> None:
-    """Tell of layers that run on what is found (regions, objects), where one of the two models found nothing."""
-    if names:
-        warnings.warn(
-            f"{len(names)} analog layers ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''}) had inputs in "
-            "only one of chip and reference on the whole calibration set, as behind a detector that finds nothing; "
-            "they are not calibrated",
-            stacklevel=2,
-        )
+    layers = named_analog_layers(session.model).items()
+    return {name: layer.weight_reads for name, layer in layers if isinstance(layer, NoiseAwareLayer)}

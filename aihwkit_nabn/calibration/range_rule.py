@@ -12,21 +12,17 @@ from torch import Tensor, nn
 
 from aihwkit_nabn.calibration.histogram import AbsHistogram, LogHistogram
 from aihwkit_nabn.nn.input_ranges import own_bounds
+from aihwkit_nabn.nn.layers import own_tiles
 from aihwkit_nabn.simulator.product.physics.converters import input_converter, output_converter, resolution_step
 from aihwkit_nabn.simulator.product.replication import copies_of, folded
-from aihwkit_nabn.simulator.product.tiles import tiles_of
 
 
 def least_error_range(seen: AbsHistogram, layer: nn.Module, products: Sequence[LogHistogram] = ()) -> float:
     """Return the input range with the least mean squared error at the layer's output, see `calibrate_input_ranges`.
 
-    Args:
-        seen: The layer's inputs.
-        layer: An analog layer.
-        products: What each tile makes of them in its own units (`least_error_bounds`); without them the ADC is taken to
-            cut nothing off.
+    `products` are what each tile makes of the inputs seen (`least_error_bounds`); without, the ADC cuts nothing off.
     """
-    tiles = tiles_of(layer)
+    tiles = own_tiles(layer)
     io = tiles[0].rpu_config.forward
     if io.is_perfect:
         return seen.maximum
@@ -61,12 +57,9 @@ def _octaves_beyond(seen: AbsHistogram, products: Sequence[LogHistogram], io: IO
 def least_error_bounds(input_range: float, layer: nn.Module, products: Sequence[LogHistogram]) -> Tensor:
     """Return the range of each output's ADC with the least mean squared error at an input range, all tiles' outputs.
 
-    Args:
-        input_range: Of the layer.
-        layer: An analog layer whose tiles have ranges of their own.
-        products: What each tile makes of the inputs in its own units, the reads of it apart (`reads_of`).
+    `products` are what each tile makes of the inputs in its own units, the reads of it apart (`reads_of`).
     """
-    tiles = tiles_of(layer)
+    tiles = own_tiles(layer)
     io = tiles[0].rpu_config.forward
     ranges = torch.tensor([input_range], dtype=torch.float64)
     bounds = []

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from aihwkit_nabn.errors import CalibrationError
 from aihwkit_nabn.nn.keeping import mapped
@@ -19,9 +19,6 @@ class UnionOfRanks:
     Each rank calibrates on all of them. Calibration sets are small, and so every rank holds the same chip, methods that
     correct a layer before the next is measured see the same batches as on one process, and shards may be uneven or
     empty. One batch per rank is in memory at a time.
-
-    Args:
-        batches: This rank's own.
     """
 
     def __init__(self, batches: Iterable[Any]) -> None:
@@ -34,7 +31,8 @@ class UnionOfRanks:
         while left:
             mine: dict[str, Any] = {}
             try:
-                mine["batch"] = _on_cpu(next(iterator))
+                # Another rank may not have this one's device.
+                mine["batch"] = mapped(next(iterator), Tensor.cpu)
             except StopIteration:
                 pass
             except Exception as error:
@@ -88,8 +86,3 @@ def union_of_ranks(batches: Any, sharded: bool) -> Iterator[Any]:
         union.finish(error)
         raise
     union.finish(None)
-
-
-def _on_cpu(batch: Any) -> Any:
-    """Move the tensors in a batch off this rank's device, which another rank may not have."""
-    return mapped(batch, lambda tensor: tensor if tensor.device == torch.device("cpu") else tensor.cpu())

@@ -1,4 +1,4 @@
-"""What a layer's inputs say about its errors: reduced-rank regression from second moments."""
+"""Reduced-rank regression of a layer's errors on its inputs, from second moments."""
 
 from __future__ import annotations
 
@@ -79,10 +79,9 @@ class InputMoments:
         n = digital.shape[1]
         if n == 0:
             return
-        parts = [part.double() for part in (per_output(inputs, len(digital), self.groups), analog, digital)]
-        means = tuple(part.mean(1) for part in parts)
-        products = self._products(*(part - mean.unsqueeze(1) for part, mean in zip(parts, means, strict=True)))
-        self.merge(InputMoments(self.groups, n, means, products))
+        # As samples come: one position's channels lie side by side.
+        parts = [part.T.double() for part in (per_output(inputs, len(digital), self.groups), analog, digital)]
+        self.merge(InputMoments(self.groups, n, *self._measured(parts)))
 
     def merge(self, other: InputMoments) -> None:
         """Take in another sample's moments, in place."""
@@ -104,6 +103,11 @@ class InputMoments:
                 old.addcmul_(left, right, value=weight)
         self.mean = tuple(old + delta * (other.count / total) for old, delta in zip(self.mean, deltas, strict=True))
         self.count = total
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether nothing that was taken in was NaN or infinite."""
+        return all(bool(torch.isfinite(part).all()) for part in self.scatter)
 
     @property
     def correlation(self) -> float:
@@ -131,12 +135,15 @@ class InputMoments:
         mixing, directions = correction.factors()
         return float(added - 2 * (mixing * (with_digital @ directions.T)).sum())
 
-    def _products(self, inputs: Tensor, analog: Tensor, digital: Tensor) -> tuple[Tensor, ...]:
+    def _measured(self, parts: list[Tensor]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Return means and scatter of ``[positions, channels]``."""
+        means = tuple(part.mean(0) for part in parts)
+        inputs, analog, digital = (part - mean for part, mean in zip(parts, means, strict=True))
         if self.groups == 1:
-            with_inputs = inputs @ inputs.T, analog @ inputs.T, digital @ inputs.T
+            with_inputs = [part.T @ inputs for part in (inputs, analog, digital)]
         else:
-            with_inputs = tuple((part * inputs).sum(1) for part in (inputs, analog, digital))  # type: ignore[assignment]
-        return *with_inputs, analog.square().sum(1), digital.square().sum(1), (analog * digital).sum(1)
+            with_inputs = [(part * inputs).sum(0) for part in (inputs, analog, digital)]
+        return means, (*with_inputs, analog.square().sum(0), digital.square().sum(0), (analog * digital).sum(0))
 
 
 @dataclass
@@ -160,14 +167,13 @@ class HalvedMoments:
         """Take in samples ``[channels, positions]``; `is_second` says of which half each position is."""
         self._whole = None
         for half, chosen in zip(self.halves, (~is_second, is_second), strict=True):
-            half.take_in(inputs[:, chosen], analog[:, chosen], digital[:, chosen])
+            half.take_in(*(part.T[chosen].T for part in (inputs, analog, digital)))
 
     def note_inputs(self, inputs: Tensor, channel_dim: int, channels: int) -> None:
         """Take in all of the inputs that samples are taken of, for their mean."""
         now = Moments.of(inputs, channel_dim)
         mean = per_output(now.mean, channels, self.groups)
-        now = Moments(now.count, mean, torch.zeros_like(mean))
-        self.everywhere = now if self.everywhere is None else self.everywhere.merge(now)
+        self.everywhere = Moments(now.count, mean, torch.zeros_like(mean)).added_to(self.everywhere)
 
     def merge(self, other: HalvedMoments) -> None:
         """Take in others, in place."""
@@ -175,8 +181,7 @@ class HalvedMoments:
         for mine, theirs in zip(self.halves, other.halves, strict=True):
             mine.merge(theirs)
         if other.everywhere is not None:
-            mine_everywhere = self.everywhere or Moments.empty(len(other.everywhere.mean), other.everywhere.mean.device)
-            self.everywhere = mine_everywhere.merge(other.everywhere)
+            self.everywhere = other.everywhere.added_to(self.everywhere)
 
     def whole(self) -> InputMoments:
         """Return the moments of both, which are not to be added to."""
@@ -203,7 +208,8 @@ class HalvedMoments:
 
 def per_output(inputs: Tensor, channels: int, groups: int) -> Tensor:
     """Return the input of each output where there are groups, ``[channels, ...]``; else the inputs."""
-    return inputs if groups == 1 else inputs.repeat_interleave(channels // len(inputs), 0)
+    repeats = channels // len(inputs)
+    return inputs if groups == 1 or repeats == 1 else inputs.repeat_interleave(repeats, 0)
 
 
 @dataclass(frozen=True)
@@ -212,45 +218,33 @@ class Solved:
 
     Args:
         gains: Shares of the layer's signal that each rank takes off its error, falling.
-        mixing: ``[channels, ranks]`` or None.
-        directions: ``[ranks, in_channels]`` or None.
-        input_gain: ``[channels]``, which counts as one rank, or None.
+        full: The correction of full rank; an input gain counts as one rank.
     """
 
     gains: list[float]
-    mixing: Tensor | None = None
-    directions: Tensor | None = None
-    input_gain: Tensor | None = None
+    full: Correction
 
     @property
     def numbers_of_a_rank(self) -> int:
         """Numbers that one rank stores, and multiplications that it takes for every output position."""
-        if self.input_gain is not None:
-            return len(self.input_gain)
-        assert self.mixing is not None and self.directions is not None
-        return self.mixing.shape[0] + self.directions.shape[1]
+        if self.full.input_gain is not None:
+            return len(self.full.input_gain)
+        assert self.full.mixing is not None and self.full.directions is not None
+        return self.full.mixing.shape[0] + self.full.directions.shape[1]
 
     def cut(self, rank: int) -> Correction | None:
         """Return the best correction of a rank; None for none."""
-        if rank == 0:
-            return None
-        if self.input_gain is not None:
-            return Correction(input_gain=self.input_gain)
-        assert self.mixing is not None and self.directions is not None
-        return Correction(directions=self.directions[:rank].clone(), mixing=self.mixing[:, :rank].clone())
+        if rank == 0 or self.full.input_gain is not None:
+            return self.full if rank else None
+        assert self.full.mixing is not None and self.full.directions is not None
+        return Correction(directions=self.full.directions[:rank].clone(), mixing=self.full.mixing[:, :rank].clone())
 
 
 def solve(found: InputMoments, ridge: float) -> Solved | None:
     """Return the ridge regression of the digital outputs minus the tiles' on the inputs, rank by rank.
 
-    The best approximation of rank r of its predictions is its first r terms (Izenman 1975).
-
-    Args:
-        found: A layer's moments.
-        ridge: In parts of the inputs' mean variance.
-
-    Returns:
-        None where nothing varies.
+    The best approximation of rank r of its predictions is its first r terms (Izenman 1975). The ridge is in parts of
+    the inputs' mean variance. None where nothing varies.
     """
     if found.count == 0:
         return None
@@ -260,7 +254,7 @@ def solve(found: InputMoments, ridge: float) -> Solved | None:
         return None
     if found.groups > 1:
         gain = _gain(found, ridge)
-        return Solved([float((gain * cross).sum()) / total], input_gain=gain)
+        return Solved([float((gain * cross).sum()) / total], Correction(input_gain=gain))
     factor = _factor(inputs, ridge)
     if factor is None:
         return None
@@ -268,7 +262,7 @@ def solve(found: InputMoments, ridge: float) -> Solved | None:
     whitened = torch.linalg.solve_triangular(factor, cross.T, upper=False).T
     values, left = _leading(whitened)
     directions = torch.linalg.solve_triangular(factor.T, whitened.T @ left, upper=True).T
-    return Solved((values / total).tolist(), mixing=left, directions=directions)
+    return Solved((values / total).tolist(), Correction(directions=directions, mixing=left))
 
 
 def _leading(matrix: Tensor) -> tuple[Tensor, Tensor]:
@@ -300,7 +294,7 @@ def solve_checked(found: HalvedMoments, rank: int, ridge: float, own: Correction
     start = None if 0 in (half.count for half in found.halves) else solve(whole, ridge)
     if start is None:
         return own
-    mixing = None if start.mixing is None else start.mixing[:, :rank]
+    mixing = None if start.full.mixing is None else start.full.mixing[:, :rank]
     best, best_ridge = whole.left_over(own), 0.0
     first, second = found.halves
     for tried in (ridge * step for step in _RIDGES):

@@ -1,4 +1,4 @@
-"""Can passes of a network run side by side? Tried on a few samples before a calibration relies on it."""
+"""Try on a few samples whether passes of a network can run side by side, before a calibration relies on it."""
 
 from __future__ import annotations
 
@@ -46,15 +46,10 @@ class Rehearsal:
 
 @torch.no_grad()
 def rehearse(model: nn.Module, forwards: Sequence[Callable[[], Any]], order: Mapping[str, int]) -> Rehearsal:
-    """Run passes alone and side by side, and compare what they return.
+    """Run passes on different inputs alone and side by side, and compare what they return; the chip stays as it was.
 
     They differ where a network or its hooks keep something of a pass outside of it, such as an attribute; and they wait
-    for ever where a pass holds a lock.
-
-    Args:
-        model: The chip; comes out as it was, no noise is drawn.
-        forwards: Two passes or more, on different inputs.
-        order: The gates, as for `Lockstep`.
+    for ever where a pass holds a lock. `order` is as for `Lockstep`.
     """
     parts = (OutputAlignment, NoiseAwareBatchNorm)
     # Alignments go by the names of their layers.
@@ -63,7 +58,7 @@ def rehearse(model: nn.Module, forwards: Sequence[Callable[[], Any]], order: Map
     alone, begin = [], time.perf_counter()
     seen: list[str] = []
     for number, forward in enumerate(forwards):
-        with _watching(model, gates, _noting(seen if number == 0 else [])):
+        with _watching(model, gates, (seen if number == 0 else []).append):
             alone.append(forward())
     stops = tuple((name, seen[:place].count(name)) for place, name in enumerate(seen))
     patience = max(_PATIENCE, _TIMES * (time.perf_counter() - begin))
@@ -83,7 +78,7 @@ def rehearse(model: nn.Module, forwards: Sequence[Callable[[], Any]], order: Map
 
 
 @contextmanager
-def _watching(model: nn.Module, gates: Mapping[str, Any], at: Callable[[str], None]) -> Iterator[None]:
+def _watching(model: nn.Module, gates: Mapping[str, Any], at: Callable[[str], object]) -> Iterator[None]:
     moment = ChipMoment.take(model)
     try:
         with kept(model), exact_products(model), isolated_rng(0):
@@ -94,13 +89,9 @@ def _watching(model: nn.Module, gates: Mapping[str, Any], at: Callable[[str], No
         moment.restore()
 
 
-def _passing(at: Callable[[str], None], name: str, x: Tensor, other: Any) -> Any:
+def _passing(at: Callable[[str], object], name: str, x: Tensor, other: Any) -> Any:
     at(name)
     return other.trained_statistics() if isinstance(other, NoiseAwareBatchNorm) else x
-
-
-def _noting(seen: list[str]) -> Callable[[str], None]:
-    return seen.append
 
 
 def _same(alone: Any, together: Any) -> bool:

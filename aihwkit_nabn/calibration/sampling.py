@@ -1,4 +1,4 @@
-"""A sample of the positions of an output, the same ones whichever way the calibration set is cut into batches."""
+"""Sample the positions of an output: the same ones however the calibration set is split into batches."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Positions:
 
     Args:
         shape: Of the output.
-        channel_dim: Dimension of the channels, negative.
+        channel_dim: Negative.
         first_row: How many rows of earlier batches there were.
         n_samples: Calibration samples that the rows belong to.
         wanted: Positions per sample.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -16,9 +16,9 @@ from aihwkit_nabn.calibration.batches import (
     ForwardFn,
     SampleStore,
     batch_size,
-    describe,
     first_samples,
     limited,
+    run_batch,
     separate,
 )
 from aihwkit_nabn.calibration.batchnorms import StatisticsRule, measure_batchnorms
@@ -26,7 +26,7 @@ from aihwkit_nabn.calibration.moments import Moments
 from aihwkit_nabn.calibration.rehearsal import Rehearsal, rehearse
 from aihwkit_nabn.calibration.report import CorrectionCost, LayerShift
 from aihwkit_nabn.chip.moment import ChipMoment
-from aihwkit_nabn.errors import CalibrationError, NabnError, VerificationError, suggestion
+from aihwkit_nabn.errors import CalibrationError, VerificationError, suggestion
 from aihwkit_nabn.nn.alignment import OutputAlignment
 from aihwkit_nabn.nn.batchnorm import NoiseAwareBatchNorm
 from aihwkit_nabn.nn.calibration_state import alignments, batchnorms
@@ -86,9 +86,7 @@ class CalibrationSession:
         self.taken = ""
         self.corrections: CorrectionCost | None = None
         self.losses: tuple[float, float] | None = None
-        self.n_samples = 0
-        self.n_batches = 0
-        self.n_passes = 0
+        self.n_samples = self.n_batches = self.n_passes = 0
         self.batch_sizes: list[int] = []
         self._kept: list[Any] | None = None
         self._numbers: Sequence[int] | None = None
@@ -137,13 +135,11 @@ class CalibrationSession:
     def part(self, batches: Iterable[Any], numbers: Sequence[int] | None = None) -> CalibrationSession:
         """Return a session of the same chip and reference with some of the samples; what it notes is its own.
 
-        Args:
-            batches: Of these samples.
-            numbers: Which of this session's batches they are, for messages; None: cut anew.
+        `numbers` says which of this session's batches they are, for messages; None: cut anew.
         """
-        forward_fns = self._forward_fn, self._reference_forward_fn
+        model, reference, forward_fn = self.model, self.reference, self._forward_fn
         part = CalibrationSession(
-            self.model, self.reference, batches, forward_fns[0], None, None, self._on_step, forward_fns[1]
+            model, reference, batches, forward_fn, None, None, self._on_step, self._reference_forward_fn
         )
         part._numbers = numbers
         return part
@@ -158,7 +154,7 @@ class CalibrationSession:
         except VerificationError:
             raise
         except CalibrationError:  # a forward_fn that takes whole batches only
-            self._verify_on(reference, first_samples(batch, size, size), size, strict)
+            self._verify_on(reference, batch, size, strict)
 
     def rehearsal(self) -> Rehearsal:
         """Return how passes of the chip may be run, tried on few samples of two batches; once per model."""
@@ -182,10 +178,9 @@ class CalibrationSession:
         return self._forward_fn(self.model, copied(batch))
 
     def _verify_on(self, reference: nn.Module, batch: Any, size: int, strict: bool) -> None:
-        roles = {id(self.model): "analog model"}
-
         def run(model: nn.Module) -> Any:
-            return self._run(self._forward_fn, model, roles.get(id(model), "reference"), batch, 0)
+            role = "analog model" if model is self.model else "reference"
+            return self._run(self._forward_fn, model, role, batch, 0)
 
         moment = ChipMoment.take(self.model)
         try:
@@ -227,30 +222,19 @@ class CalibrationSession:
     def run_analog(self, batch: Any, number: int | None = None) -> Any:
         """Return the analog model's output for a batch, with whatever is calibrated or observed so far.
 
-        Args:
-            batch: Of the calibration set.
-            number: Which one, for messages; default: the last that was read.
+        `number` says which batch it is, for messages; default: the last that was read.
         """
         return self._run(self._forward_fn, self.model, "analog model", batch, number)
 
     def run_reference(self, batch: Any, number: int | None = None) -> Any:
         """Return the reference's output for a batch; arguments as for the chip."""
-        if self.reference is None:
-            raise CalibrationError("this method compares with the digital model; pass reference=model")
         with torch.no_grad():
-            return self._run(self._reference_forward_fn, self.reference, "reference", batch, number)
+            return self._run(self._reference_forward_fn, self.digital_model(), "reference", batch, number)
 
     def _run(self, forward_fn: ForwardFn, model: nn.Module, role: str, batch: Any, number: int | None) -> Any:
-        try:
-            return forward_fn(model, copied(batch))
-        except NabnError:
-            raise
-        except Exception as error:
-            place = self.n_batches - 1 if number is None else number
-            place = place if self._numbers is None else self._numbers[place]
-            raise CalibrationError(
-                f"the {role} failed on calibration batch {place} ({describe(batch)}): {type(error).__name__}: {error}"
-            ) from error
+        place = self.n_batches - 1 if number is None else number
+        place = place if self._numbers is None else self._numbers[place]
+        return run_batch(forward_fn, model, copied(batch), f"the {role} failed on calibration batch {place}")
 
     def reference_layers(self) -> dict[str, nn.Module]:
         """Return the reference's layers by the names of the analog ones.
@@ -258,23 +242,28 @@ class CalibrationSession:
         Raises:
             CalibrationError: a layer is missing or has another shape.
         """
+        return match_reference(self.model, self.digital_model())
+
+    def digital_model(self) -> nn.Module:
+        """Return the reference.
+
+        Raises:
+            CalibrationError: there is none.
+        """
         if self.reference is None:
             raise CalibrationError("this method compares with the digital model; pass reference=model")
-        return match_reference(self.model, self.reference)
+        return self.reference
 
-    @contextmanager
-    def recording(self, modules: dict[str, nn.Module], record: Callable[[str, Any], None]) -> Iterator[None]:
+    def recording(
+        self, modules: dict[str, nn.Module], record: Callable[[str, Any], None]
+    ) -> AbstractContextManager[None]:
         """Call ``record(name, output)`` for every output of the given modules inside the block."""
-        with watched(modules, lambda name, args, kwargs, output: record(name, output)):
-            yield
+        return watched(modules, lambda name, args, kwargs, output: record(name, output))
 
     def recording_products(
         self, layers: dict[str, nn.Module], record: Callable[[str, Any], None]
     ) -> AbstractContextManager[None]:
-        """Call ``record(name, output)`` for every output of layers of the reference, as the chip's alignments see it.
-
-        That is the output of the operation on tiles, where a layer's forward pass goes on from there.
-        """
+        """Call ``record(name, output)`` for every output of the reference's layers, see `watched_outputs`."""
         return watched_outputs(named_analog_layers(self.model), layers, record)
 
     def measure_batchnorms(self, rule: StatisticsRule) -> dict[str, Moments]:
@@ -300,15 +289,12 @@ def match_reference(model: nn.Module, reference: nn.Module) -> dict[str, nn.Modu
         weight = getattr(twin, "weight", None)
         if not isinstance(weight, Tensor):
             raise CalibrationError(f"reference layer {name!r} is a {type(twin).__name__} without weights")
-        expected, got = _matrix_shape(layer), _matrix_shape_of(layer, weight)
+        array: Any = layer.analog_module
+        expected, got = (array.out_size, array.in_size), _matrix_shape_of(layer, weight)
         if got != expected:
             raise CalibrationError(f"reference layer {name!r} has a {got} weight matrix, the chip's is {expected}")
         matched[name] = twin
     return matched
-
-
-def _matrix_shape(layer: Any) -> tuple[int, int]:
-    return layer.analog_module.out_size, layer.analog_module.in_size
 
 
 def _matrix_shape_of(layer: Any, weight: Tensor) -> tuple[int, ...]:

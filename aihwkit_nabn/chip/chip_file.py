@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from aihwkit_nabn._version import __version__
-from aihwkit_nabn.chip.container import read_container, read_header, write_container
-from aihwkit_nabn.chip.programming import ChipState, chip_state, note_written
+from aihwkit_nabn.chip.container import read_container, write_container
+from aihwkit_nabn.chip.programming import ChipState, check_programmed, chip_state
 from aihwkit_nabn.chip.tile_state import check_tile, restore_tile, tile_tensors, tile_values
 from aihwkit_nabn.chip.variation import begin_variation, rewind_variation, samples_processed
-from aihwkit_nabn.errors import ChipFileError, ConversionError, NabnError, NotProgrammedError
+from aihwkit_nabn.chip.written import note_written
+from aihwkit_nabn.errors import ChipFileError, ConversionError, NabnError
 from aihwkit_nabn.nn import convert_to_noise_aware
 from aihwkit_nabn.nn.alignment import OutputAlignment
 from aihwkit_nabn.nn.batchnorm import NoiseAwareBatchNorm
@@ -35,8 +36,9 @@ def save_chip(model: nn.Module, path: str | Path) -> Path:
 
     For every weight on tiles, in single precision, that is 8 bytes (target, programmed weight); 4 more where the noise
     changes with time (the weight at this time); and what goes on drifting needs: 4 for ``pcm``, ``crossbar``,
-    ``reram_cmo``, ``stuck`` and ``variational``, 8 for ``hermes``, 16 for ``reram_wan``. A ResNet-18, 11.7 million
-    weights, takes 94 MB with Gaussian noise, 187 MB with PCM.
+    ``reram_cmo``, ``stuck`` and ``variational``, 8 for ``hermes``, 16 for ``reram_wan``, up to 24 for ``measured``;
+    that and 4 for each of several devices per weight, 8 for the spread of each. A ResNet-18, 11.7 million weights,
+    takes 94 MB with Gaussian noise, 187 MB with PCM.
 
     Args:
         model: A programmed model of `convert_to_noise_aware`.
@@ -53,6 +55,7 @@ def save_chip(model: nn.Module, path: str | Path) -> Path:
     path = _check_path(path)
     state = chip_state(model)
     layers = _layers(model)
+    check_programmed(model)
     calibration = calibration_tensors(model)
     n_samples = samples_processed(model)
     rewind_variation(model)  # tiles hold what programming and drift gave them; the next forward pass moves on
@@ -60,6 +63,7 @@ def save_chip(model: nn.Module, path: str | Path) -> Path:
         "model": type(model).__name__,
         "seed": state.seed,
         "t_inference": state.t_inference,
+        "cycle": state.cycle,
         "n_samples_processed": n_samples,
         "excluded": [entry.name for entry in _report(model).kept_digital if entry.reason == "excluded"],
         "versions": {
@@ -135,7 +139,7 @@ def chip_info(path: str | Path) -> dict[str, Any]:
     Raises:
         ChipFileError: as `load_chip`; the tensors are not read.
     """
-    return read_header(_check_path(path))
+    return read_container(_check_path(path), with_tensors=False)[0]
 
 
 # Layers that a message names.
@@ -160,12 +164,10 @@ def _layers(model: nn.Module) -> dict[str, NoiseAwareLayer]:
     for name, layer in named_analog_layers(model).items():
         if not isinstance(layer, NoiseAwareLayer):
             raise NabnError(
-                f"layer {name!r} is aihwkit's own {type(layer).__name__}; chip files hold models of "
-                "convert_to_noise_aware (or of convert_to_analog after register)"
+                f"layer {name!r} is aihwkit's own {type(layer).__name__}; chip files hold models made by "
+                "convert_to_noise_aware (or by convert_to_analog after register)"
             )
         layers[name] = layer
-        if any(getattr(tile, "programmed_weights", None) is None for _, tile in layer.named_analog_tiles()):
-            raise NotProgrammedError(f"layer {name!r} is not programmed; call program_chip(model, seed=...) first")
     return layers
 
 
@@ -181,10 +183,9 @@ def _digital_state(model: nn.Module) -> dict[str, Tensor]:
     inside: set[int] = set()
     for module in model.modules():
         if isinstance(module, NoiseAwareLayer):
-            inside.update(id(tensor) for tensor in module.analog_module.parameters())
-            inside.update(id(tensor) for tensor in module.analog_module.buffers())
+            inside.update(map(id, (*module.analog_module.parameters(), *module.analog_module.buffers())))
         elif isinstance(module, OutputAlignment):
-            inside.update(id(tensor) for tensor in module.buffers())
+            inside.update(map(id, module.buffers()))
         elif isinstance(module, NoiseAwareBatchNorm):
             inside.update({id(module.calibrated_mean), id(module.calibrated_var)})
     named = [*model.named_parameters(), *model.named_buffers()]
@@ -225,13 +226,14 @@ def _build(model: nn.Module, content: dict[str, Any], tensors: dict[str, Tensor]
     all_tiles = [tile for layer in layers.values() for _, tile in layer.named_analog_tiles()]
     for tile in all_tiles:
         note_written(tile)
-    begin_variation(analog, all_tiles, n_samples, note_written)
-    analog.__dict__["chip_state"] = ChipState(seed=seed, t_inference=seconds)
+    begin_variation(analog, all_tiles, n_samples)
+    # Files of release 0.2 know no cycles.
+    analog.__dict__["chip_state"] = ChipState(seed=seed, t_inference=seconds, cycle=content.get("cycle", 0))
     return analog
 
 
 def _other_network(model: nn.Module, content: dict[str, Any], path: Path) -> str:
-    return f"{path}, of a {content['model']}, is of another network than the {type(model).__name__} given"
+    return f"{path} holds a chip of another network, a {content['model']}, not of the {type(model).__name__} given"
 
 
 def _layers_for(analog: nn.Module, content: dict[str, Any], gone: list[str], path: Path) -> dict[str, NoiseAwareLayer]:

@@ -1,4 +1,4 @@
-"""A chip file's outside: named tensors with JSON beside them in one safetensors file, versioned and with a checksum."""
+"""The container of a chip file: named tensors and JSON in one safetensors file, versioned and with a checksum."""
 
 from __future__ import annotations
 
@@ -23,12 +23,7 @@ READABLE = ("1", "2")
 
 
 def write_container(path: Path, content: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-    """Write a file in one step.
-
-    Args:
-        path: The file; its folder is made if need be.
-        content: JSON values.
-        tensors: By name.
+    """Write JSON values and named tensors to a file in one step; its folder is made if need be.
 
     Raises:
         NabnError: the file cannot be written.
@@ -39,36 +34,27 @@ def write_container(path: Path, content: dict[str, Any], tensors: dict[str, Tens
     write_bytes(path, save(plain, header))
 
 
-def read_header(path: Path) -> dict[str, Any]:
-    """Return the JSON values of a file without reading its tensors, nor checking them.
+def tensor_names(path: Path) -> list[str]:
+    """Return the names of a file's tensors without reading them; the file is one that `read_container` has read."""
+    with safe_open(path, framework="pt") as file:
+        return list(file.keys())
+
+
+def read_container(path: Path, *, with_tensors: bool = True) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return what `write_container` wrote, or of its tensors none: these are then not checked either.
 
     Raises:
-        ChipFileError: no such file, or one that is truncated, of something else or of an unknown version.
+        ChipFileError: no such file, or it is truncated, of something else, of an unknown version or altered.
     """
-    return _read(path, with_tensors=False)[0]
-
-
-def read_container(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return what `write_container` wrote.
-
-    Raises:
-        ChipFileError: as `read_header`, or the file was altered since it was written.
-    """
-    return _read(path, with_tensors=True)
-
-
-def _read(path: Path, *, with_tensors: bool) -> tuple[dict[str, Any], dict[str, Tensor]]:
     tensors: dict[str, Tensor] = {}
+    if not path.is_file():
+        raise ChipFileError(f"no chip file {path}")
     try:
-        if not path.is_file():
-            raise ChipFileError(f"no chip file {path}")
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             if header.get("format") == FORMAT and with_tensors:
                 # Copies: safetensors maps the file, and who cut it short later would take the process down.
                 tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
-    except ChipFileError:
-        raise
     except (SafetensorError, OSError, ValueError) as error:
         raise ChipFileError(f"{path} is truncated, damaged, or no chip file: {error}") from error
     if header.get("format") != FORMAT:

@@ -8,7 +8,7 @@ out of converters and output noise, each weight times the converted unit input, 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -25,7 +25,6 @@ from aihwkit.simulator.tiles.inference import InferenceTile, InferenceTileWithPe
 from aihwkit.simulator.tiles.torch_tile import TorchSimulatorTile
 from torch import Tensor
 
-from aihwkit_nabn.chip.compensation import TypedReadout
 from aihwkit_nabn.simulator.product.crossbar import NOISE
 from aihwkit_nabn.simulator.product.physics.converters import input_converter, output_converter
 from aihwkit_nabn.simulator.product.physics.effect import Currents, Reading, add_in_place, disturbed
@@ -43,6 +42,45 @@ _KNOWN_BASELINES = (BaseDriftCompensation.init_baseline, GlobalDriftCompensation
 _NAME = "_forward_drift_readout_tensor"
 
 
+class TypedReadout(BaseDriftCompensation):  # type: ignore[misc]  # aihwkit comes without types
+    """Another compensation, its readout vectors in the tile's data type; aihwkit always makes them float32."""
+
+    def __init__(self, compensation: BaseDriftCompensation, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.compensation = compensation
+        self.dtype = str(dtype).removeprefix("torch.")  # as chip files can hold it
+
+    def init_baseline(self, tile: Any) -> Any:
+        """Return the readout right after programming."""
+        return self.compensation.init_baseline(tile)
+
+    def get_readout_tensor(self, in_size: int) -> Tensor:
+        """Return the vectors to read with."""
+        vectors: Tensor = self.compensation.get_readout_tensor(in_size)
+        return vectors.to(getattr(torch, self.dtype))
+
+    def readout(self, out_tensor: Tensor) -> Tensor:
+        """Return what is compared."""
+        compared: Tensor = self.compensation.readout(out_tensor)
+        return compared
+
+    def apply(self, forward_output: Tensor, ref_value: Tensor) -> Tensor:
+        """Return the factor that makes up for the drift."""
+        factor: Tensor = self.compensation.apply(forward_output, ref_value)
+        return factor
+
+    def __str__(self) -> str:
+        return str(self.compensation)
+
+
+def match_readout_dtype(tile: Any) -> None:
+    """Make a tile that is not float32 read out for its drift compensation in its own data type."""
+    compensation = getattr(tile.rpu_config, "drift_compensation", None)
+    if compensation is None or isinstance(compensation, TypedReadout) or tile.get_dtype() == torch.float32:
+        return
+    tile.rpu_config.drift_compensation = TypedReadout(compensation, tile.get_dtype())
+
+
 @contextmanager
 def direct_readout(tile: Any) -> Iterator[None]:
     """Let aihwkit's own drift compensations read `tile` directly inside the block.
@@ -50,9 +88,6 @@ def direct_readout(tile: Any) -> Iterator[None]:
     Inside, the tile's readout gives the mean magnitude over all one-hot inputs and outputs, ``[1, 1]``, or at each
     output, ``[1, out]``: of these the compensation finds what it would of the whole ``[in, out]`` matrix.
     Compensations with a readout of their own, and tiles whose product is not aihwkit's, are left to aihwkit.
-
-    Args:
-        tile: An inference tile.
     """
     compensation = getattr(tile.rpu_config, "drift_compensation", None)
     kind: Any = type(compensation.compensation if isinstance(compensation, TypedReadout) else compensation)
@@ -129,11 +164,11 @@ def _means(sums: list[Tensor], weights: Tensor, per_output: bool) -> Tensor:
 
 def _one_hot_means(simulator: TorchSimulatorTile, per_output: bool) -> Tensor:
     """Return what a torch tile, aihwkit's or ours, reads out: its product, written out for inputs with one hot line."""
-    io, weights, reduction = simulator._f_io, simulator.weight.detach(), 1.0
+    io, reduction = simulator._f_io, 1.0
     manages_bounds = io.bound_management != BoundManagementType.NONE
     step = 2.0 * io.inp_bound * (1.0 / io.inp_res if io.inp_res > 1.0 else io.inp_res)
     while True:
-        means, is_clipped = _one_hot_pass(weights, io, reduction, _outputs_of(simulator), per_output)
+        means, is_clipped = _one_hot_pass(simulator, reduction, per_output)
         exhausted = reduction > io.max_bm_factor or (step > 0.0 and reduction > io.max_bm_res / step)
         if not (manages_bounds and is_clipped) or exhausted:
             return means
@@ -142,21 +177,14 @@ def _one_hot_means(simulator: TorchSimulatorTile, per_output: bool) -> Tensor:
 
 def _unclipped_means(tile: Any, per_output: bool) -> Tensor:
     """As `_one_hot_means`; where an output is clipped, each input vector has a bound management of its own."""
-    simulator = tile.tile
-    weights = simulator.weight.detach()
-    means, is_clipped = _one_hot_pass(weights, simulator._f_io, 1.0, _outputs_of(simulator), per_output)
+    means, is_clipped = _one_hot_pass(tile.tile, 1.0, per_output)
     return _chunked_means(tile) if is_clipped else means
 
 
-def _outputs_of(simulator: TorchSimulatorTile) -> dict[str, Tensor]:
-    """Return what differs from output to output; the drift read-out has the ADC's range of the settings."""
-    return output_values(simulator, simulator._f_io, ranges=False)
-
-
-def _one_hot_pass(
-    weights: Tensor, io: Any, reduction: float, outputs: Mapping[str, Tensor], per_output: bool
-) -> tuple[Tensor, bool]:
+def _one_hot_pass(simulator: TorchSimulatorTile, reduction: float, per_output: bool) -> tuple[Tensor, bool]:
     """Return the means and whether any output was clipped, all inputs divided by `reduction`."""
+    weights, io = simulator.weight.detach(), simulator._f_io
+    outputs = output_values(simulator, io, ranges=False)  # the drift readout has the ADC's range of the settings
     hot = weights.new_ones(weights.shape[1], 1)
     largest = AnalogMVM._compute_noise_management(input_=hot[:1], nm_type=io.noise_management, io_pars=io)
     scale = 1.0 / float(largest) / reduction
@@ -228,20 +256,12 @@ def _add(y: Tensor, a: Tensor, b: Tensor | float, scale: float = 1.0) -> Tensor:
 
 def _chunked_means(tile: Any) -> Tensor:
     """Send the one-hot inputs through the tile's own forward pass, some at a time."""
-    size, dtype = tile.in_size, tile.get_dtype()
+    size = tile.in_size
     count = max(1, _CHUNK // max(size, tile.out_size))
-
-    def outputs() -> Iterator[Tensor]:
-        for start in range(0, size, count):
-            inputs = torch.zeros(min(count, size - start), size, dtype=dtype, device=tile.device)
-            inputs.diagonal(start).fill_(1.0)
-            yield tile.tile.forward(inputs, False, False, False, True, tile.non_blocking)
-
-    return _mean_magnitudes(outputs(), size)
-
-
-def _mean_magnitudes(outputs: Iterator[Tensor], count: int) -> Tensor:
-    total: Tensor | int = 0
-    for part in outputs:
-        total = total + part.abs().sum(0)
-    return torch.as_tensor(total)[None] / count
+    total = torch.zeros(tile.out_size, dtype=tile.get_dtype(), device=tile.device)
+    for start in range(0, size, count):
+        inputs = torch.zeros(min(count, size - start), size, dtype=total.dtype, device=total.device)
+        inputs.diagonal(start).fill_(1.0)
+        total += tile.tile.forward(inputs, False, False, False, True, tile.non_blocking).abs().sum(0)
+    means: Tensor = total[None] / size
+    return means

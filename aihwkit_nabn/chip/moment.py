@@ -1,4 +1,4 @@
-"""What moves while a chip runs: the read-noise streams, and noise that varies with the samples gone through."""
+"""What moves while a chip runs: the read-noise streams, and noise that varies with the samples processed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from aihwkit_nabn.chip.variation import ChipVariation, variation_of
+from aihwkit_nabn.chip.variation import ChipVariation, samples_processed, variation_of
 from aihwkit_nabn.nn.layers import named_analog_layers
 from aihwkit_nabn.seeding import RandomStream
 
@@ -29,15 +29,9 @@ class ChipMoment:
     @classmethod
     def take(cls, model: nn.Module) -> ChipMoment:
         """Note where the chip on `model` stands."""
-        streams = []
-        for layer in named_analog_layers(model).values():
-            stream = getattr(layer, "read_noise", None) or getattr(
-                getattr(layer, "_nabn_read_noise", None), "stream", None
-            )
-            if isinstance(stream, RandomStream):
-                streams.append((stream, stream.__getstate__()))
-        variation = variation_of(model)
-        return cls(streams, variation, 0 if variation is None else variation.n_samples)
+        streams = [getattr(layer, "read_noise", None) for layer in named_analog_layers(model).values()]
+        states = [(stream, stream.__getstate__()) for stream in streams if isinstance(stream, RandomStream)]
+        return cls(states, variation_of(model), samples_processed(model))
 
     def restore(self) -> None:
         """Bring the chip back there."""

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import math
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from aihwkit.simulator.tiles.inference import InferenceTileWithPeriphery
 from torch import Tensor, nn
 
-from aihwkit_nabn.chip.compensation import match_readout_dtype
-from aihwkit_nabn.chip.drift_readout import direct_readout
+from aihwkit_nabn.chip.drift_readout import direct_readout, match_readout_dtype
 from aihwkit_nabn.chip.read_noise import layers_of, restart_read_noise
 from aihwkit_nabn.chip.shared import share_programming
 from aihwkit_nabn.chip.variation import begin_variation, rewind_variation
-from aihwkit_nabn.chip.written import WrittenWeights
-from aihwkit_nabn.errors import NabnError, NotProgrammedError
+from aihwkit_nabn.chip.written import note_written, was_trained, weights_on
+from aihwkit_nabn.errors import NabnError, NotProgrammedError, check_count
 from aihwkit_nabn.nn.calibration_state import clear_calibration
 from aihwkit_nabn.nn.inference_mode import outside_inference_mode
 from aihwkit_nabn.nn.input_ranges import warn_of_initial_ranges
+from aihwkit_nabn.noise import WeightNoiseModel
 from aihwkit_nabn.seeding import check_seed, derive_seed, private_rng
 from aihwkit_nabn.simulator.product.scaled_gradient import keep_scaled_gradient
 from aihwkit_nabn.simulator.product.vectors import CrossbarTile
@@ -37,14 +36,16 @@ class ChipState:
     Args:
         seed: Of the programming noise.
         t_inference: Seconds after programming.
+        cycle: How often the chip was programmed before.
     """
 
     seed: int
     t_inference: float
+    cycle: int = 0
 
 
 @outside_inference_mode()
-def program_chip(model: nn.Module, seed: int, t_inference: float | str = 0.0) -> nn.Module:
+def program_chip(model: nn.Module, seed: int, t_inference: float | str = 0.0, *, cycle: int = 0) -> nn.Module:
     """Program the chip of this `seed` onto the model's tiles and let it drift to `t_inference`, in place.
 
     The same seed gives the same chip whatever ran before, on every machine; the caller's random generators stay where
@@ -56,16 +57,18 @@ def program_chip(model: nn.Module, seed: int, t_inference: float | str = 0.0) ->
         model: An analog model, ours or one of aihwkit's `convert_to_analog` with inference tiles.
         seed: Integer >= 0.
         t_inference: Seconds after programming, or a text such as ``"1d"``.
+        cycle: Which programming of this chip: another cycle draws programming noise, drift and read noise anew
+            (cycle-to-cycle) and leaves what belongs to the chip (device-to-device spread, faults, gains, temperature).
 
     Returns:
         The model.
 
     Raises:
         ConversionError: the model has no inference tiles.
-        NabnError: seed or time is out of range, also of the noise model's, or a layer's weights hold NaN or infinite
-            values; nothing has been changed then.
+        NabnError: seed, cycle or time is out of range, also of the noise model's, or a layer's weights hold NaN or
+            infinite values; nothing has been changed then.
     """
-    seed = check_seed("seed", seed)
+    seed, cycle = check_seed("seed", seed), check_count("cycle", cycle)
     seconds = parse_time(t_inference)
     layers = layers_of(model)
     tiles_of = _tiles_of(layers)
@@ -78,21 +81,21 @@ def program_chip(model: nn.Module, seed: int, t_inference: float | str = 0.0) ->
     for name, tiles in tiles_of.items():
         _set_reference(tiles)
         _set_layer_max(tiles)
-        _set_chip_seed(tiles, seed)
         for tile_name, tile in tiles.items():
             match_readout_dtype(tile)
             keep_scaled_gradient(tile)
+            told = _set_chip(tile, seed, (name, tile_name), cycle)
             if getattr(tile.rpu_config.forward, "effects", ()):
                 with private_rng(derive_seed(seed, "outputs", name, tile_name)):
                     tile.tile.draw_outputs()
             with direct_readout(tile):
-                with _tile_rng(tile, derive_seed(seed, "program", name, tile_name)):
+                with _tile_rng(tile, _in_cycle(derive_seed(seed, "program", name, tile_name), 0 if told else cycle)):
                     tile.program_weights()
                 share_programming(tile)
-                _drift_tile(tile, derive_seed(seed, "drift", name, tile_name), seconds)
-    begin_variation(model, _all_tiles(tiles_of), note_rewound=note_written)
-    model.__dict__["chip_state"] = ChipState(seed=seed, t_inference=seconds)
-    restart_read_noise(layers, seed)
+                _drift_tile(tile, _in_cycle(derive_seed(seed, "drift", name, tile_name), cycle), seconds)
+    begin_variation(model, _all_tiles(tiles_of))
+    model.__dict__["chip_state"] = ChipState(seed=seed, t_inference=seconds, cycle=cycle)
+    restart_read_noise(layers, _in_cycle(seed, cycle))
     return model
 
 
@@ -112,14 +115,14 @@ def drift_chip(model: nn.Module, t_inference: float | str) -> nn.Module:
     _check_settings(layers, seconds)
     n_samples = rewind_variation(model)
     for name, tiles in layers.items():
-        if any(_was_trained(tile) for tile in tiles.values()):
+        if any(was_trained(tile) for tile in tiles.values()):
             raise NotProgrammedError(f"layer {name!r} was trained after it was programmed; call program_chip again")
     for name, tiles in layers.items():
         for tile_name, tile in tiles.items():
             with direct_readout(tile):
-                _drift_tile(tile, derive_seed(state.seed, "drift", name, tile_name), seconds)
-    begin_variation(model, _all_tiles(layers), n_samples, note_written)
-    model.__dict__["chip_state"] = ChipState(seed=state.seed, t_inference=seconds)
+                _drift_tile(tile, _in_cycle(derive_seed(state.seed, "drift", name, tile_name), state.cycle), seconds)
+    begin_variation(model, _all_tiles(layers), n_samples)
+    model.__dict__["chip_state"] = replace(state, t_inference=seconds)
     return model
 
 
@@ -155,11 +158,8 @@ def _all_tiles(layers: dict[str, _Tiles]) -> list[Any]:
 
 
 def _tiles_of(layers: dict[str, Any]) -> dict[str, _Tiles]:
-    """Return each layer's inference tiles; made once per call, since walking through modules takes time."""
-    return {
-        name: {key: tile for key, tile in layer.named_analog_tiles() if isinstance(tile, InferenceTileWithPeriphery)}
-        for name, layer in layers.items()
-    }
+    """Return each layer's tiles; made once per call, since walking through modules takes time."""
+    return {name: dict(layer.named_analog_tiles()) for name, layer in layers.items()}
 
 
 def _check_settings(layers: dict[str, _Tiles], seconds: float) -> None:
@@ -183,15 +183,10 @@ def _drift_tile(tile: Any, seed: int, seconds: float) -> None:
     tile._nabn_written = None  # so that an interruption in between is not taken for training
     with _tile_rng(tile, seed):
         tile.drift_weights(seconds)
-    _lay_out(tile)
-    note_written(tile)
-
-
-def _lay_out(tile: Any) -> None:
-    """Let a tile's weights lie row by row, as a chip file has them: results depend on it, in their last bits."""
     weight = getattr(tile.tile, "weight", None)
-    if isinstance(weight, nn.Parameter):
+    if isinstance(weight, nn.Parameter):  # row by row, as in a chip file: the last bits of results depend on it
         weight.data = weight.data.contiguous()
+    note_written(tile)
 
 
 def _tile_rng(tile: Any, seed: int) -> AbstractContextManager[None]:
@@ -203,25 +198,10 @@ def _tile_rng(tile: Any, seed: int) -> AbstractContextManager[None]:
     return private_rng(seed, torch_only=known)
 
 
-def note_written(tile: Any) -> None:
-    """Take the weights a tile holds now for those we wrote, so that training them later is noticed."""
-    tile._nabn_written = WrittenWeights(tile)
-
-
-def _was_trained(tile: Any) -> bool:
-    """Whether an optimizer has changed the weights since we wrote them.
-
-    aihwkit keeps the reference of the first programming and would program that again, losing the training.
-    """
-    written: WrittenWeights | None = getattr(tile, "_nabn_written", None)
-    return written is not None and written.was_trained(tile)
-
-
 def _to_program(tile: Any) -> Tensor:
     """Return the weights to program: those the tile holds, if they are new (never programmed or trained since)."""
-    if tile.reference_combined_weights is None or _was_trained(tile):
-        weights: Tensor = tile.tile.get_weights()
-        return weights.detach().cpu()
+    if tile.reference_combined_weights is None or was_trained(tile):
+        return weights_on(tile).cpu()
     reference: Tensor = tile.reference_combined_weights
     return reference
 
@@ -262,11 +242,17 @@ def _set_layer_max(tiles: _Tiles) -> None:
             tile.rpu_config.noise_model.layer_max = layer_max / (scale.view(-1, 1) if scale.numel() > 1 else scale[0])
 
 
-def _set_chip_seed(tiles: _Tiles, seed: int) -> None:
-    """Tell noise models that ask for it which chip their tile is part of, for what all its tiles have in common."""
-    for tile in tiles.values():
-        if hasattr(tile.rpu_config.noise_model, "chip_seed"):
-            tile.rpu_config.noise_model.chip_seed = derive_seed(seed, "chip")
+def _in_cycle(seed: int, cycle: int) -> int:
+    return derive_seed(seed, "cycle", cycle) if cycle else seed
+
+
+def _set_chip(tile: Any, seed: int, place: tuple[str, str], cycle: int) -> bool:
+    """Tell our noise models which chip their tile is part of, and which cycle this is; False for those of others."""
+    noise_model = tile.rpu_config.noise_model
+    if not isinstance(noise_model, WeightNoiseModel):
+        return False
+    noise_model.chip_seed, noise_model.tile, noise_model.cycle = derive_seed(seed, "chip"), place, cycle
+    return True
 
 
 def _uses_layer_max(tile: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Where a chip's read noise is drawn from: the noise drawn anew in every analog product."""
+"""The streams that a chip's read noise is drawn from, anew in every analog product."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from aihwkit_nabn import native
 from aihwkit_nabn.chip.variation import restart_variation
 from aihwkit_nabn.drawing import lending
 from aihwkit_nabn.errors import ConversionError
-from aihwkit_nabn.nn.layers import NoiseAwareLayer, named_analog_layers
+from aihwkit_nabn.nn.layers import named_analog_layers
 from aihwkit_nabn.seeding import RandomStream, check_seed, derive_seed
 
 
@@ -39,22 +39,11 @@ def set_read_noise_seed(model: nn.Module, seed: int) -> None:
 def restart_read_noise(layers: dict[str, Any], seed: int) -> None:
     """Let each layer's stream begin anew, from seeds of its own under `seed`."""
     for name, layer in layers.items():
-        stream = derive_seed(seed, "read", name)
-        if isinstance(layer, NoiseAwareLayer):
-            layer.read_noise.restart(stream)
-        elif isinstance(getattr(layer, "_nabn_read_noise", None), _RedirectedStream):
-            layer._nabn_read_noise.stream.restart(stream)
-        else:
-            layer._nabn_read_noise = _RedirectedStream(RandomStream(stream))
+        if not hasattr(layer, "read_noise"):  # aihwkit's own: it stands in for the global generators while they run
+            layer.read_noise = RandomStream(0)
             layer.register_forward_pre_hook(_enter_stream)
             layer.register_forward_hook(_leave_stream, always_call=True)
-
-
-class _RedirectedStream:
-    """A stream that stands in for the global generator during the forward pass of a layer that is not ours."""
-
-    def __init__(self, stream: RandomStream) -> None:
-        self.stream = stream
+        layer.read_noise.restart(derive_seed(seed, "read", name))
 
 
 class _Entered(threading.local):
@@ -71,14 +60,14 @@ def _enter_stream(layer: Any, args: tuple[Any, ...]) -> None:
     if native.is_compiled():
         _lend_stream(layer, args)
         return
-    _enter(layer, layer._nabn_read_noise.stream.as_global(*(arg for arg in args if isinstance(arg, Tensor))))
+    _enter(layer, layer.read_noise.as_global(*(arg for arg in args if isinstance(arg, Tensor))))
 
 
 @_disable_dynamo
 def _lend_stream(layer: Any, args: tuple[Any, ...]) -> None:
     """Let what torch compiles of the layer, where no call can be redirected, draw from its stream."""
     device = next((arg.device for arg in args if isinstance(arg, Tensor)), torch.device("cpu"))
-    _enter(layer, lending(layer._nabn_read_noise.stream.generator(device)))
+    _enter(layer, lending(layer.read_noise.generator(device)))
 
 
 def _enter(layer: Any, block: AbstractContextManager[object]) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from aihwkit_nabn.chip.shared import share_programming
+from aihwkit_nabn.chip.written import weights_on, write_weights
 from aihwkit_nabn.errors import ChipFileError, NabnError
 
 # Where aihwkit keeps a tile's tensors: (attribute, whether it is a parameter that must stay the same object).
@@ -21,7 +22,7 @@ def tile_tensors(tile: Any) -> dict[str, Tensor]:
 
     Weights that are still as programmed, bit for bit, are left out: most noise changes nothing with time.
     """
-    found = {"weight": _weights(tile)}
+    found = {"weight": weights_on(tile)}
     for name in (*_PLAIN, *_MODULE):
         value = getattr(tile, name, None)
         if isinstance(value, Tensor):
@@ -59,17 +60,9 @@ def check_tile(tile: Any, tensors: dict[str, Tensor], where: str) -> None:
             raise ChipFileError(f"{where} must have {name} of shape {shape}, the file has {found}")
     if tensors["weight"].dtype != tile.get_dtype():
         raise ChipFileError(f"{where} must hold {tile.get_dtype()}, the file has {tensors['weight'].dtype}")
-    for name in ("input_range", "out_scaling_alpha"):
-        value = getattr(tile, name, None)
-        if isinstance(value, Tensor) != (name in tensors) or (
-            isinstance(value, Tensor) and value.shape != tensors[name].shape
-        ):
+    for owner, name in ((tile, "input_range"), (tile, "out_scaling_alpha"), (tile.tile, "output_bound")):
+        if getattr(getattr(owner, name, None), "shape", None) != getattr(tensors.get(name), "shape", None):
             raise ChipFileError(f"{name} of {where} does not fit the settings in the file")
-    bound = getattr(tile.tile, "output_bound", None)
-    if (None if bound is None else bound.shape) != (
-        tensors["output_bound"].shape if "output_bound" in tensors else None
-    ):
-        raise ChipFileError(f"output_bound of {where} does not fit the settings in the file")
 
 
 @torch.no_grad()
@@ -94,11 +87,7 @@ def restore_tile(tile: Any, tensors: dict[str, Tensor], values: dict[str, Any]) 
         noise_model.layer_max = tensors["layer_max"]
     if values.get("chip_seed") is not None:
         noise_model.chip_seed = values["chip_seed"]
-    weight = getattr(tile.tile, "weight", None)
-    if isinstance(weight, nn.Parameter):
-        weight.data = tensors["weight"].to(device).clone()
-    else:
-        tile.tile.set_weights(tensors["weight"])
+    write_weights(tile, tensors["weight"])
     share_programming(tile)
 
 
@@ -118,11 +107,6 @@ def _same_bits(a: Tensor, b: Tensor) -> bool:
 def _buffers(tile: Any) -> dict[str, Tensor]:
     """Return what differs from output to output: noise, ranges, what readout effects have drawn."""
     return dict(tile.tile.named_buffers()) if isinstance(tile.tile, nn.Module) else {}
-
-
-def _weights(tile: Any) -> Tensor:
-    weight = getattr(tile.tile, "weight", None)
-    return weight if isinstance(weight, Tensor) else tile.tile.get_weights()
 
 
 def _flatten(value: Any, prefix: str, found: dict[str, Tensor]) -> None:

@@ -1,4 +1,4 @@
-"""Noise that moves while the network runs: which weights the tiles hold depends on what has gone through the chip.
+"""Noise that moves while the network runs: the weights on the tiles depend on how many samples the chip has processed.
 
 A chip whose noise model varies (`MovingNoise`) counts the samples that go through it, at the model it was programmed
 on, in eval mode only. Before each forward pass the tiles are given the weights that belong to the count; all samples
@@ -8,7 +8,7 @@ first list of single images.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from aihwkit_nabn import native
-from aihwkit_nabn.noise.runtime import MovingNoise, State
+from aihwkit_nabn.chip.written import note_written, weights_on, write_weights
+from aihwkit_nabn.noise.base import State
+from aihwkit_nabn.noise.runtime import MovingNoise
 
 _KEPT = "_nabn_variation"
 
@@ -35,7 +37,7 @@ class TileVariation:
         """Take the weights the tile holds now as its base."""
         parameters = tile.drift_noise_parameters
         kept = parameters[0] if parameters else {}
-        return cls(tile, _weights(tile).clone(), {name: tensor.cpu() for name, tensor in kept.items()})
+        return cls(tile, weights_on(tile).clone(), {name: tensor.cpu() for name, tensor in kept.items()})
 
     @property
     def model(self) -> MovingNoise:
@@ -47,7 +49,7 @@ class TileVariation:
     def weights_at(self, n_samples: int) -> Tensor:
         """Return the weights ``[out, in]`` after `n_samples` samples, on the tile's device."""
         factors = {key: factor for key, factor in self.model.terms(self.state, n_samples).items() if factor != 0.0}
-        like = _weights(self.tile)
+        like = weights_on(self.tile)
         base = self.base.to(like.device)
         if not factors:
             return base
@@ -65,16 +67,8 @@ class TileVariation:
         """Whether the tile holds what it was given after `n_samples` samples, rather than, say, trained weights."""
         expected = self.weights_at(n_samples)
         # Not bit for bit: the model may have moved to another device since.
-        off, largest = (_weights(self.tile) - expected).abs(), expected.abs()
+        off, largest = (weights_on(self.tile) - expected).abs(), expected.abs()
         return expected.numel() == 0 or bool(off.max() <= 1e-6 * largest.max())
-
-    def write(self, weights: Tensor) -> None:
-        """Give the tile other weights; a new tensor, since a gradient under way may still need the old one."""
-        parameter = getattr(self.tile.tile, "weight", None)
-        if isinstance(parameter, nn.Parameter):
-            parameter.data = weights.clone()
-        else:
-            self.tile.tile.set_weights(weights.cpu())
 
 
 @dataclass
@@ -85,39 +79,29 @@ class ChipVariation:
         tiles: The chip's tiles whose noise varies.
         n_samples: Samples that have gone through the chip.
         n_written: The count whose weights the tiles hold.
-        note_rewound: Called with each tile that has its weights of programming and drift back.
     """
 
     tiles: list[TileVariation]
     n_samples: int = 0
     n_written: int = 0
-    note_rewound: Callable[[Any], None] | None = None
 
     def move(self, n_samples: int) -> None:
         """Give every tile the weights that belong to a count."""
         if n_samples != self.n_written:
             for tile in self.tiles:
-                tile.write(tile.weights_at(n_samples))
+                write_weights(tile.tile, tile.weights_at(n_samples))
             self.n_written = n_samples
 
 
-def begin_variation(
-    model: nn.Module, tiles: Iterable[Any], n_samples: int = 0, note_rewound: Callable[[Any], None] | None = None
-) -> None:
-    """Take the weights the tiles hold now for those of a chip that nothing has gone through, and go on from a count.
+def begin_variation(model: nn.Module, tiles: Iterable[Any], n_samples: int = 0) -> None:
+    """Take the weights that a model's tiles hold for those of a chip that nothing has gone through.
 
-    Args:
-        model: The model the chip was programmed on; it counts from now on, if there is anything that varies.
-        tiles: Its inference tiles.
-        n_samples: The count to go on from.
-        note_rewound: A module-level function, called with each tile that `rewind_variation` gives its weights back.
+    If any of them varies, `model` counts samples from now on, starting at `n_samples`.
     """
-    varying = [tile for tile in tiles if _varies(tile.rpu_config.noise_model)]
+    varying = [TileVariation.of(tile) for tile in tiles if _varies(tile.rpu_config.noise_model)]
     model.__dict__.pop(_KEPT, None)
     if varying:
-        model.__dict__[_KEPT] = ChipVariation(
-            [TileVariation.of(tile) for tile in varying], n_samples=n_samples, note_rewound=note_rewound
-        )
+        model.__dict__[_KEPT] = ChipVariation(varying, n_samples)
         if _before_forward not in model._forward_pre_hooks.values():
             model.register_forward_pre_hook(_before_forward, with_kwargs=True)
 
@@ -133,14 +117,13 @@ def rewind_variation(model: nn.Module) -> int:
 
     Tiles that have been trained meanwhile are left alone.
     """
-    kept: ChipVariation | None = model.__dict__.get(_KEPT)
+    kept = variation_of(model)
     if kept is None:
         return 0
     for tile in kept.tiles:
         if kept.n_written and tile.was_written(kept.n_written):
-            tile.write(tile.weights_at(0))
-            if kept.note_rewound is not None:
-                kept.note_rewound(tile.tile)
+            write_weights(tile.tile, tile.weights_at(0))
+            note_written(tile.tile)
     kept.n_written = 0
     return kept.n_samples
 
@@ -148,13 +131,12 @@ def rewind_variation(model: nn.Module) -> int:
 def restart_variation(model: nn.Module) -> None:
     """Let the chip's noise begin again as it was when the chip was programmed."""
     rewind_variation(model)
-    if _KEPT in model.__dict__:
-        model.__dict__[_KEPT].n_samples = 0
+    set_samples_processed(model, 0)
 
 
 def samples_processed(model: nn.Module) -> int:
     """Return how many samples have gone through a chip whose noise varies; 0 for any other."""
-    kept: ChipVariation | None = model.__dict__.get(_KEPT)
+    kept = variation_of(model)
     return 0 if kept is None else kept.n_samples
 
 
@@ -163,8 +145,9 @@ def set_samples_processed(model: nn.Module, n_samples: int) -> None:
 
     For comparing methods that run the chip a different number of times between two points of a stream.
     """
-    if _KEPT in model.__dict__:
-        model.__dict__[_KEPT].n_samples = n_samples
+    kept = variation_of(model)
+    if kept is not None:
+        kept.n_samples = n_samples
 
 
 def count_samples(inputs: object) -> int:
@@ -186,7 +169,7 @@ def _find(inputs: object) -> int | None:
 
 
 def _before_forward(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    kept: ChipVariation | None = model.__dict__.get(_KEPT)
+    kept = variation_of(model)
     if kept is None or model.training:
         return
     native.check_runs("noise that moves while the network runs", "take a chip whose noise stands still")
@@ -196,8 +179,3 @@ def _before_forward(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, A
 
 def _varies(noise_model: object) -> bool:
     return isinstance(noise_model, MovingNoise) and noise_model.varies
-
-
-def _weights(tile: Any) -> Tensor:
-    weight = getattr(tile.tile, "weight", None)
-    return weight.data if isinstance(weight, Tensor) else tile.tile.get_weights()

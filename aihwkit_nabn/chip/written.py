@@ -1,4 +1,4 @@
-"""Telling whether a tile's weights have been trained since we wrote them."""
+"""The weights on a tile: reading them, writing them, and telling whether they were trained since."""
 
 from __future__ import annotations
 
@@ -6,7 +6,36 @@ import weakref
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+
+def weights_on(tile: Any) -> Tensor:
+    """Return the weights ``[out, in]`` that a tile holds, detached; a compiled tile gives a copy."""
+    weight = getattr(tile.tile, "weight", None)
+    return weight.detach() if isinstance(weight, Tensor) else tile.tile.get_weights()
+
+
+def write_weights(tile: Any, weights: Tensor) -> None:
+    """Give a tile other weights, as a new tensor: a gradient under way may still need the old one."""
+    parameter = getattr(tile.tile, "weight", None)
+    if isinstance(parameter, nn.Parameter):
+        parameter.data = weights.to(tile.device, copy=True)
+    else:
+        tile.tile.set_weights(weights.cpu())
+
+
+def note_written(tile: Any) -> None:
+    """Take the weights that a tile holds now for those we wrote, so that later training is noticed."""
+    tile._nabn_written = WrittenWeights(tile)
+
+
+def was_trained(tile: Any) -> bool:
+    """Whether an optimizer has changed a tile's weights since `note_written`.
+
+    aihwkit keeps the reference of the first programming and would program that again, losing the training.
+    """
+    written: WrittenWeights | None = getattr(tile, "_nabn_written", None)
+    return written is not None and written.was_trained(tile)
 
 
 class WrittenWeights:
@@ -14,9 +43,6 @@ class WrittenWeights:
 
     Optimizers change a parameter in place, which its version counter tells; aihwkit's own programming and drift do not
     touch the counter. A copy of the tile starts counting anew: there a checksum, renewed when copying, tells.
-
-    Args:
-        tile: The tile just written.
     """
 
     def __init__(self, tile: Any) -> None:
@@ -48,9 +74,7 @@ def _trainable(tile: Any) -> Tensor | None:
 
 def _checksum(tile: Any) -> int:
     """The sum of the weights' bit patterns, in words of 64: as fast as memory, on any device."""
-    weights = getattr(tile.tile, "weight", None)
-    weights = tile.tile.get_weights() if weights is None else weights
-    flat = weights.detach().reshape(-1)
+    flat = weights_on(tile).reshape(-1)
     if flat.storage_offset() % 2:
         flat = flat.clone()
     even = flat.numel() // 2 * 2

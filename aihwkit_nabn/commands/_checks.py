@@ -54,7 +54,9 @@ PYTHONS = ((3, 10), (3, 13))
 
 def all_checks() -> list[Check]:
     """Run every check. Nothing is raised: what fails is in the list."""
-    wanted = [name for name in PROBES if name.removesuffix("_ops") not in OPENMMLAB or _is_there(name)]
+    absent = [name for name in OPENMMLAB if not _is_there(name)]
+    wanted = [name for name in PROBES if name.removesuffix("_ops") not in absent]
+    judged = ["torch", "aihwkit", "numpy", *(name for names in OPENMMLAB.values() for name in names)]
     results = run_probes(wanted)
     return [
         check_python(sys.version_info[:2]),
@@ -62,8 +64,8 @@ def all_checks() -> list[Check]:
         _check_package("torchvision", results["torchvision"]),
         _check_package("numpy", results["numpy"]),
         check_window(sys.version_info[:2], version_of("aihwkit"), version_of("torch")),
-        check_stack(sys.version_info[:2], {name: version_of(name) for name in _judged()}),
-        _check_torch_tile(results["torch_tile"]),
+        check_stack(sys.version_info[:2], {name: version_of(name) for name in judged}),
+        _probed("torch tile", results["torch_tile"], results["torch_tile"].detail, _install(_best_window())),
         _check_compiled_tile(results["compiled_tile"]),
         _check_converters(results["converters"]),
         _check_own(results["package"]),
@@ -87,13 +89,7 @@ def check_python(python: Version) -> Check:
 
 
 def check_window(python: Version, aihwkit: str | None, torch: str | None) -> Check:
-    """Check whether Python, aihwkit and torch belong together.
-
-    Args:
-        python: The interpreter's version.
-        aihwkit: The installed version as text; None if there is none.
-        torch: Likewise.
-    """
+    """Check whether Python, aihwkit and torch belong together; None: not installed."""
     name = "aihwkit"
     fitting = [window for window in WINDOWS if window.python[0] <= python <= window.python[1]]
     if aihwkit is None:
@@ -117,12 +113,7 @@ def check_window(python: Version, aihwkit: str | None, torch: str | None) -> Che
 
 
 def check_stack(python: Version, installed: dict[str, str | None]) -> Check:
-    """Check whether the test suite was run on these versions; `aihwkit_nabn.stacks` knows.
-
-    Args:
-        python: The interpreter's version.
-        installed: Version by distribution; None where there is none.
-    """
+    """Check whether the test suite was run on these versions; `aihwkit_nabn.stacks` knows."""
     verdict = judge(python, installed)
     if verdict.state == TESTED:
         return Check(name="versions", status=OK, detail=f"{verdict.state} {verdict.detail}")
@@ -132,15 +123,10 @@ def check_stack(python: Version, installed: dict[str, str | None]) -> Check:
 
 
 def check_openmmlab(results: dict[str, ProbeResult]) -> list[Check]:
-    """Check the optional OpenMMLab packages; nothing about them is a fault of the core.
-
-    Args:
-        results: Of the probes of those packages that are there.
-    """
-    missing = [name for name in OPENMMLAB if name not in results]
+    """Check the optional OpenMMLab packages, of which only those that are there were probed; none is a fault."""
     checks = []
     for name, distributions in OPENMMLAB.items():
-        if name in missing:
+        if name not in results:
             checks.append(Check(name=name, status=NOTE, detail="not installed (optional)", remedy=_openmmlab_line()))
             continue
         found = results[name]
@@ -191,78 +177,58 @@ def show(console: Console, checks: list[Check]) -> None:
     console.print(Text(verdict, style="bold"))
 
 
+def _probed(name: str, found: ProbeResult, detail: str, remedy: str, status: str = FAULT) -> Check:
+    """Return what a probe found if it ran to its end; otherwise `detail`, and what to do."""
+    if found.works:
+        return Check(name=name, status=OK, detail=found.detail)
+    return Check(name=name, status=status, detail=detail, remedy=remedy)
+
+
 def _check_package(name: str, found: ProbeResult) -> Check:
-    if found.works:
-        return Check(name=name, status=OK, detail=found.detail)
     detail = "not installed" if version_of(name) is None else f"{version_of(name)} fails: {found.detail}"
-    wanted = name
-    if name != "numpy":  # torch and torchvision go together
-        low, high = _best_window().torch
-        wanted = f'"torch>={text(low)},<{high[0]}.{high[1] + 1}" torchvision'
-    return Check(name=name, status=FAULT, detail=detail, remedy=f"{installer()} --force-reinstall {wanted}")
-
-
-def _check_torch_tile(found: ProbeResult) -> Check:
-    name = "torch tile"
-    if found.works:
-        return Check(name=name, status=OK, detail=found.detail)
-    return Check(name=name, status=FAULT, detail=found.detail, remedy=_install(_best_window()))
+    wanted = name if name == "numpy" else _torch_line(_best_window())  # torch and torchvision go together
+    return _probed(name, found, detail, f"{installer()} --force-reinstall {wanted}")
 
 
 def _check_compiled_tile(found: ProbeResult) -> Check:
-    name = "compiled tile"
-    if found.works:
-        return Check(name=name, status=OK, detail=found.detail)
     detail = f"does not work here: {found.detail}; this package's own presets use the torch tile and don't need it"
-    return Check(name=name, status=NOTE, detail=detail, remedy=_install(_best_window()))
+    return _probed("compiled tile", found, detail, _install(_best_window()), NOTE)
 
 
 def _check_converters(found: ProbeResult) -> Check:
-    name = "converters"
-    if found.works:
-        return Check(name=name, status=OK, detail=found.detail)
-    detail = f"not compiled ({found.detail}): torch computes them, slower"
-    if "NABN_NATIVE" in found.detail:
-        return Check(name=name, status=NOTE, detail=detail)
     again = f"{installer()} --force-reinstall --no-deps aihwkit-nabn"
     if _is_checkout():
         again = "uv sync --reinstall-package aihwkit-nabn"
-    return Check(name=name, status=NOTE, detail=detail, remedy=f"install a C compiler, then: {again}")
+    remedy = "" if "NABN_NATIVE" in found.detail else f"install a C compiler, then: {again}"
+    return _probed("converters", found, f"not compiled ({found.detail}): torch computes them, slower", remedy, NOTE)
 
 
 def _check_own(found: ProbeResult) -> Check:
-    name = "aihwkit_nabn"
-    if found.works:
-        return Check(name=name, status=OK, detail=found.detail)
-    remedy = f"mend what is above first; if nothing is: {installer()} --force-reinstall --no-deps aihwkit-nabn"
-    return Check(name=name, status=FAULT, detail=found.detail, remedy=remedy)
+    again = f"{installer()} --force-reinstall --no-deps aihwkit-nabn"
+    return _probed("aihwkit_nabn", found, found.detail, f"mend what is above first; if nothing is: {again}")
 
 
 def _check_gpu(found: ProbeResult) -> Check:
-    name = "GPU"
     if not found.works:
         # A torch that cannot be imported has a line of its own.
         remedy = "" if "ImportError" in found.detail else "update the NVIDIA driver; until then: --device cpu"
-        return Check(name=name, status=NOTE, detail=f"not usable: {found.detail}", remedy=remedy)
+        return Check(name="GPU", status=NOTE, detail=f"not usable: {found.detail}", remedy=remedy)
     if not found.detail.startswith("built "):
-        return Check(name=name, status=OK, detail=found.detail)
+        return Check(name="GPU", status=OK, detail=found.detail)
     if shutil.which("nvidia-smi") is None:
-        return Check(name=name, status=NOTE, detail="none here; everything runs on the CPU")
+        return Check(name="GPU", status=NOTE, detail="none here; everything runs on the CPU")
+    detail, remedy = "torch is built for CUDA but sees none", "compare the driver (nvidia-smi) with torch.version.cuda"
     if found.detail == "built without CUDA":
+        detail = "there is one, but torch is built without CUDA"
         remedy = f"{installer()} --force-reinstall torch torchvision"
-        return Check(name=name, status=NOTE, detail="there is one, but torch is built without CUDA", remedy=remedy)
-    remedy = "compare the driver (nvidia-smi) with torch.version.cuda"
-    return Check(name=name, status=NOTE, detail="torch is built for CUDA but sees none", remedy=remedy)
+    return Check(name="GPU", status=NOTE, detail=detail, remedy=remedy)
 
 
 def _check_ops(found: ProbeResult) -> Check:
-    name = "mmcv ops"
-    if found.works:
-        return Check(name=name, status=OK, detail=found.detail)
     remedy = f"{drop_mmcv_operators()}  (torchvision's then serve; to compile them again: {compile_mmcv()})"
     if "No module named 'mmcv._ext'" in found.detail:
         remedy = f"install this package, which then is found by mmcv, here: {_own_line()}"
-    return Check(name=name, status=NOTE, detail=f"do not work: {_cause(found)}", remedy=remedy)
+    return _probed("mmcv ops", found, f"do not work: {_cause(found)}", remedy, NOTE)
 
 
 def _cause(found: ProbeResult) -> str:
@@ -292,16 +258,13 @@ def _best_window() -> Window:
 
 def _install(window: Window) -> str:
     major, minor = window.aihwkit
+    return f'{installer()} "aihwkit>={major}.{minor},<{major}.{minor + 1}" {_torch_line(window)}'
+
+
+def _torch_line(window: Window) -> str:
     low, high = window.torch
-    return (
-        f'{installer()} "aihwkit>={major}.{minor},<{major}.{minor + 1}" '
-        f'"torch>={text(low)},<{high[0]}.{high[1] + 1}" torchvision'
-    )
+    return f'"torch>={text(low)},<{high[0]}.{high[1] + 1}" torchvision'
 
 
-def _judged() -> list[str]:
-    return ["torch", "aihwkit", "numpy", *(name for names in OPENMMLAB.values() for name in names)]
-
-
-def _is_there(probe: str) -> bool:
-    return importlib.util.find_spec(probe.removesuffix("_ops")) is not None
+def _is_there(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None

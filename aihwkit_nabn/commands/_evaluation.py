@@ -35,7 +35,8 @@ def folder_name(target: str) -> str:
     """Return what the folder of a target's results is called."""
     if target.endswith(".py"):
         return Path(target.rpartition("::")[2]).stem
-    return target.replace(":", "_").replace("/", "_")
+    file, own, name = target.rpartition(".py:")
+    return f"{Path(file).name}_{name}" if own else target.replace(":", "_").replace("/", "_")
 
 
 def parse_scenarios(noises: Sequence[str], times: Sequence[str]) -> list[Scenario]:
@@ -62,12 +63,13 @@ def show_result(console: Console, result: EvaluationResult, out: Path) -> None:
     print_table(result, console)
     print_metrics(result, console)
     result.report(out)
-    say_written(console, out, sorted(path.name for path in out.iterdir() if path.is_file()))
+    say_written(console, out)
 
 
-def say_written(console: Console, folder: Path, files: Sequence[str]) -> None:
-    """Say which files are in a folder now."""
-    text = f"Written to {folder}/: {', '.join(files)}"
+def say_written(console: Console, folder: Path, pattern: str = "*") -> None:
+    """Say which files are in a folder now, and which folders but that of logs."""
+    names = sorted(path.name + "/" * path.is_dir() for path in folder.glob(pattern) if path.name != "logs")
+    text = f"Written to {folder}/: {', '.join(names)}"
     console.print(text, style="bold", highlight=False, soft_wrap=True, markup=False)
 
 
@@ -80,5 +82,5 @@ def check_out(out: Path) -> Path:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise NabnError(f"out must be a folder that can be written, got {str(out)!r}: {error.strerror}") from error
+        raise NabnError(f"--out must be a folder that can be written, got {str(out)!r}: {error.strerror}") from error
     return out

@@ -114,12 +114,7 @@ for name, program in json.load(sys.stdin).items():
 
 
 def run_probes(names: Iterable[str], probes: dict[str, str] = PROBES) -> dict[str, ProbeResult]:
-    """Run probes and return how each ended; raises nothing.
-
-    Args:
-        names: Which.
-        probes: Programs by name.
-    """
+    """Run probes and return how each ended; raises nothing."""
     waiting = list(names)
     results: dict[str, ProbeResult] = {}
     while waiting:

@@ -37,12 +37,7 @@ def install_line() -> str:
 def shapes_demo(console: Console, out: Path, *, chips: int, seed: int, quick: bool) -> None:
     """Draw the shapes, measure both models on chips, print a table each and write their files under `out`.
 
-    Args:
-        console: Where to print.
-        out: Gets a folder for the data and one per model.
-        chips: Chips per noise setting.
-        seed: Of the first chip.
-        quick: One noise setting instead of three.
+    The quick demo has one noise setting instead of three.
     """
     from aihwkit_nabn.commands._evaluation import parse_scenarios, show_result
     from aihwkit_nabn.data.demo_configs import demo_checkpoint_path, demo_config_path

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from types import TracebackType
+from statistics import fmean
 
 from rich import box
 from rich.console import Console, Group
@@ -24,16 +24,12 @@ Row = tuple[str, str]
 class SweepView:
     """A live table on a terminal; elsewhere a line now and then, on the error stream.
 
-    Args:
-        console: Where to show.
-        spec: The sweep.
-
     Attributes:
         done: Measurements that are there.
         total: Measurements that will be there.
     """
 
-    def __init__(self, console: Console, spec: SweepSpec) -> None:
+    def __init__(self, console: Console, spec: SweepSpec, *, shown: bool = True) -> None:
         self.console, self.spec = console, spec
         self.done, self.total = 0, 0
         self._rows: dict[Row, dict[str, list[float]]] = {}
@@ -52,9 +48,10 @@ class SweepView:
             console=console,
         )
         self._task = self._bar.add_task("", total=None)
-        self._live = Live(self._render(), console=console, refresh_per_second=4, transient=True)
-        self._meter = Meter(shown=not console.is_terminal)
         self._latest: Row | None = None
+        self._live = Live(self._render(), console=console, refresh_per_second=4, transient=True)
+        self._shows_table = shown and console.is_terminal
+        self._meter = Meter(shown=shown and not console.is_terminal)
 
     def update(self, progress: StudyProgress) -> None:
         """Take in how far the sweep is."""
@@ -65,20 +62,18 @@ class SweepView:
         self._meter.update(progress.done, progress.total, before=progress.before)
         if progress.latest is not None:
             self._meter.show(progress.latest.key)
-        if self.console.is_terminal:
+        if self._shows_table:
             self._live.update(self._render())
 
     def __enter__(self) -> SweepView:
-        if self.console.is_terminal:
+        if self._shows_table:
             self._live.start()
         self._meter.__enter__()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self._meter.__exit__()
-        if self.console.is_terminal:
+        if self._shows_table:
             self._live.stop()
 
     def _take(self, record: Record) -> None:
@@ -94,8 +89,8 @@ class SweepView:
             table.add_column(label, justify="right")
         for row in self._shown():
             values = self._rows[row]
-            texts = [_mean(values.get(label, [])) for label in self._labels]
-            table.add_row(*row, *texts)
+            means = [f"{fmean(values[label]):.4g}" if label in values else "" for label in self._labels]
+            table.add_row(*row, *means)
         if len(self._rows) > _MOST_ROWS:
             table.caption = f"{_MOST_ROWS} of {len(self._rows)} noise settings"
         return Group(table, self._bar)
@@ -103,14 +98,9 @@ class SweepView:
     def _shown(self) -> list[Row]:
         """Return the rows around the latest one that fit on a screen."""
         rows = list(self._rows)
-        latest = getattr(self, "_latest", None)
-        end = max(_MOST_ROWS, (rows.index(latest) if latest in self._rows else 0) + 1)
+        end = max(_MOST_ROWS, (rows.index(self._latest) if self._latest else 0) + 1)
         return rows[end - _MOST_ROWS : end]
 
 
 def _row(model: str, noise: str, seconds: float) -> Row:
     return model, f"{noise}, {format_time(seconds)}" if seconds else noise
-
-
-def _mean(values: list[float]) -> str:
-    return f"{sum(values) / len(values):.4g}" if values else ""

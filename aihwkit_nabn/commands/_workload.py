@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,32 +13,39 @@ from aihwkit_nabn.errors import NabnError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from aihwkit_nabn.results import RecordLog
     from aihwkit_nabn.studies._base import WorkloadSource
     from aihwkit_nabn.workloads import Workload
 
 
-def workload_source(
-    target: str,
-    folder: Path,
-    options: Mapping[str, Any],
-    *,
-    seed: int,
-    test_images: int | None,
-    batch_size: int | None,
-    loader_workers: int | None,
-    launcher: str = "none",
-) -> WorkloadSource:
+_SETTINGS = ("seed", "test_images", "batch_size", "loader_workers", "launcher")
+_OF_A_KIND = (
+    *("checkpoint", "data", "image_size", "crop_pct", "mean", "std", "interpolation", "take", "device", "per_class"),
+    "ignore_index",
+)
+# Of a log's set-up, as version 0.1 named its fields; and what has no dashes.
+_NAMED = {
+    "limit": "--test-images",
+    "max_samples": "--calibration-images",
+    "target": "TARGET",
+    "weights": "CHECKPOINT",
+    "checkpoint": "CHECKPOINT",
+    "model_args": "--model-arg",
+}
+
+
+def option_name(name: str) -> str:
+    """Return how a user writes an option, or what is in a log's set-up: ``--image-size``."""
+    return _NAMED.get(name, f"--{name.replace('_', '-')}")
+
+
+def workload_source(target: str, given: Mapping[str, Any], folder: Path) -> WorkloadSource:
     """Return where a workload is found, its options checked.
 
     Args:
         target: As `load_workload` takes it.
+        given: A command's options by name, of which this takes those that are about the workload.
         folder: Of the results; logs go below it.
-        options: What the user gave for the kind of workload, None where nothing.
-        seed: As `LoadSettings` has it, and so are the rest.
-        test_images: How many.
-        batch_size: Images per forward pass.
-        loader_workers: Processes that read images.
-        launcher: Of a distributed run.
 
     Raises:
         NabnError: there is no such workload, or it does not take an option.
@@ -45,19 +53,68 @@ def workload_source(
     from aihwkit_nabn.studies._base import WorkloadSource
     from aihwkit_nabn.workloads import LoadSettings, find_workload
 
-    settings = LoadSettings(
-        seed=seed,
-        test_images=test_images,
-        batch_size=batch_size,
-        loader_workers=loader_workers,
-        work_dir=folder / "logs",
-        launcher=launcher,
-    )
-    given = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
-    given = {name: value for name, value in given.items() if value not in (None, False)}
+    settings = LoadSettings(work_dir=folder / "logs", **{name: given[name] for name in _SETTINGS if name in given})
+    options = {name: given[name] for name in _OF_A_KIND if given.get(name) not in (None, False)}
+    options = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
+    items = cfg_option_items(given.get("cfg_options"), given.get("overrides"))
+    options |= {"cfg_options": items} if items else {}
+    model_args = model_arguments(given.get("model_arg"))
+    options |= {"model_args": model_args} if model_args else {}
     kind, _ = find_workload(target)
-    kind.checked(target, given)
-    return WorkloadSource(text=target, settings=settings, options=given)
+    kind.checked(target, options, named=option_name)
+    return WorkloadSource(text=target, settings=settings, options=options)
+
+
+def open_log(path: Path, setup: Mapping[str, Any], given: Mapping[str, Any], **more: Any) -> RecordLog:
+    """Return a command's log; the user's own files must have the same contents whenever it is gone on with.
+
+    Args:
+        path: The file.
+        setup: As `RecordLog` takes it.
+        given: The command's options by name.
+        more: What else `RecordLog` takes.
+    """
+    from aihwkit_nabn.extension import contents_of
+    from aihwkit_nabn.results import RecordLog
+
+    named = {name: option_name(name) for name in (*given, *_NAMED)}
+    named |= {f"recipe.{name}": option for name, option in named.items()}
+    log = RecordLog(path, dict(setup), resume=given["resume"], named=named, **more)
+    for source in given["extension"] or ():
+        log.agree(f"contents of {source}", contents_of(source))
+    return log
+
+
+def model_arguments(items: Sequence[str] | None) -> dict[str, Any] | None:
+    """Return ``KEY=VALUE`` texts as arguments, None if there are none; what is no Python literal is text.
+
+    Raises:
+        NabnError: one is not of that form, or a key is there twice.
+    """
+    found: dict[str, Any] = {}
+    for item in items or ():
+        key, equals, value = item.partition("=")
+        if not equals or not key.isidentifier():
+            raise NabnError(f"--model-arg must be KEY=VALUE, got {item!r}")
+        if key in found:
+            raise NabnError(f"--model-arg gives {key} twice")
+        try:
+            found[key] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            found[key] = value
+    return found or None
+
+
+def agree_on(log: RecordLog, workload: Workload) -> None:
+    """Keep in a log what must be the same when it is gone on with: the network, and what its workload says of itself.
+
+    Raises:
+        NabnError: it is another one.
+    """
+    from aihwkit_nabn.evaluation.settings import setup_of
+
+    for name, value in {"network": setup_of(workload.model)["model"], **workload.facts.get("setup", {})}.items():
+        log.agree(name, value)
 
 
 def describe(console: Console, workload: Workload) -> None:

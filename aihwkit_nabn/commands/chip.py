@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +15,7 @@ def command(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A file that save_chip wrote.")],
     more: Annotated[Path | None, typer.Argument(hidden=True)] = None,
 ) -> None:
-    """Show what a chip file holds: network, seed, time after programming, layers, noise, versions."""
+    """Show what a chip file holds: network, seed, time after programming, layers, noise, calibration, versions."""
     if more is not None:
         if str(file) != "info":
             raise NabnError(f"unexpected argument {str(more)!r}; nabn chip takes one file")
@@ -25,6 +26,7 @@ def command(
     from rich.text import Text
 
     from aihwkit_nabn.chip import chip_info
+    from aihwkit_nabn.chip.container import tensor_names
     from aihwkit_nabn.simulator.config.json_form import config_from_json
     from aihwkit_nabn.times import format_time
 
@@ -32,13 +34,14 @@ def command(
     try:
         layers = content["layers"].values()
         noise = dict.fromkeys(str(config_from_json(config).noise_model) for config in content["configs"])
-        weights = sum(_product(layer["shape"]) for layer in layers)
+        weights = sum(math.prod(layer["shape"]) for layer in layers)
         rows = {
             "network": content["model"],
             "chip": f"seed {content['seed']}, {format_time(content['t_inference'])} after programming",
             "noise": "\n".join(noise),
             "layers on tiles": f"{len(layers)}, on {sum(len(layer['tiles']) for layer in layers)} tiles, "
             f"{weights:,} weights",
+            "calibration": _calibration(tensor_names(file)),
             "kept digital on purpose": ", ".join(content["excluded"]) or "-",
             "size": f"{file.stat().st_size / 1e6:.1f} MB",
             "made with": ", ".join(f"{name} {version}" for name, version in content["versions"].items()),
@@ -51,8 +54,14 @@ def command(
     Console().print(table)
 
 
-def _product(shape: list[int]) -> int:
-    result = 1
-    for size in shape:
-        result *= int(size)
-    return result
+def _calibration(names: list[str]) -> str:
+    """Return what calibrating has set, by the names of the file's tensors."""
+    kinds = {
+        "scale": "output scale and offset",
+        "input_gain": "common-mode gain",
+        "directions": "low-rank correction",
+        "mean": "BatchNorm statistics",
+    }
+    own = [name.rpartition(".")[2] for name in names if name.startswith("calibration/")]
+    counts = {text: own.count(part) for part, text in kinds.items()}
+    return "; ".join(f"{text} of {n} layer{'s' * (n > 1)}" for text, n in counts.items() if n) or "none"

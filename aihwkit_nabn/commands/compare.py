@@ -5,31 +5,15 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from aihwkit_nabn.commands._options import (
-    BatchSize,
-    CalibrationImages,
-    CfgOptions,
-    Checkpoint,
-    Chips,
-    Data,
-    Device,
-    Extension,
-    ImageSize,
-    Jobs,
-    LoaderWorkers,
-    Take,
-    TestImages,
-)
+from aihwkit_nabn.commands import _options as opt
 from aihwkit_nabn.errors import NabnError
 
 if TYPE_CHECKING:
-    from aihwkit_nabn.evaluation import MethodSpec
     from aihwkit_nabn.studies.contenders import NoiseSetting
 
 DIGITS = "digits"
@@ -39,7 +23,6 @@ DIGITS_RECIPE = {"epochs": 20, "learning_rate": 0.1, "clip_sigma": 1.5}
 OTHERS_RECIPE = {"epochs": 5, "learning_rate": 0.01, "clip_sigma": 2.5}
 DIGITS_METHODS, OTHERS_METHODS = "population,paired,distill", "population,paired"
 AFTER_TRAINING = ("none", "paired", "common_mode", "low_rank", "auto", "distill")
-FASTER = {"distill": {"steps": 30}}
 TIMES = (("1s", "1 second"), ("1h", "1 hour"), ("1d", "1 day"), ("1y", "1 year"), ("10y", "10 years"))
 TRAINED_AT = "1d"
 
@@ -49,10 +32,7 @@ def noise_settings(
 ) -> list[NoiseSetting]:
     """Return additive noise of these strengths, each a setting of its own, and PCM at these times, one setting.
 
-    Args:
-        strengths: Fractions of the layer's largest weight.
-        times: Each time after programming, and how tables write it.
-        trained_at: The time whose noise a network for PCM is trained at.
+    Strengths are fractions of the layer's largest weight; each time stands with how tables write it.
     """
     from aihwkit_nabn.evaluation import Scenario
     from aihwkit_nabn.simulator import build_preset
@@ -76,12 +56,7 @@ def noise_settings(
 
 
 def settings_of_noise(noises: Sequence[str], times: Sequence[str], trained_at: str | None = None) -> list[NoiseSetting]:
-    """Return one setting per noise, to be measured at these times.
-
-    Args:
-        noises: Presets as `aihwkit_nabn.simulator.parse_preset` takes them.
-        times: Times after programming.
-        trained_at: The time whose noise a network is trained at; None: the first of `times`.
+    """Return one setting per noise, to be measured at these times, trained at the first of them by default.
 
     Raises:
         NabnError: a preset or a time is unknown, malformed, out of range or given twice.
@@ -105,14 +80,16 @@ def settings_of_noise(noises: Sequence[str], times: Sequence[str], trained_at: s
 
 
 def command(
+    ctx: typer.Context,
     target: Annotated[
         str,
         typer.Argument(
             metavar="[TARGET]",
-            help="torchvision:NAME, a config of mmdetection or mmsegmentation; default: the embedded digits.",
+            help="FILE.py:FUNCTION of your own, timm:NAME, torchvision:NAME, a config of mmdetection or mmseg; "
+            "default: the embedded digits.",
         ),
     ] = DIGITS,
-    checkpoint: Checkpoint = None,
+    checkpoint: opt.Checkpoint = None,
     noise: Annotated[
         list[str] | None,
         typer.Option(help="Noise, e.g. pcm or gaussian:sigma=0.06; can be repeated; digits have a set of their own."),
@@ -127,58 +104,68 @@ def command(
         Path | None,
         typer.Option(help="Folder for table, plot, numbers, trained networks; default: nabn_results/compare[_TARGET]."),
     ] = None,
-    chips: Chips = 5,
+    chips: opt.Chips = 5,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first chip, the images and the training.")] = 0,
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Epochs of each hardware-aware training; default: 20 (digits) or 5.")
     ] = None,
     learning_rate: Annotated[
         float | None,
-        typer.Option(min=1e-9, help="At the start; default: 0.1 (digits), 0.01, or a tenth of what the config has."),
+        typer.Option(min=1e-9, help="Initial learning rate; default: 0.1 (digits), 0.01, or a tenth of the config's."),
     ] = None,
     clip_sigma: Annotated[
         float | None,
-        typer.Option(min=0.1, help="Weights are clipped at so many standard deviations; default: 1.5 (digits) or 2.5."),
+        typer.Option(min=0.1, help="Clip weights at this many standard deviations; default: 1.5 (digits) or 2.5."),
     ] = None,
     wrong: Annotated[
-        str, typer.Option(help="Wrong noises to train at too: factors on the right one, separated by commas.")
+        str, typer.Option(help="Also train at wrong noise: factors of the right one, separated by commas.")
     ] = "0.25,2",
     methods: Annotated[
         str | None,
         typer.Option(
-            help="Calibration methods, by commas, with options if need be: paired,distill:steps=20; or all; default: "
+            help="Calibration methods, separated by commas, with options: paired,distill:steps=20; or all; default: "
             f"{DIGITS_METHODS} (digits) or {OTHERS_METHODS}."
         ),
     ] = None,
-    data: Data = None,
-    batch_size: BatchSize = None,
-    calibration_images: CalibrationImages = 256,
-    test_images: TestImages = None,
-    image_size: ImageSize = None,
-    take: Take = None,
-    loader_workers: LoaderWorkers = None,
-    device: Device = None,
-    cfg_options: CfgOptions = None,
-    extension: Extension = None,
+    data: opt.Data = None,
+    batch_size: opt.BatchSize = None,
+    calibration_images: opt.CalibrationImages = 256,
+    test_images: opt.TestImages = None,
+    image_size: opt.ImageSize = None,
+    ignore_index: opt.IgnoreIndex = None,
+    crop_pct: opt.CropPct = None,
+    mean: opt.Mean = None,
+    std: opt.Std = None,
+    interpolation: opt.Interpolation = None,
+    model_arg: opt.ModelArg = None,
+    take: opt.Take = None,
+    loader_workers: opt.LoaderWorkers = None,
+    device: opt.Device = None,
+    cfg_options: opt.CfgOptions = None,
+    extension: opt.Extension = None,
     quick: Annotated[bool, typer.Option("--quick", help="Digits: two noise settings instead of four.")] = False,
-    jobs: Jobs = None,
+    jobs: opt.Jobs = None,
     resume: Annotated[
         bool,
-        typer.Option(
-            "--resume", help="Go on where an earlier run in --out stopped, also with more noise, times and chips."
-        ),
+        typer.Option("--resume", help="Continue an earlier run in --out, also with more noise, times and chips."),
     ] = False,
 ) -> None:
     """Compare calibration with aihwkit's hardware-aware training, and both together, on the same chips."""
     from rich.console import Console
 
     from aihwkit_nabn.commands._evaluation import check_out, folder_name, numbers, show_result, split_names
-    from aihwkit_nabn.commands._workload import describe, import_extensions, progress_on, workload_source
-    from aihwkit_nabn.commands.demo import one_thread
+    from aihwkit_nabn.commands._workload import (
+        agree_on,
+        describe,
+        import_extensions,
+        open_log,
+        progress_on,
+        workload_source,
+    )
+    from aihwkit_nabn.commands.demo import one_thread, with_fewer_steps
     from aihwkit_nabn.evaluation.methods import method_specs
-    from aihwkit_nabn.evaluation.settings import setup_of
+    from aihwkit_nabn.evaluation.settings import agree_on_files
     from aihwkit_nabn.reporting import print_price
-    from aihwkit_nabn.results import RecordLog
     from aihwkit_nabn.studies import run_study
     from aihwkit_nabn.studies.contenders import contenders
     from aihwkit_nabn.studies.retraining import RetrainingStudy
@@ -188,7 +175,8 @@ def command(
     imports = import_extensions(extension)
     digits = target == DIGITS
     names = methods or (DIGITS_METHODS if digits else OTHERS_METHODS)
-    specs = _with_fewer_steps(method_specs(split_names(names)), digits)
+    specs = method_specs(split_names(names))
+    specs = with_fewer_steps(specs) if digits else specs
     after = [spec for spec in specs if spec.method in AFTER_TRAINING]
     listed = contenders(specs, after, numbers("wrong", wrong))
     defaults = DIGITS_RECIPE if digits else OTHERS_RECIPE
@@ -209,23 +197,7 @@ def command(
     else:
         settings = settings_of_noise(noise, time or ["1d"], trained_at)
     folder = out or Path("nabn_results") / ("compare" if digits else f"compare_{folder_name(target)}")
-    own = {
-        "checkpoint": checkpoint,
-        "data": data,
-        "image_size": image_size,
-        "take": take,
-        "device": device,
-        "cfg_options": cfg_options,
-    }
-    source = workload_source(
-        target,
-        folder,
-        own,
-        seed=seed,
-        test_images=test_images,
-        batch_size=batch_size,
-        loader_workers=loader_workers,
-    )
+    source = workload_source(target, ctx.params, folder)
     study = RetrainingStudy(
         source,
         settings,
@@ -243,32 +215,24 @@ def command(
     if noise:
         setup |= {"trained_at": trained_at or (time or ["1d"])[0]}
     if not digits:
-        setup |= {"target": target, "weights": checkpoint}
-        setup |= {
-            "cfg_options": cfg_options,
-            "take": take,
-            "data": data,
-            "image_size": image_size,
-        }
+        setup |= {"target": target, "weights": checkpoint, "cfg_options": cfg_options, "take": take}
+        setup |= {"data": data, "image_size": image_size}
+    if ignore_index is not None:
+        setup |= {"ignore_index": ignore_index}
     console = Console(file=sys.stdout)  # this one also while mmengine's output goes elsewhere
     check_out(folder)
     describe(console, study.workload)
     console.print(
-        f"{chips} chips per noise setting, always the same ones: with the network as it came, calibrated with at most "
-        f"{calibration_images} images without labels, after hardware-aware training (HWA) with all training images and "
-        "their labels, at the right noise and at wrong ones, and after both.",
+        f"{chips} chips per noise setting, the same for every row: the network as it came; calibrated with up to "
+        f"{calibration_images} unlabelled images; after hardware-aware training (HWA) with all training images and "
+        "their labels, at the right noise and at wrong noise; and after both.",
         highlight=False,
     )
-    log = RecordLog(folder / "records.jsonl", setup, resume=resume)
-    log.agree("network", setup_of(study.workload.model)["model"])
+    log = open_log(folder / "records.jsonl", setup, ctx.params)
+    agree_on(log, study.workload)
+    agree_on_files(log, [scenario for setting in study.settings for scenario in setting.scenarios])
     with log, progress_on(console) as shown, one_thread() if digits else contextlib.nullcontext():
         run_study(study, log, workers=jobs, **shown)
         result = study.result(log)
     print_price(result, console)
     show_result(console, result, folder)
-
-
-def _with_fewer_steps(specs: list[MethodSpec], digits: bool) -> list[MethodSpec]:
-    """Take the steps of ``distill`` that are enough for the small network."""
-    options = FASTER if digits else {}
-    return [replace(spec, options={**options.get(spec.method, {}), **spec.options}) for spec in specs]

@@ -13,12 +13,11 @@ import typer
 from aihwkit_nabn.commands import _shapes_demo
 
 if TYPE_CHECKING:
-    from aihwkit_nabn.evaluation import Scenario
+    from aihwkit_nabn.evaluation import MethodSpec, Scenario
 
 CALIBRATION_IMAGES = 256
-# Gradient descent takes most of the demo's time; fewer steps than usual show what it does.
 SHAPES_CHIPS = 3
-FASTER = {"distill": {"steps": 30}}
+STEPS = 30
 
 
 def demo_scenarios(*, quick: bool = False) -> list[Scenario]:
@@ -51,6 +50,11 @@ def demo_scenarios(*, quick: bool = False) -> list[Scenario]:
     return scenarios
 
 
+def with_fewer_steps(methods: list[MethodSpec]) -> list[MethodSpec]:
+    """Let ``distill`` take fewer steps, unless told how many: gradient descent takes most of the time otherwise."""
+    return [replace(m, options={"steps": STEPS, **m.options}) if m.method == "distill" else m for m in methods]
+
+
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Let torch compute in one thread inside the block.
@@ -74,7 +78,7 @@ def command(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first chip.")] = 0,
     quick: Annotated[bool, typer.Option("--quick", help="Two noise settings instead of seven.")] = False,
 ) -> None:
-    """Show what noise costs and calibration brings back: on digits and, with OpenMMLab, detection and segmentation."""
+    """Show what noise costs and calibration recovers: on digits and, with OpenMMLab, detection and segmentation."""
     from rich.console import Console
 
     from aihwkit_nabn.commands._evaluation import check_out, show_result
@@ -91,7 +95,7 @@ def command(
         f"{workload.facts['test_images']} others.",
         highlight=False,
     )
-    methods = [replace(spec, options=FASTER.get(spec.method, {})) for spec in method_specs([ALL])]
+    methods = with_fewer_steps(method_specs([ALL]))
     with one_thread():
         request = CalibrationRequest(n=CALIBRATION_IMAGES, seed=seed)
         result = workload.evaluate(demo_scenarios(quick=quick), methods, request, chips=chips)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from aihwkit_nabn.commands._options import CfgOptions, Exclude
+from aihwkit_nabn.commands import _options as opt
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,37 +18,44 @@ if TYPE_CHECKING:
 
 def command(
     target: Annotated[
-        str, typer.Argument(metavar="CONFIG", help="Config file, mmdet::FILE, mmseg::FILE, or torchvision:NAME.")
+        str,
+        typer.Argument(
+            metavar="TARGET",
+            help="FILE.py:FUNCTION, timm:NAME, torchvision:NAME, a config, mmdet::FILE or mmseg::FILE.",
+        ),
     ],
     overrides: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,
     noise: Annotated[str, typer.Option(help="Noise setting, which decides the tiles' size, e.g. pcm.")] = "pcm",
-    cfg_options: CfgOptions = None,
-    exclude: Exclude = None,
+    cfg_options: opt.CfgOptions = None,
+    model_arg: opt.ModelArg = None,
+    exclude: opt.Exclude = None,
     layers: Annotated[bool, typer.Option("--layers", help="Also list every layer that goes on tiles.")] = False,
 ) -> None:
-    """Show what of a model would go on tiles, what would stay digital and why; weights are random, none is loaded."""
+    """Show which layers of a model would go on tiles, which would stay digital, and why; weights are random."""
     from rich.console import Console
 
     from aihwkit_nabn.nn import convert_to_noise_aware
     from aihwkit_nabn.simulator import parse_preset
 
     rpu_config = parse_preset(noise)
-    model = _build(target, overrides, cfg_options)
+    model = _build(target, overrides, cfg_options, model_arg)
     analog: Any = convert_to_noise_aware(model, rpu_config, exclude=tuple(exclude or ()))
     _show(Console(), f"{target}, {noise}", analog.conversion_report, layers=layers)
 
 
-def _build(target: str, overrides: list[str] | None, cfg_options: list[str] | None) -> nn.Module:
-    from aihwkit_nabn.commands._workload import cfg_option_items
+def _build(
+    target: str, overrides: list[str] | None, cfg_options: list[str] | None, model_arg: list[str] | None
+) -> nn.Module:
+    from aihwkit_nabn.commands._workload import cfg_option_items, model_arguments, option_name
     from aihwkit_nabn.errors import NabnError
     from aihwkit_nabn.workloads import find_workload
 
-    items = cfg_option_items(cfg_options, overrides)
+    given = {"cfg_options": cfg_option_items(cfg_options, overrides), "model_args": model_arguments(model_arg)}
     kind, name = find_workload(target)
     if kind.build is None:
         raise NabnError(f"{target} has its own weights and needs its data; convert it in Python to see what it becomes")
-    options = kind.checked(target, {"cfg_options": items}, partial=True) if items else {}
-    return kind.build(name, **options)
+    given = {option: value for option, value in given.items() if value is not None}
+    return kind.build(name, **kind.checked(target, given, partial=True, named=option_name))
 
 
 def _show(console: Console, title: str, report: ConversionReport, *, layers: bool) -> None:

@@ -7,30 +7,20 @@ from typing import Annotated
 
 import typer
 
-from aihwkit_nabn.commands._options import (
-    BatchSize,
-    CalibrationImages,
-    CfgOptions,
-    Checkpoint,
-    Data,
-    Device,
-    Exclude,
-    Extension,
-    ImageSize,
-    Jobs,
-    LoaderWorkers,
-    Seed,
-    Take,
-    TestImages,
-)
+from aihwkit_nabn.commands import _options as opt
 
 
 def command(
+    ctx: typer.Context,
     target: Annotated[
         str,
-        typer.Argument(metavar="TARGET", help="torchvision:NAME, a config file, digits or cifar10."),
+        typer.Argument(
+            metavar="TARGET",
+            help="FILE.py:FUNCTION of your own, timm:NAME, torchvision:NAME, a config of mmdetection or mmseg, digits "
+            "or cifar10.",
+        ),
     ],
-    checkpoint: Checkpoint = None,
+    checkpoint: opt.Checkpoint = None,
     loss: Annotated[
         float,
         typer.Option(help="Loss that is allowed, in the metric's own unit: points of accuracy; mAP, mIoU as reported."),
@@ -46,26 +36,32 @@ def command(
     ] = None,
     search_chips: Annotated[int, typer.Option(min=1, help="Chips to search on.")] = 3,
     chips: Annotated[int, typer.Option(min=1, help="Other chips, to verify on.")] = 5,
-    seed: Seed = 0,
-    data: Data = None,
-    batch_size: BatchSize = None,
-    calibration_images: CalibrationImages = 256,
+    seed: opt.Seed = 0,
+    data: opt.Data = None,
+    batch_size: opt.BatchSize = None,
+    calibration_images: opt.CalibrationImages = 256,
     search_images: Annotated[
         int, typer.Option(min=1, help="Labelled images of the train set to search on, not calibrated with.")
     ] = 1000,
-    test_images: TestImages = None,
-    image_size: ImageSize = None,
-    exclude: Exclude = None,
-    take: Take = None,
-    loader_workers: LoaderWorkers = None,
-    device: Device = None,
-    cfg_options: CfgOptions = None,
-    extension: Extension = None,
+    test_images: opt.TestImages = None,
+    image_size: opt.ImageSize = None,
+    ignore_index: opt.IgnoreIndex = None,
+    crop_pct: opt.CropPct = None,
+    mean: opt.Mean = None,
+    std: opt.Std = None,
+    interpolation: opt.Interpolation = None,
+    model_arg: opt.ModelArg = None,
+    exclude: opt.Exclude = None,
+    take: opt.Take = None,
+    loader_workers: opt.LoaderWorkers = None,
+    device: opt.Device = None,
+    cfg_options: opt.CfgOptions = None,
+    extension: opt.Extension = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for placement.json, table and plot; default: nabn_results/TARGET.")
     ] = None,
-    jobs: Jobs = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with what an interrupted run has measured.")] = False,
+    jobs: opt.Jobs = None,
+    resume: opt.Resume = False,
 ) -> None:
     """Find the cheapest set of layers to keep digital so that the loss stays within a bound; verify it on new chips."""
     from rich.console import Console
@@ -78,13 +74,19 @@ def command(
         say_written,
         split_names,
     )
-    from aihwkit_nabn.commands._workload import describe, import_extensions, progress_on, workload_source
+    from aihwkit_nabn.commands._workload import (
+        agree_on,
+        describe,
+        import_extensions,
+        open_log,
+        progress_on,
+        workload_source,
+    )
     from aihwkit_nabn.errors import NabnError
     from aihwkit_nabn.evaluation.methods import method_specs
-    from aihwkit_nabn.evaluation.settings import setup_of
+    from aihwkit_nabn.evaluation.settings import agree_on_files
     from aihwkit_nabn.files import write_text
     from aihwkit_nabn.reporting.placement import placement_markdown, plot_placement, print_placement
-    from aihwkit_nabn.results import RecordLog
     from aihwkit_nabn.studies import run_study
     from aihwkit_nabn.studies.placement import PlacementStudy
     from aihwkit_nabn.workloads import CalibrationRequest
@@ -94,23 +96,7 @@ def command(
     if len(specs) > 2:  # doing nothing is always among them
         raise NabnError(f"--method must be one method, got {method!r}")
     folder = out or Path("nabn_results") / folder_name(target)
-    own = {
-        "checkpoint": checkpoint,
-        "data": data,
-        "image_size": image_size,
-        "take": take,
-        "device": device,
-        "cfg_options": cfg_options,
-    }
-    source = workload_source(
-        target,
-        folder,
-        own,
-        seed=seed,
-        test_images=test_images,
-        batch_size=batch_size,
-        loader_workers=loader_workers,
-    )
+    source = workload_source(target, ctx.params, folder)
     study = PlacementStudy(
         source,
         scenario=parse_scenarios([noise], [time])[0],
@@ -128,27 +114,28 @@ def command(
     console = Console()
     check_out(folder)
     describe(console, study.workload)
-    setup = setup_of(
-        study.workload.model,
-        target=target,
-        noise=noise,
-        time=time,
-        method=method,
-        search_images=search_images,
-        max_samples=calibration_images,
-        limit=test_images,
-        data=data,
-        image_size=image_size,
-        batch_size=batch_size,
-        seed=seed,
-        exclude=list(study.exclude),
-        **study.workload.facts.get("setup", {}),
-    )
-    with RecordLog(folder / "placement.jsonl", setup, resume=resume) as log, progress_on(console) as shown:
+    setup = {
+        "target": target,
+        "noise": noise,
+        "time": time,
+        "method": method,
+        "search_images": search_images,
+        "max_samples": calibration_images,
+        "limit": test_images,
+        "data": data,
+        "image_size": image_size,
+        "batch_size": batch_size,
+        "cfg_options": cfg_options,
+        "seed": seed,
+        "exclude": list(study.exclude),
+    }
+    with open_log(folder / "placement.jsonl", setup, ctx.params) as log, progress_on(console) as shown:
+        agree_on(log, study.workload)
+        agree_on_files(log, study.plan.scenarios)
         run_study(study, log, workers=jobs, **shown)
         result, placement = study.result(log.records), study.placement(log.records)
     print_placement(result, console)
     placement.to_json(folder / "placement.json")
     write_text(folder / "placement.md", placement_markdown(result))
     plot_placement(result, folder / "placement.png")
-    say_written(console, folder, ["placement.json", "placement.md", "placement.png"])
+    say_written(console, folder, "placement.*")

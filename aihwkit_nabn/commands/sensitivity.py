@@ -7,24 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from aihwkit_nabn.commands._options import (
-    BatchSize,
-    CalibrationImages,
-    CfgOptions,
-    Checkpoint,
-    Chips,
-    Data,
-    Device,
-    Exclude,
-    Extension,
-    ImageSize,
-    Jobs,
-    LoaderWorkers,
-    Noise,
-    Seed,
-    Take,
-    TestImages,
-)
+from aihwkit_nabn.commands import _options as opt
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,47 +16,59 @@ if TYPE_CHECKING:
 
 
 def command(
+    ctx: typer.Context,
     target: Annotated[
         str,
         typer.Argument(
             metavar="[TARGET]",
-            help="torchvision:NAME, a config of mmdetection or mmsegmentation; default: the embedded digits.",
+            help="FILE.py:FUNCTION of your own, timm:NAME, torchvision:NAME, a config of mmdetection or mmseg; "
+            "default: the embedded digits.",
         ),
     ] = "digits",
-    checkpoint: Checkpoint = None,
-    noise: Noise = [  # noqa: B006
-        "gaussian:sigma=0.1"
-    ],
-    time: Annotated[list[str], typer.Option(help="Time after programming; can be repeated.")] = ["1d"],  # noqa: B006
-    methods: Annotated[str, typer.Option(help="Calibration methods, separated by commas.")] = "none,paired",
-    chips: Chips = 5,
-    seed: Seed = 0,
-    reverse: Annotated[bool, typer.Option("--reverse", help="Also all layers on the chip but one.")] = False,
-    data: Data = None,
-    batch_size: BatchSize = None,
-    calibration_images: CalibrationImages = 128,
-    test_images: TestImages = None,
-    image_size: ImageSize = None,
-    exclude: Exclude = None,
-    take: Take = None,
-    loader_workers: LoaderWorkers = None,
-    device: Device = None,
-    cfg_options: CfgOptions = None,
-    extension: Extension = None,
+    checkpoint: opt.Checkpoint = None,
+    noise: opt.Noise = ["gaussian:sigma=0.1"],  # noqa: B006
+    time: opt.Time = ["1d"],  # noqa: B006
+    methods: opt.Methods = "none,paired",
+    chips: opt.Chips = 5,
+    seed: opt.Seed = 0,
+    reverse: Annotated[bool, typer.Option("--reverse", help="Also all layers but one on the chip.")] = False,
+    data: opt.Data = None,
+    batch_size: opt.BatchSize = None,
+    calibration_images: opt.CalibrationImages = 128,
+    test_images: opt.TestImages = None,
+    image_size: opt.ImageSize = None,
+    ignore_index: opt.IgnoreIndex = None,
+    crop_pct: opt.CropPct = None,
+    mean: opt.Mean = None,
+    std: opt.Std = None,
+    interpolation: opt.Interpolation = None,
+    model_arg: opt.ModelArg = None,
+    exclude: opt.Exclude = None,
+    take: opt.Take = None,
+    loader_workers: opt.LoaderWorkers = None,
+    device: opt.Device = None,
+    cfg_options: opt.CfgOptions = None,
+    extension: opt.Extension = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for sensitivity.json, table and plot; default: nabn_results/TARGET.")
     ] = None,
-    jobs: Jobs = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with what an interrupted run has measured.")] = False,
+    jobs: opt.Jobs = None,
+    resume: opt.Resume = False,
 ) -> None:
-    """Measure what each layer costs alone on the chip, the others digital: which ones to keep digital, or to mend."""
+    """Measure what each layer costs when it alone is on the chip: which ones to keep digital or to improve."""
     from rich.console import Console
 
     from aihwkit_nabn.commands._evaluation import check_out, folder_name, parse_scenarios, split_names
-    from aihwkit_nabn.commands._workload import describe, import_extensions, progress_on, workload_source
+    from aihwkit_nabn.commands._workload import (
+        agree_on,
+        describe,
+        import_extensions,
+        open_log,
+        progress_on,
+        workload_source,
+    )
     from aihwkit_nabn.evaluation.methods import method_specs
-    from aihwkit_nabn.evaluation.settings import setup_of
-    from aihwkit_nabn.results import RecordLog
+    from aihwkit_nabn.evaluation.settings import agree_on_files
     from aihwkit_nabn.studies import run_study
     from aihwkit_nabn.studies.layers import LayersStudy
     from aihwkit_nabn.workloads import CalibrationRequest
@@ -82,23 +77,7 @@ def command(
     scenarios = parse_scenarios(noise, time)
     specs = method_specs(split_names(methods))
     folder = out or Path("nabn_results") / folder_name(target)
-    own = {
-        "checkpoint": checkpoint,
-        "data": data,
-        "image_size": image_size,
-        "take": take,
-        "device": device,
-        "cfg_options": cfg_options,
-    }
-    source = workload_source(
-        target,
-        folder,
-        own,
-        seed=seed,
-        test_images=test_images,
-        batch_size=batch_size,
-        loader_workers=loader_workers,
-    )
+    source = workload_source(target, ctx.params, folder)
     study = LayersStudy(
         source,
         scenarios=scenarios,
@@ -116,14 +95,13 @@ def command(
     # As logs of version 0.1 have it; a reverse study measures the same and more.
     setup = {"target": folder_name(target), "noise": noise, "time": time, "methods": methods, "seed": seed}
     setup |= {"limit": test_images, "max_samples": calibration_images, "exclude": list(study.exclude)}
-    setup |= {
-        "network": None if target == "digits" else target,
-        "weights": checkpoint,
-        "data": data,
-    }
+    setup |= {"network": None if target == "digits" else target, "weights": checkpoint, "data": data}
     setup |= {"batch_size": batch_size, "image_size": image_size, "cfg_options": cfg_options, "take": take}
-    with RecordLog(folder / "sensitivity.jsonl", setup, resume=resume) as log, progress_on(console) as shown:
-        log.agree("network", setup_of(study.workload.model)["model"])
+    if ignore_index is not None:
+        setup |= {"ignore_index": ignore_index}
+    with open_log(folder / "sensitivity.jsonl", setup, ctx.params) as log, progress_on(console) as shown:
+        agree_on(log, study.workload)
+        agree_on_files(log, study.plan.scenarios)
         run_study(study, log, workers=jobs, **shown)
         result = study.result(log.records)
     _show(console, result, folder)
@@ -139,4 +117,4 @@ def _show(console: Console, result: Results, folder: Path) -> None:
     result.to_json(folder / "sensitivity.json")
     write_text(folder / "sensitivity.md", sensitivity_markdown(result))
     plot_sensitivity(result, folder / "sensitivity.png")
-    say_written(console, folder, ["sensitivity.json", "sensitivity.md", "sensitivity.png"])
+    say_written(console, folder, "sensitivity.*")

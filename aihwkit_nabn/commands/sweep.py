@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from aihwkit_nabn.commands._options import Extension
+from aihwkit_nabn.commands import _options as opt
 from aihwkit_nabn.errors import NabnError
 
 if TYPE_CHECKING:
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def command(
-    file: Annotated[Path, typer.Argument(metavar="SPEC", help="YAML file that says what to go over.")],
+    file: Annotated[Path, typer.Argument(metavar="SPEC", help="YAML file of the sweep.")],
     out: Annotated[
         Path | None, typer.Option(help="Folder for records, tables and plots; default: nabn_results/NAME.")
     ] = None,
@@ -27,10 +29,10 @@ def command(
     launcher: Annotated[
         str, typer.Option(help="Configs: pytorch, slurm or mpi, where several processes share one big model.")
     ] = "none",
-    extension: Extension = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything and say what would be done.")] = False,
+    extension: opt.Extension = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, measure nothing.")] = False,
 ) -> None:
-    """Measure everything a sweep file asks for; the same command again goes on where an interrupted one stopped."""
+    """Measure everything in a sweep file; run the same command again to continue after an interruption."""
     from rich.console import Console
 
     from aihwkit_nabn.studies import EXECUTORS
@@ -47,41 +49,41 @@ def command(
     study = GridStudy(content, launcher=launcher)
     folder = out or Path("nabn_results") / study.spec.name
     if folder.exists() and not folder.is_dir():
-        raise NabnError(f"out must be a folder, got the file {str(folder)!r}")
+        raise NabnError(f"--out must be a folder, got the file {str(folder)!r}")
     study.work_dir = folder / "logs"
     if dry_run:
         _show_plan(console, study, folder)
-    elif launcher != "none":
-        from aihwkit_nabn.studies.grid.launched import run_launched
-
-        log = run_launched(study, folder, lambda record: _say(console, record.key))
-        if log is not None:
-            _write_results(console, study.spec, log, folder)
-    else:
-        again = f"nabn sweep {file}{'' if out is None else f' --out {out}'}"
-        log = _run(console, study, folder, jobs, executor, again)
-        _write_results(console, study.spec, log, folder)
+        return
+    given = [("--out", out), ("--jobs", jobs), ("--executor", executor if executor != "local" else None)]
+    given += [
+        ("--launcher", launcher if launcher != "none" else None),
+        *(("--import", each) for each in extension or ()),
+    ]
+    again = [str(part) for option in given if option[1] is not None for part in option]
+    _run(console, study, folder, jobs, executor, shlex.join(["nabn", "sweep", str(file), *again]))
 
 
-def _run(console: Console, study: GridStudy, folder: Path, jobs: int | None, executor: str, again: str) -> RecordLog:
-    import os
-
+def _run(console: Console, study: GridStudy, folder: Path, jobs: int | None, executor: str, again: str) -> None:
     from aihwkit_nabn.commands._sweep_view import SweepView
     from aihwkit_nabn.studies import run_study
 
-    _say(console, _plan_line(study.spec))
-    notes = study.check()
-    view = SweepView(console, study.spec)
+    rank, alone = study.rank(), study.launcher == "none"
+    view = SweepView(console, study.spec, shown=rank == 0)
+    if rank == 0:
+        _say(console, _plan_line(study.spec))
     try:
-        with study.open_log(folder) as log, view:
+        notes = study.check() if alone else {}  # a launcher's processes load their model together
+        with study.open_log(folder, rank) as log, view:
             for name, value in notes.items():
                 log.agree(name, value) if name.startswith("network ") else log.note(name, value)
-            return run_study(
-                study, log, workers=jobs or os.cpu_count() or 1, executor=executor, on_progress=view.update
-            )
+            workers = jobs or os.cpu_count() or 1 if alone else None
+            run_study(study, log, workers=workers, executor=executor, on_progress=view.update)
     except KeyboardInterrupt:
-        _say(console, f"Stopped. {view.done} of {view.total} measurements are kept in {folder}/; to go on: {again}")
+        if rank == 0:
+            _say(console, f"Stopped. {view.done} of {view.total} measurements are kept in {folder}/; to go on: {again}")
         raise
+    if rank == 0:
+        _write_results(console, study.spec, log, folder)
 
 
 def _say(console: Console, text: str) -> None:
@@ -90,24 +92,27 @@ def _say(console: Console, text: str) -> None:
 
 def _plan_line(spec: SweepSpec) -> str:
     from aihwkit_nabn.studies.grid import all_measurements, chip_jobs
+    from aihwkit_nabn.times import format_time
 
     models = ", ".join(model.name for model in spec.models)
+    times = ", ".join(format_time(seconds) for seconds in spec.time)
     windows = "" if spec.stream is None else f", each along a stream of {spec.stream.images} images"
     return (
         f"{spec.name}: {len(all_measurements(spec))} measurements{windows}, on {len(chip_jobs(spec, ()))} chips "
-        f"(each programmed anew for every noise setting, time and image quality); models: {models}"
+        f"(each programmed anew for every noise setting, time and image quality); models: {models}; "
+        f"time after programming: {times}"
     )
 
 
 def _show_plan(console: Console, study: GridStudy, folder: Path) -> None:
-    from aihwkit_nabn.results.log import finished_keys
-    from aihwkit_nabn.studies.grid import chip_jobs
-    from aihwkit_nabn.studies.grid.study import RECORDS
-
-    study.check()
+    notes = study.check()
+    with study.open_log(folder, rank=1) as log:  # to be read only
+        for name, value in notes.items():
+            if name.startswith("network "):
+                log.agree(name, value)
+    jobs = study.jobs(log.records)
     _say(console, _plan_line(study.spec))
-    jobs = chip_jobs(study.spec, finished_keys(folder / RECORDS))
-    left = sum(len(job.measurements) for job in jobs)
+    left = sum(map(len, jobs))
     _say(console, f"Left to do in {folder}/: {left} measurements on {len(jobs)} chips. Nothing was run.")
 
 
@@ -123,4 +128,4 @@ def _write_results(console: Console, spec: SweepSpec, store: RecordLog, folder: 
         target = folder / name
         result.report(target)
         write_axis_plots(spec, name, store.sorted_records(), target)
-        say_written(console, target, sorted(path.name for path in target.iterdir() if path.is_file()))
+        say_written(console, target)

@@ -7,79 +7,71 @@ from typing import Annotated
 
 import typer
 
-from aihwkit_nabn.commands._options import (
-    BatchSize,
-    CalibrationImages,
-    CfgOptions,
-    Checkpoint,
-    Chips,
-    Data,
-    Device,
-    Exclude,
-    Extension,
-    ImageSize,
-    LoaderWorkers,
-    Noise,
-    PlacementFile,
-    Seed,
-    Take,
-    TestImages,
-)
+from aihwkit_nabn.commands import _options as opt
 
 RECORDS = "records.jsonl"
 
 
 def command(
+    ctx: typer.Context,
     target: Annotated[
         str,
         typer.Argument(
             metavar="TARGET",
-            help="torchvision:NAME, a config file, mmdet::FILE, mmseg::FILE, digits or cifar10.",
+            help="FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION of your own, timm:NAME, torchvision:NAME, a config file, "
+            "mmdet::FILE, mmseg::FILE, digits or cifar10.",
         ),
     ],
-    noise: Noise,
-    checkpoint: Checkpoint = None,
+    noise: opt.Noise,
+    checkpoint: opt.Checkpoint = None,
     overrides: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,
-    time: Annotated[list[str], typer.Option(help="Time after programming: 1s, 1h, 1d, 1y; can be repeated.")] = ["1d"],  # noqa: B006
-    chips: Chips = 5,
-    methods: Annotated[
-        str,
-        typer.Option(help="Calibration methods, by commas, with options if need be: paired,distill:steps=20; or all."),
-    ] = "none,population,auto",
-    calibration_images: CalibrationImages = 256,
-    test_images: TestImages = None,
-    data: Data = None,
-    batch_size: BatchSize = None,
-    image_size: ImageSize = None,
-    exclude: Exclude = None,
-    placement: PlacementFile = None,
-    extension: Extension = None,
-    seed: Seed = 0,
+    time: opt.Time = ["1d"],  # noqa: B006
+    chips: opt.Chips = 5,
+    methods: opt.Methods = "none,population,auto",
+    calibration_images: opt.CalibrationImages = 256,
+    test_images: opt.TestImages = None,
+    data: opt.Data = None,
+    batch_size: opt.BatchSize = None,
+    image_size: opt.ImageSize = None,
+    ignore_index: opt.IgnoreIndex = None,
+    crop_pct: opt.CropPct = None,
+    mean: opt.Mean = None,
+    std: opt.Std = None,
+    interpolation: opt.Interpolation = None,
+    model_arg: opt.ModelArg = None,
+    exclude: opt.Exclude = None,
+    placement: opt.Placement = None,
+    extension: opt.Extension = None,
+    seed: opt.Seed = 0,
     out: Annotated[
         Path | None, typer.Option(help="Folder for table, plots and numbers; default: nabn_results/TARGET.")
     ] = None,
-    take: Take = None,
-    loader_workers: LoaderWorkers = None,
-    device: Device = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with what an interrupted run has measured.")] = False,
-    per_class: Annotated[bool, typer.Option("--per-class", help="Configs: measure every class too.")] = False,
+    take: opt.Take = None,
+    loader_workers: opt.LoaderWorkers = None,
+    device: opt.Device = None,
+    resume: opt.Resume = False,
+    per_class: Annotated[
+        bool, typer.Option("--per-class", help="Detectors and segmenters: also measure each class.")
+    ] = False,
     examples: Annotated[
-        int, typer.Option(min=0, help="Configs: test images to draw, digital, on the chip, and calibrated.")
+        int,
+        typer.Option(
+            min=0, help="Detectors and segmenters: number of test images to draw: digital, on the chip, calibrated."
+        ),
     ] = 0,
-    cfg_options: CfgOptions = None,
+    cfg_options: opt.CfgOptions = None,
     launcher: Annotated[str, typer.Option(help="Configs: none, pytorch, slurm or mpi, as upstream has them.")] = "none",
 ) -> None:
-    """Put a trained model on simulated analog chips and measure what calibration brings back."""
+    """Put a trained model on simulated analog chips and measure what calibration recovers."""
     from rich.console import Console
 
     from aihwkit_nabn.commands._evaluation import check_out, folder_name, parse_scenarios, show_result, split_names
     from aihwkit_nabn.commands._placement import digital_names, say_made_with
-    from aihwkit_nabn.commands._workload import cfg_option_items, describe, import_extensions, workload_source
+    from aihwkit_nabn.commands._workload import describe, import_extensions, open_log, workload_source
     from aihwkit_nabn.errors import NabnError
     from aihwkit_nabn.evaluation import evaluate
     from aihwkit_nabn.evaluation.methods import method_specs
     from aihwkit_nabn.evaluation.settings import setup_of
-    from aihwkit_nabn.results import RecordLog
     from aihwkit_nabn.workloads import CalibrationRequest
 
     import_extensions(extension)
@@ -87,29 +79,11 @@ def command(
     specs = method_specs(split_names(methods))
     digital = digital_names(exclude, placement)
     folder = out or Path("nabn_results") / folder_name(target)
-    own = {
-        "checkpoint": checkpoint,
-        "data": data,
-        "image_size": image_size,
-        "take": take,
-        "device": device,
-        "per_class": per_class,
-        "cfg_options": cfg_option_items(cfg_options, overrides),
-    }
-    source = workload_source(
-        target,
-        folder,
-        own,
-        seed=seed,
-        test_images=test_images,
-        batch_size=batch_size,
-        loader_workers=loader_workers,
-        launcher=launcher,
-    )
+    source = workload_source(target, ctx.params, folder)
     workload = source.load()
     check_out(folder)
     if examples and workload.write_examples is None:
-        raise NabnError("--examples is for configs of mmdetection and mmsegmentation")
+        raise NabnError("--examples is for detectors and segmenters")
     console = Console()
     describe(console, workload)
     if placement is not None and workload.rank == 0:
@@ -130,13 +104,17 @@ def command(
         **workload.facts.get("setup", {}),
         **({"per_class": True} if per_class else {}),
     )
-    log = RecordLog(folder / RECORDS, setup, resume=resume, rank=workload.rank, broadcast=workload.broadcast)
-    with log:
+    ranks = {"rank": workload.rank, "broadcast": workload.broadcast}
+    with open_log(folder / RECORDS, setup, ctx.params, **ranks) as log:
         result = evaluate(workload.model, record_file=log, **arguments)
     if workload.rank != 0:
         return
     if examples and workload.write_examples is not None:
         workload.write_examples(result, arguments, examples, folder / "examples")
-    conversion = next(iter(result.settings["conversion"].values()))
-    console.print(f"On tiles: {conversion}", highlight=False, soft_wrap=True, markup=False)
+    conversions: dict[str, list[str]] = {}
+    for scenario, text in result.settings["conversion"].items():
+        conversions.setdefault(text, []).append(scenario)
+    for text, names in conversions.items():
+        where = f" ({'; '.join(names)})" if len(conversions) > 1 else ""
+        console.print(f"On tiles{where}: {text}", highlight=False, soft_wrap=True, markup=False)
     show_result(console, result, folder)

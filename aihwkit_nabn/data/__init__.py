@@ -1,1 +1,1 @@
-"""The embedded demo task, the CIFAR ResNet of the real-data check, and what measuring accuracy needs."""
+"""The embedded demo task, the CIFAR ResNet of the real-data check, and the accuracy of classifiers."""

@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from aihwkit_nabn.data.classification import ImageSet
-from aihwkit_nabn.errors import NabnError, check_count
+from aihwkit_nabn.data.classification import ImageSet, cropped_at_random
+from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.seeding import check_seed
 
 MEAN = (0.485, 0.456, 0.406)
@@ -63,11 +62,7 @@ def crop_and_flip(images: Tensor, *, padding: int = PADDING, seed: int = 0) -> T
     Returns:
         The augmented images, of the same shape.
     """
-    check_count("padding", padding)
     generator = torch.Generator().manual_seed(check_seed("seed", seed))
-    height, width = images.shape[-2:]
-    padded = F.pad(images, (padding,) * 4)
-    corners = torch.randint(0, 2 * padding + 1, (len(images), 2), generator=generator).tolist()
-    mirrored = (torch.rand(len(images), generator=generator) < 0.5).tolist()
-    cropped = [image[:, y : y + height, x : x + width] for image, (y, x) in zip(padded, corners, strict=True)]
-    return torch.stack([crop.flip(-1) if flip else crop for crop, flip in zip(cropped, mirrored, strict=True)])
+    cropped = cropped_at_random(images, padding, generator)
+    mirrored = torch.rand(len(images), generator=generator) < 0.5
+    return torch.where(mirrored[:, None, None, None], cropped.flip(-1), cropped)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from aihwkit_nabn.errors import NabnError, check_count
 from aihwkit_nabn.seeding import check_seed
@@ -50,6 +51,14 @@ class ImageSet:
 def image_batches(images: Tensor, batch_size: int) -> list[Tensor]:
     """Cut ``[N, C, H, W]`` images into a list of batches that can be iterated again and again."""
     return list(images.split(check_count("batch_size", batch_size, minimum=1)))
+
+
+def cropped_at_random(images: Tensor, padding: int, generator: torch.Generator) -> Tensor:
+    """Pad ``[N, C, H, W]`` images with 0 on every side, and cut a window of the old size out of each at random."""
+    height, width = images.shape[-2:]
+    padded = F.pad(images, (check_count("padding", padding),) * 4)
+    corners = torch.randint(0, 2 * padding + 1, (len(images), 2), generator=generator).tolist()
+    return torch.stack([image[:, y : y + height, x : x + width] for image, (y, x) in zip(padded, corners, strict=True)])
 
 
 def topk_hits(logits: Tensor, labels: Tensor, k: int) -> int:

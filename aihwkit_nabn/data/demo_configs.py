@@ -1,4 +1,4 @@
-"""Where the configs and the checkpoints of the OpenMMLab demo lie, in a checkout and in an installed package."""
+"""Where the configs and the checkpoints of the OpenMMLab demo are, in a checkout and in an installed package."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from aihwkit_nabn.errors import NabnError, UnknownNameError
 
-DEMO_CONFIGS = ("shapes_detector", "shapes_segmenter")
+DEMO_CONFIGS = ("shapes_detector", "shapes_segmenter")  # of mmdetection, of mmsegmentation
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 # The wheel carries the demo's configs inside the package; an editable install or a checkout has them beside it.
@@ -14,10 +14,7 @@ _FOLDERS = (_PACKAGE.parent / "configs" / "demo", _PACKAGE / "_configs" / "demo"
 
 
 def demo_config_path(name: str) -> Path:
-    """Return the config file of a demo model.
-
-    Args:
-        name: ``shapes_detector`` (mmdetection) or ``shapes_segmenter`` (mmsegmentation), with or without ``.py``.
+    """Return the config file of one of `DEMO_CONFIGS`, named with or without ``.py``.
 
     Raises:
         UnknownNameError: there is no such demo model.
@@ -32,9 +29,6 @@ def demo_config_path(name: str) -> Path:
 
 def demo_checkpoint_path(name: str) -> Path:
     """Return the checkpoint of a demo model: weights only, as mmengine reads them.
-
-    Args:
-        name: As for `demo_config_path`.
 
     Raises:
         UnknownNameError: there is no such demo model.

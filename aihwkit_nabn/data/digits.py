@@ -10,10 +10,10 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from aihwkit_nabn.data.classification import ImageSet
-from aihwkit_nabn.errors import NabnError, check_count, suggestion
+from aihwkit_nabn.data.classification import ImageSet, cropped_at_random
+from aihwkit_nabn.data.weights import fill_model, read_checkpoint
+from aihwkit_nabn.errors import NabnError, suggestion
 from aihwkit_nabn.seeding import check_seed
 
 CHECKPOINT = Path(__file__).parent / "checkpoints" / "digits.safetensors"
@@ -31,9 +31,6 @@ def load_digits(split: str) -> ImageSet:
     """Return one part of the digits: ``train`` (about 60%), ``val`` (15%) or ``test`` (25%), equal in every class.
 
     ``val`` is for choosing training settings, ``train`` gives the calibration images; nothing is chosen on ``test``.
-
-    Args:
-        split: Name of the part.
 
     Returns:
         Images ``[N, 1, 8, 8]`` in [0, 1], black 0, and labels 0 to 9.
@@ -69,27 +66,11 @@ def shift_images(images: Tensor, *, max_shift: int = MAX_SHIFT, seed: int = 0) -
     Returns:
         The shifted images, of the same shape.
     """
-    check_count("max_shift", max_shift)
-    generator = torch.Generator().manual_seed(check_seed("seed", seed))
-    return _shift(images, max_shift, generator)
-
-
-def _shift(images: Tensor, max_shift: int, generator: torch.Generator) -> Tensor:
-    height, width = images.shape[-2:]
-    padded = F.pad(images, (max_shift,) * 4)
-    corners = torch.randint(0, 2 * max_shift + 1, (len(images), 2), generator=generator).tolist()
-    shifted = [image[:, y : y + height, x : x + width] for image, (y, x) in zip(padded, corners, strict=True)]
-    return torch.stack(shifted)
+    return cropped_at_random(images, max_shift, torch.Generator().manual_seed(check_seed("seed", seed)))
 
 
 class ResidualBlock(nn.Module):
-    """Two 3 x 3 convolutions, each with BatchNorm, beside a shortcut.
-
-    Args:
-        inputs: Input channels.
-        outputs: Output channels.
-        stride: Step of the first convolution and of the shortcut.
-    """
+    """Two 3 x 3 convolutions, each with BatchNorm, beside a shortcut; its first convolution has the stride."""
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
         super().__init__()
@@ -131,27 +112,14 @@ class DigitsNet(nn.Module):
 
 
 def load_demo_model(path: str | Path | None = None) -> DigitsNet:
-    """Return the trained network, in eval mode.
-
-    Args:
-        path: Checkpoint to read; the one that comes with the package if None.
+    """Return the trained network, in eval mode; from the checkpoint that comes with the package if no other is given.
 
     Raises:
         NabnError: the file is missing, is no safetensors file, or holds another network.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     path = CHECKPOINT if path is None else Path(path)
     if not path.is_file():
         raise NabnError(f"demo checkpoint {path} does not exist; tools/train_digits.py writes it")
-    try:
-        state = load_file(path)
-    except SafetensorError as error:
-        raise NabnError(f"demo checkpoint {path} is no safetensors file: {error}") from error
     model = DigitsNet()
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        raise NabnError(f"demo checkpoint {path} does not hold a DigitsNet: {' '.join(str(error).split())}") from error
+    fill_model(model, read_checkpoint(path), f"demo checkpoint {path}")
     return model.eval()

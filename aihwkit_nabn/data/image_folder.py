@@ -8,18 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets import ImageFolder
 
+from aihwkit_nabn.data.image_files import UNREADABLE, FileList
 from aihwkit_nabn.errors import NabnError, check_count
 from aihwkit_nabn.seeding import derive_seed, private_rng
 
 _CACHE_BYTES = 2**30
 _LISTED = 5
-# What PIL raises for damaged files, and for those that tell of more pixels than any image has.
-_UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,16 +68,14 @@ def _open_part(folder: Path) -> ImageFolder:
 
 
 class TransformedImages(Dataset[tuple[Tensor, int]]):
-    """Chosen images of a folder, transformed; a random transformation gives the same result for an image every time.
+    """Chosen images of a folder, in this order, transformed from PIL images to tensors ``[C, H, W]``.
 
-    Args:
-        folder: The images.
-        indices: Which of them, in this order.
-        transform: From a PIL image to a tensor ``[C, H, W]``.
-        seed: Fixes the random choices of `transform`, each image having its own.
+    A random transform gives the same result for an image every time, by `seed`.
     """
 
-    def __init__(self, folder: ImageFolder, indices: list[int], transform: Callable[[Any], Tensor], seed: int) -> None:
+    def __init__(
+        self, folder: ImageFolder | FileList, indices: list[int], transform: Callable[[Any], Tensor], seed: int
+    ) -> None:
         self.folder, self.indices, self.transform, self.seed = folder, indices, transform, seed
 
     def __len__(self) -> int:
@@ -89,21 +85,16 @@ class TransformedImages(Dataset[tuple[Tensor, int]]):
         path, label = self.folder.samples[self.indices[place]]
         try:
             image = self.folder.loader(path)
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             raise NabnError(f"cannot read image {path}: {error}") from error
         with private_rng(derive_seed(self.seed, "transform", self.indices[place]), torch_only=False):
             return self.transform(image), label
 
 
 def choose(total: int, count: int | None, seed: int) -> list[int]:
-    """Return `count` different numbers below `total` in random order.
+    """Return at most `count` different numbers below `total` in an order that `seed` fixes; None: all of them.
 
     Random also where all are taken: folders are sorted by class, and a batch of one class has statistics of its own.
-
-    Args:
-        total: How many there are.
-        count: How many to take at most; None: all.
-        seed: Fixes the choice and the order.
     """
     if count is not None:
         check_count("count", count, minimum=1)
@@ -114,20 +105,25 @@ def choose(total: int, count: int | None, seed: int) -> list[int]:
 class ImageBatches:
     """Batches of images, with their labels if asked for, that can be iterated again and again.
 
-    They stay in memory after the first time if there are at most a gigabyte of them, for every chip and every method
-    uses them anew.
-
-    Args:
-        dataset: The images.
-        batch_size: Images per batch.
-        workers: Processes that read images; 0 reads in this one.
-        labelled: Whether an item is ``(images, labels)`` or ``images`` alone.
+    Up to a gigabyte of them stays in memory after the first time: every chip and every method uses them anew.
     """
 
-    def __init__(self, dataset: TransformedImages, *, batch_size: int, workers: int = 0, labelled: bool) -> None:
+    def __init__(
+        self,
+        dataset: TransformedImages,
+        *,
+        batch_size: int = 1,
+        workers: int = 0,
+        labelled: bool,
+        groups: list[list[int]] | None = None,
+    ) -> None:
         check_count("batch_size", batch_size, minimum=1)
         check_count("workers", workers)
-        self._loader = DataLoader(dataset, batch_size=batch_size, num_workers=workers)
+        self._loader = (
+            DataLoader(dataset, batch_size=batch_size, num_workers=workers)
+            if groups is None
+            else DataLoader(dataset, batch_sampler=groups, num_workers=workers)
+        )
         self._labelled = labelled
         self._kept: list[Any] | None = None
 

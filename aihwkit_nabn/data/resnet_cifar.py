@@ -8,19 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aihwkit_nabn.errors import NabnError, check_count
+from aihwkit_nabn.errors import NabnError, check_count, first_line
 
 
 class CifarBlock(nn.Module):
     """Two 3 x 3 convolutions with BatchNorm beside a shortcut of "option A".
 
     The shortcut takes every second pixel where the block halves the image, and fills the new channels with zeros, half
-    of them before and half after its input's.
-
-    Args:
-        inputs: Input channels.
-        outputs: Output channels, `inputs` or more by an even number.
-        stride: Step of the first convolution.
+    of them before and half after its input's: `outputs` is `inputs` or more by an even number.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
@@ -43,12 +38,8 @@ class CifarBlock(nn.Module):
 class CifarResNet(nn.Module):
     """ResNet for 32 x 32 images: a convolution, three stages of 16, 32 and 64 channels, a linear classifier.
 
-    Its modules are called ``conv1``, ``bn1``, ``layer1`` to ``layer3`` and ``linear``, as in the checkpoints that go
-    around.
-
-    Args:
-        blocks: Blocks per stage; 3 make ResNet-20.
-        classes: Number of classes.
+    Three blocks per stage make ResNet-20. Its modules are called ``conv1``, ``bn1``, ``layer1`` to ``layer3`` and
+    ``linear``, as in the usual checkpoints.
     """
 
     def __init__(self, blocks: int = 3, classes: int = 10) -> None:
@@ -86,5 +77,5 @@ def load_resnet20(path: str | Path) -> CifarResNet:
     try:
         model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # torch has many errors for files that are not what they should be
-        raise NabnError(f"checkpoint {path} is not one of ResNet-20: {(str(error).splitlines() or [''])[0]}") from error
+        raise NabnError(f"checkpoint {path} is not one of ResNet-20: {first_line(error)}") from error
     return model.eval()

@@ -8,7 +8,6 @@ seed gives the same pixels on every machine: ``python -m aihwkit_nabn.data.shape
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aihwkit_nabn.errors import NabnError, check_count
-from aihwkit_nabn.files import parse_json
+from aihwkit_nabn.files import parse_json, write_text
 from aihwkit_nabn.seeding import check_seed, derive_seed
 
 CLASSES = ("circle", "rectangle", "triangle")
@@ -36,21 +35,12 @@ _ROWS, _COLUMNS = np.mgrid[0:SIZE, 0:SIZE].astype(np.int64)
 
 
 def write_shapes(folder: str | Path, *, n_train: int = N_TRAIN, n_val: int = N_VAL, seed: int = 0) -> Path:
-    """Write the data set into `folder`, unless exactly this one is there already.
+    """Write the data set into `folder`, unless exactly this one is there already; return the folder.
 
     It consists of ``train/`` and ``val/`` (RGB images of 96 x 96 pixels), ``train_masks/`` and ``val_masks/`` (one
     class index per pixel: 0 background, then the classes in their order), ``train.json`` and ``val.json`` (COCO boxes),
     and ``shapes.json``, which names the arguments. An interrupted or differing set is drawn again. An image depends on
     the seed, its split and its number only.
-
-    Args:
-        folder: Where to; made if missing.
-        n_train: Images of ``train``, at least 1.
-        n_val: Images of ``val``, at least 1.
-        seed: Fixes every image.
-
-    Returns:
-        The folder.
 
     Raises:
         NabnError: an argument is out of range, or `folder` holds such names but was not written by this function.
@@ -63,20 +53,15 @@ def write_shapes(folder: str | Path, *, n_train: int = N_TRAIN, n_val: int = N_V
         return folder
     _refuse_foreign(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    _write_json(marker, {**wanted, "complete": False})
+    write_text(marker, json.dumps({**wanted, "complete": False}))
     for split in _SPLITS:
         _write_split(folder, split, counts[split], int(seed))
-    _write_json(marker, {**wanted, "complete": True})
+    write_text(marker, json.dumps({**wanted, "complete": True}))
     return folder
 
 
 def draw_shapes(split: str, index: int, *, seed: int = 0) -> tuple[Image, Image, list[dict[str, Any]]]:
-    """Draw one image.
-
-    Args:
-        split: ``train`` or ``val``.
-        index: Number of the image in the split.
-        seed: The data set's seed.
+    """Draw one image of ``train`` or ``val``.
 
     Returns:
         The image ``[96, 96, 3]``, the class indices ``[96, 96]`` (0 background) and one dict per shape with
@@ -189,13 +174,8 @@ def _write_split(folder: Path, split: str, count: int, seed: int) -> None:
             box = {"category_id": shape["category"], "bbox": shape["bbox"], "area": shape["area"], "iscrowd": 0}
             annotations.append({"id": len(annotations) + 1, "image_id": index, **box})
     categories = [{"id": number, "name": name} for number, name in enumerate(CLASSES, start=1)]
-    _write_json(folder / f"{split}.json", {"images": images, "annotations": annotations, "categories": categories})
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(content, indent=None), encoding="utf-8")
-    os.replace(part, path)
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    write_text(folder / f"{split}.json", json.dumps(content))
 
 
 def _read_marker(path: Path) -> object:

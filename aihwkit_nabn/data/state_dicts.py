@@ -5,20 +5,20 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from aihwkit_nabn.errors import NabnError, suggestion
+from aihwkit_nabn.errors import NabnError, some, suggestion
 
 COMPILED = "_orig_mod."  # of torch.compile, in front of the names of whichever module was compiled
 MODEL, AVERAGED = "model", "ema"
 _AVERAGED_WORDS = {"ema", "emamodel", "modelema", "swa", "averaged", "average", "avg"}
 _COUNTERS = ("n_averaged", "steps")  # of torch's and mmengine's averages
 _DEEPEST = 3
-_LISTED = 3
+_ENTRIES = 12  # of a checkpoint that are told
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ class Weights:
             kind = " (averaged)" if self.averaged else ""
             lines.append(f"{source}: {self.place or 'top'}{kind} was taken; --take NAME takes {', '.join(self.others)}")
         if self.unused:
-            lines.append(f"{source}: not of the network, left out: {_some(self.unused)}")
+            lines.append(f"{source}: left out, not of this network: {some(self.unused)}")
         return lines
 
 
@@ -68,7 +68,7 @@ def find_weights(
     Args:
         content: What the file holds.
         names: Of the network's tensors.
-        source: What the checkpoint is called in messages.
+        source: The checkpoint's name in messages.
         take: ``"model"`` for weights as trained, ``"ema"`` for averaged ones, or a place as in `Weights`.
         rename: Returns the network's name for one of the file's, prefix or not.
 
@@ -77,7 +77,7 @@ def find_weights(
     """
     fitting = fitting_weights(content, names, rename)
     if not fitting:
-        raise NabnError(f"{source}: {_misfit(content, names)}")
+        raise NabnError(f"{source} {_misfit(content, names)}")
     wanted = _wanted(fitting, take)
     places = [weights.place or "top" for weights in fitting]
     if not wanted:
@@ -94,7 +94,7 @@ def find_weights(
             "say which with --take NAME"
         )
     others = tuple(w.place or "top" for w in fitting if w is not first and w not in rest)
-    return Weights(**{**vars(first), "others": others})
+    return replace(first, others=others)
 
 
 def fitting_weights(content: Any, names: Collection[str], rename: Callable[[str], str] | None = None) -> list[Weights]:
@@ -139,12 +139,8 @@ def _under_prefixes(path: tuple[str, ...], tensors: dict[str, Tensor], names: se
     """Return what fits the network under each prefix that some of its names have here."""
     counts: Counter[str] = Counter()
     for name in tensors:
-        start = 0
-        while start >= 0:
-            if name[start:] in names:
-                counts[name[:start]] += 1
-            dot = name.find(".", start)
-            start = dot + 1 if dot >= 0 else -1
+        starts = (0, *(place + 1 for place, letter in enumerate(name) if letter == "."))
+        counts.update(name[:start] for start in starts if name[start:] in names)
     found = []
     for prefix, matched in counts.items():
         place = ".".join([*path, *prefix.split(".")]).rstrip(".")
@@ -169,24 +165,18 @@ def _swaps_averages(content: Any) -> bool:
 
 
 def _swapped(weights: Weights) -> Weights:
-    place = weights.place.partition(".")[0]
-    return Weights(**{**vars(weights), "averaged": place == "state_dict"})
+    return replace(weights, averaged=weights.place.partition(".")[0] == "state_dict")
 
 
 def _equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    return one.keys() == other.keys() and all(
-        tensor.shape == other[name].shape and torch.equal(tensor, other[name]) for name, tensor in one.items()
-    )
+    return one.keys() == other.keys() and all(torch.equal(tensor, other[name]) for name, tensor in one.items())
 
 
 def _misfit(content: Any, names: Collection[str]) -> str:
     dicts = list(_state_dicts(content))
     if not dicts:
-        return (
-            f"no state dict found; the file holds {describe(content)}; "
-            "save one with torch.save(model.state_dict(), path)"
-        )
-    return f"of another network: the file holds {describe(content)}, and the network has {_some(names)}"
+        return f"holds no state dict but {describe(content)}; save one with torch.save(model.state_dict(), path)"
+    return f"is of another network: it holds {describe(content)}, and the network has {some(names)}"
 
 
 def describe(content: Any) -> str:
@@ -196,15 +186,10 @@ def describe(content: Any) -> str:
     if not isinstance(content, Mapping):
         return f"a {type(content).__name__}"
     tensors = [str(name) for name, value in content.items() if isinstance(value, Tensor)]
-    parts = [f"{len(tensors)} tensors ({_some(tensors)})"] if tensors else []
+    parts = [f"{len(tensors)} tensors ({some(tensors)})"] if tensors else []
     parts += [
         f"{name} ({describe(value)})" if isinstance(value, Mapping) else f"{name} ({type(value).__name__})"
-        for name, value in list(content.items())[: 4 * _LISTED]
+        for name, value in list(content.items())[:_ENTRIES]
         if not isinstance(value, Tensor)
     ]
     return ", ".join(parts) or "nothing"
-
-
-def _some(names: Collection[str]) -> str:
-    shown = ", ".join(list(names)[:_LISTED])
-    return f"{shown} and {len(names) - _LISTED} more" if len(names) > _LISTED else shown

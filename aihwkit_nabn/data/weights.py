@@ -13,9 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aihwkit_nabn.errors import NabnError
-
-_LISTED = 3
+from aihwkit_nabn.errors import NabnError, first_line, some
 
 # What training scripts save beside the weights: torchvision's and timm's command lines, paths, and Lightning's
 # hyperparameters, read as what they are derived from.
@@ -37,7 +35,7 @@ PLAIN: list[Any] = [
 DAMAGED = (RuntimeError, EOFError, OSError, LookupError, ValueError, AssertionError, struct.error)
 
 
-def read_checkpoint(path: str | Path) -> object:
+def read_checkpoint(path: str | Path) -> Any:
     """Return what a ``.pth``, ``.pt``, ``.ckpt`` or ``.safetensors`` file holds; nothing in it is run.
 
     Raises:
@@ -45,37 +43,39 @@ def read_checkpoint(path: str | Path) -> object:
     """
     path = Path(path)
     if not path.is_file():
-        raise NabnError(f"weights {str(path)!r} is no file; give a .pth, .pt or .safetensors file, or the word random")
+        raise NabnError(
+            f"weights {str(path)!r} is not a file; give a .pth, .pt or .safetensors file, or the word random"
+        )
     return _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
 
 
-def _read_safetensors(path: Path) -> object:
+def _read_safetensors(path: Path) -> Any:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise NabnError(f"weights {path} is no safetensors file: {error}") from error
+        raise NabnError(f"weights {path} is not a safetensors file: {error}") from error
 
 
-def _read_pickle(path: Path) -> object:
+def _read_pickle(path: Path) -> Any:
     try:
         with torch.serialization.safe_globals(PLAIN):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if not _is_pickle(path):
             raise NabnError(
-                f"weights {path} is no checkpoint: neither a zip archive nor a pickle of torch.save"
+                f"weights {path} is not a checkpoint: neither a zip archive nor a pickle of torch.save"
             ) from error
         if "Weights only load failed" not in str(error):
-            raise NabnError(f"weights {path} is no checkpoint: {_first_line(error)}") from error
+            raise NabnError(f"weights {path} is not a checkpoint: {first_line(error)}") from error
         raise NabnError(
             f"weights {path} holds Python objects besides tensors, which are not loaded because they can run code; "
             f"save the state dict alone with torch.save(model.state_dict(), path)"
         ) from error
     except DAMAGED as error:
-        raise NabnError(f"weights {path} is no checkpoint: {_first_line(error)}") from error
+        raise NabnError(f"weights {path} is not a checkpoint: {first_line(error)}") from error
 
 
 def _is_pickle(path: Path) -> bool:
@@ -90,25 +90,27 @@ def count_classes(state: Mapping[str, Tensor], build: Callable[[int], nn.Module]
     Args:
         state: The checkpoint.
         build: Makes the model for a number of classes.
-        source: What the checkpoint is called in messages.
+        source: The checkpoint's name in messages.
 
     Raises:
         NabnError: the checkpoint lacks the classifier, or its parts contradict each other.
     """
     one, other = _shapes(build, 5), _shapes(build, 7)
-    counts: set[int] = set()
+    counts: set[float] = set()
     classifier = {name for name in one if name in other and one[name] != other[name]}
     for name in classifier & set(state):
         if state[name].ndim == len(one[name]):
             sizes = zip(one[name], other[name], state[name].shape, strict=True)
-            counts.update(size for a, b, size in sizes if a != b)
-    if len(counts) != 1:
-        found = f"sizes {sorted(counts)}" if counts else "none of these"
+            # A detector has an output per class and anchor.
+            counts.update(5 + 2 * (size - a) / (b - a) for a, b, size in sizes if a != b)
+    if len(counts) != 1 or not min(counts).is_integer() or min(counts) < 1:
+        listed = ", ".join(f"{count:g}" for count in sorted(counts))
+        found = f"sizes [{listed}]" if counts else "none of these"
         raise NabnError(
-            f"{source}: the classifier is to be in {', '.join(sorted(classifier))}, but the file has {found}; "
+            f"{source}: the classifier's tensors are {', '.join(sorted(classifier))}, but the file has {found}; "
             f"is it of another model?"
         )
-    return counts.pop()
+    return int(counts.pop())
 
 
 def tensor_names(build: Callable[[int], nn.Module]) -> set[str]:
@@ -138,15 +140,7 @@ def fill_model(model: nn.Module, state: Mapping[str, Tensor], source: str) -> No
         "unknown": [n for n in state if n not in own],
         "of another shape": [n for n in own if n in state and state[n].shape != own[n].shape],
     }
-    told = [
-        f"{kind} {', '.join(names[:_LISTED])}{f' and {len(names) - _LISTED} more' if len(names) > _LISTED else ''}"
-        for kind, names in faults.items()
-        if names
-    ]
+    told = [f"{kind} {some(names)}" for kind, names in faults.items() if names]
     if told:
         raise NabnError(f"{source} does not fit the model: {'; '.join(told)}")
     model.load_state_dict(dict(state), strict=False)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -80,14 +80,9 @@ def method_spec(
     label: str | None = None,
     known: Sequence[str] = (UNCALIBRATED,),
 ) -> MethodSpec:
-    """Return a method, its options checked, with a calibration set if it takes one.
+    """Return a method, its options checked, with a calibration set if it takes one: by default the one that suits.
 
-    Args:
-        name: Registered name, or ``"none"``.
-        options: Keyword arguments of the method.
-        batches: Name of the calibration set; None: the one that suits.
-        label: As for `MethodSpec`.
-        known: Further names that may stand in its place, for messages.
+    The names in `known` may stand in its place; messages list them.
 
     Raises:
         UnknownNameError: the name is not registered.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,9 +13,9 @@ from aihwkit_nabn.calibration import CALIBRATION_METHODS, CalibrationMethod
 from aihwkit_nabn.calibration.method import build_method, unknown_method
 from aihwkit_nabn.errors import NabnError, check_count, is_finite_number, suggestion
 from aihwkit_nabn.evaluation.methods import PLAIN, MethodSpec, label_methods, suiting_set
-from aihwkit_nabn.evaluation.scenario import Scenario
+from aihwkit_nabn.evaluation.scenario import Scenario, config_key
 from aihwkit_nabn.results import UNCALIBRATED
-from aihwkit_nabn.seeding import check_seed, private_rng
+from aihwkit_nabn.seeding import check_seed
 
 EvalFn = Callable[[nn.Module], Mapping[str, float]]
 CalibrationBatches = Iterable[Any] | Mapping[str, Iterable[Any]]
@@ -69,27 +69,17 @@ class Plan:
 
 
 def make_plan(
-    *,
     model: object,
+    *,
     scenarios: Iterable[Scenario],
     methods: Iterable[MethodSpec | str],
     chips: int,
     seed: int,
     calibration_batches: CalibrationBatches | None,
-    functions: Mapping[str, object],
-    max_samples: int | None,
+    max_samples: int | None = None,
+    **functions: object,
 ) -> Plan:
-    """Check what `aihwkit_nabn.evaluate` was given and return what is to be done.
-
-    Args:
-        model: Must be a module.
-        scenarios: As `evaluate` takes them.
-        methods: As `evaluate` takes them.
-        chips: As `evaluate` takes it.
-        seed: As `evaluate` takes it.
-        calibration_batches: As `evaluate` takes them.
-        functions: By argument name, what must be callable or None; ``eval_fn`` must not be None.
-        max_samples: As `evaluate` takes it.
+    """Check what `aihwkit_nabn.evaluate` was given, with its callables, and return what is to be done.
 
     Raises:
         NabnError: anything that cannot work, named with its value and with what is allowed.
@@ -106,19 +96,14 @@ def make_plan(
     checked = _check_scenarios(scenarios)
     planned = [_plan_method(spec, calibration_batches) for spec in label_methods(methods)]
     range_batches = _range_batches(calibration_batches)
-    ranged = [scenario for scenario in checked if has_input_ranges(scenario.rpu_config)]
-    _refuse_one_shot(planned, passes=len(checked) * chips, more=range_batches if ranged else None)
+    ranged = {config_key(scenario.rpu_config) for scenario in checked if has_input_ranges(scenario.rpu_config)}
+    _refuse_one_shot([method.batches for method in planned] * len(checked) * chips + [range_batches] * len(ranged))
     chip_seeds = [first + i for i in range(chips)]
     return Plan(scenarios=checked, methods=planned, chip_seeds=chip_seeds, range_batches=range_batches)
 
 
 def check_metrics(metrics: object, *, place: str, expected: Iterable[str] | None = None) -> dict[str, float]:
-    """Return what ``eval_fn`` returned as plain floats.
-
-    Args:
-        metrics: Metric names to finite numbers.
-        place: Where it was returned, for messages: ``"for the digital model"``.
-        expected: The names it must have.
+    """Return what ``eval_fn`` returned as plain floats; `place` is where, for messages, `expected` its names.
 
     Raises:
         NabnError: no mapping, an empty one, other names than before, or a value that is no finite number.
@@ -225,16 +210,11 @@ def _check_batches(field: str, batches: object) -> Iterable[Any]:
     return batches
 
 
-def _refuse_one_shot(methods: list[PlannedMethod], passes: int, more: Iterable[Any] | None) -> None:
-    for method in methods:
-        # An iterator is its own iterator: a second `for` over it would find nothing.
-        with private_rng(0):  # a loader draws a seed for its workers
-            if method.batches is None or iter(method.batches) is not method.batches:
-                continue
-        total = passes * sum(other.batches is method.batches for other in methods) + (more is method.batches)
-        if total > 1:
+def _refuse_one_shot(passes: list[Iterable[Any] | None]) -> None:
+    for batches in passes:
+        # A second `for` over an iterator would find nothing.
+        if isinstance(batches, Iterator) and (times := sum(other is batches for other in passes)) > 1:
             raise NabnError(
-                f"calibration batches of method {method.spec.method!r} must be an iterable that starts anew each time "
-                f"(a list, a DataLoader), got a {type(method.batches).__name__}, which gives its batches only once; "
-                f"this evaluation calibrates with them {total} times"
+                f"calibration_batches must start anew each time (a list, a DataLoader), got a "
+                f"{type(batches).__name__}, which gives its batches only once; this evaluation needs them {times} times"
             )

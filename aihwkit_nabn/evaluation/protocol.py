@@ -16,6 +16,7 @@ from aihwkit_nabn.calibration import CalibrationMethod, calibrate
 from aihwkit_nabn.calibration.input_ranges import calibrate_input_ranges
 from aihwkit_nabn.calibration.report import CalibrationReport, LayerShift
 from aihwkit_nabn.chip import program_chip, set_read_noise_seed
+from aihwkit_nabn.chip.variation import set_samples_processed
 from aihwkit_nabn.errors import VerificationError
 from aihwkit_nabn.evaluation.first_call import FirstCall
 from aihwkit_nabn.evaluation.plan import EvalFn, PlannedMethod, check_metrics
@@ -175,10 +176,16 @@ class EvaluationProtocol:
         method: str | CalibrationMethod,
         batches: Iterable[Any] | None,
         needs_reference: bool = True,
+        *,
+        at_sample: int = 0,
         **options: Any,
     ) -> CalibrationReport:
-        """Do the same with a method by name, or with one that is built already."""
+        """Do the same with a method by name, or with one that is built already.
+
+        Where noise moves with the samples, the chip stands behind its first `at_sample` ones.
+        """
         set_read_noise_seed(analog, derive_seed(chip_seed, "evaluate"))
+        set_samples_processed(analog, at_sample)
         with self._same_images(batches):
             return calibrate(
                 analog,

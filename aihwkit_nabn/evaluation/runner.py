@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -12,14 +13,29 @@ from torch import nn
 from aihwkit_nabn.evaluation.methods import MethodSpec
 from aihwkit_nabn.evaluation.plan import CalibrationBatches, EvalFn, Plan, PlannedMethod, make_plan
 from aihwkit_nabn.evaluation.protocol import EvaluationProtocol
-from aihwkit_nabn.evaluation.result import EvaluationResult
 from aihwkit_nabn.evaluation.scenario import Scenario, config_key
-from aihwkit_nabn.evaluation.settings import describe, describe_shifts
+from aihwkit_nabn.evaluation.settings import agree_on_files, describe, describe_shifts
 from aihwkit_nabn.nn.evaluation_mode import evaluation_mode
 from aihwkit_nabn.progress import Meter
-from aihwkit_nabn.results import DIGITAL, Record, RecordLog
+from aihwkit_nabn.reporting import write_report
+from aihwkit_nabn.results import DIGITAL, Record, RecordLog, Results
 from aihwkit_nabn.results.placement import Exclude, excluded_names
 from aihwkit_nabn.seeding import derive_seed, isolated_run
+
+
+class EvaluationResult(Results):
+    """Records of all scenarios, chips and methods, with the digital model's metrics and what the run was made with."""
+
+    def report(self, path: str | Path) -> Path:
+        """Write ``results.json``, ``table.md``, ``table.csv`` and one plot per metric into the folder `path`.
+
+        Returns:
+            The folder's path.
+
+        Raises:
+            NabnError: `path` is a file, or cannot be made.
+        """
+        return write_report(self, path)
 
 
 def evaluate(
@@ -73,21 +89,19 @@ def evaluate(
             something else than the same finite metrics each time.
     """
     plan = make_plan(
-        model=model,
+        model,
         scenarios=scenarios,
         methods=methods,
         chips=chips,
         seed=seed,
         calibration_batches=calibration_batches,
-        functions={
-            "eval_fn": eval_fn,
-            "forward_fn": forward_fn,
-            "reference_forward_fn": reference_forward_fn,
-            "on_record": on_record,
-        },
         max_samples=max_samples,
+        eval_fn=eval_fn,
+        forward_fn=forward_fn,
+        reference_forward_fn=reference_forward_fn,
+        on_record=on_record,
     )
-    exclude = excluded_names(exclude, [name for name, _ in model.named_modules(remove_duplicate=False)])
+    exclude = excluded_names(exclude)
     settings = describe(model, plan, max_samples=max_samples, exclude=exclude)
     with ExitStack() as stack:
         stack.enter_context(isolated_run(model, derive_seed(seed, "run")))
@@ -103,110 +117,82 @@ def evaluate(
             exclude=exclude,
             range_batches=plan.range_batches,
         )
-        run = _Run(plan, protocol, meter, record_file)
+        run = _Run(plan, protocol, meter, record_file or RecordLog(None, {}))
         for record in run.records():
             if on_record is not None:
                 on_record(record)
         protocol.on_digital = None  # which holds the file of records
-    settings["conversion"] = run.conversions
-    settings["layer_shifts"] = run.shifts
-    return EvaluationResult(records=run.done, digital=protocol.digital, settings=settings)
+    return EvaluationResult(records=run.done(), digital=protocol.digital, settings=settings | run.settings())
 
 
 class _Run:
-    """One evaluation under way."""
+    """One evaluation under way; what is measured stands in the log."""
 
-    def __init__(self, plan: Plan, protocol: EvaluationProtocol, meter: Meter, file: RecordLog | None) -> None:
-        self.plan, self.protocol, self.meter, self.file = plan, protocol, meter, file
-        self.done: list[Record] = []
-        self.conversions: dict[str, str] = {}
-        self.shifts: dict[str, dict[str, Any]] = {}
-        self.known: dict[tuple[str, int | None, str], Record] = {}
+    def __init__(self, plan: Plan, protocol: EvaluationProtocol, meter: Meter, log: RecordLog) -> None:
+        self.plan, self.protocol, self.meter, self.log = plan, protocol, meter, log
         protocol.on_digital = self._digital_is_there
-        if file is not None:
-            protocol.digital = dict(file.notes.get(DIGITAL, {}))
-            places: dict[str, dict[str, Any]] = {
-                scenario.name: {"group": scenario.group, "strength": scenario.strength} for scenario in plan.scenarios
-            }
-            self.known = {
-                (record.scenario, record.chip_seed, record.method): replace(record, **places[record.scenario])
-                for record in file.records.values()
-                if record.scenario in places  # which group it is in depends on what else is asked for
-            }
-            wanted = [key for scenario in plan.scenarios for key in self._keys(scenario)]
-            done = bool(protocol.digital) + sum(key in self.known for key in wanted)
-            meter.update(done, plan.n_records + 1, before=done)
+        agree_on_files(log, plan.scenarios)
+        protocol.digital = dict(log.notes.get(DIGITAL, {}))
+        places: dict[str, dict[str, Any]] = {
+            scenario.name: {"group": scenario.group, "strength": scenario.strength} for scenario in plan.scenarios
+        }
+        self.known = {
+            (record.scenario, record.chip_seed, record.method): replace(record, **places[record.scenario])
+            for record in log.records.values()
+            if record.scenario in places  # which group it is in depends on what else is asked for
+        }
+        done = bool(protocol.digital) + sum(key in self.known for s in plan.scenarios for key in self._keys(s))
+        meter.update(done, plan.n_records + 1, before=done)
 
-    def _keys(self, scenario: Scenario) -> list[tuple[str, int, str]]:
+    def _keys(self, scenario: Scenario) -> list[tuple[str, int | None, str]]:
         return [(scenario.name, chip, method.label) for chip in self.plan.chip_seeds for method in self.plan.methods]
 
     def records(self) -> Iterator[Record]:
         """Do everything that is not known, giving each record when it is measured."""
-        configs = [scenario.rpu_config for scenario in self.plan.scenarios]
-        keys = [config_key(config) for config in configs]
+        keys = [config_key(scenario.rpu_config) for scenario in self.plan.scenarios]
         for index, scenario in enumerate(self.plan.scenarios):
-            if not self._take_known(scenario):
+            whole = self.protocol.digital and _conversion(scenario) in self.log.notes
+            if not whole or any(key not in self.known for key in self._keys(scenario)):
                 if not self.protocol.digital:
                     self.meter.show("digital")
                 analog = self.protocol.analog(scenario.rpu_config)
                 yield from self._on_chips(analog, scenario)
-                self.conversions[scenario.name] = str(getattr(analog, "conversion_report", ""))
-                self._note(_conversion(scenario), self.conversions[scenario.name])
+                self.log.note(_conversion(scenario), str(getattr(analog, "conversion_report", "")))
             if keys[index] not in keys[index + 1 :]:
                 self.protocol.release(scenario.rpu_config)
 
-    def _take_known(self, scenario: Scenario) -> bool:
-        """Take what an earlier run left of a scenario; whether that is all of it."""
-        keys = self._keys(scenario)
-        if self.file is None or not self.protocol.digital or any(key not in self.known for key in keys):
-            return False
-        if _conversion(scenario) not in self.file.notes:  # it ended right there
-            return False
-        self.done += [self.known[key] for key in keys]
-        self.conversions[scenario.name] = self.file.notes[_conversion(scenario)]
-        self._take_shifts(scenario)
-        return True
+    def done(self) -> list[Record]:
+        """Return all records."""
+        return [self.known[key] for scenario in self.plan.scenarios for key in self._keys(scenario)]
 
-    def _take_shifts(self, scenario: Scenario) -> None:
-        """Say what calibrating changed as an earlier run found it, in the order of the methods."""
-        notes = self.file.notes if self.file is not None else {}
-        kept = {method.label: notes.get(_shifts(scenario, method)) for method in self.plan.methods}
-        found = {label: shifts for label, shifts in kept.items() if shifts is not None}
-        if found:
-            self.shifts[scenario.name] = found
+    def settings(self) -> dict[str, Any]:
+        """Return what was found out about the conversions, and what calibrating changed in each layer."""
+        notes, shifts = self.log.notes, {}
+        for scenario in self.plan.scenarios:
+            kept = {method.label: notes.get(_shifts(scenario, method)) for method in self.plan.methods}
+            if any(found is not None for found in kept.values()):
+                shifts[scenario.name] = {label: found for label, found in kept.items() if found is not None}
+        conversions = {scenario.name: notes[_conversion(scenario)] for scenario in self.plan.scenarios}
+        return {"conversion": conversions, "layer_shifts": shifts}
 
     def _digital_is_there(self, metrics: dict[str, float]) -> None:
-        self._note(DIGITAL, metrics)
+        self.log.note(DIGITAL, metrics)
         self.meter.advance()
 
     def _on_chips(self, analog: nn.Module, scenario: Scenario) -> Iterator[Record]:
         for chip_seed in self.plan.chip_seeds:
-            programmed = False
-            for method in self.plan.methods:
-                known = self.known.get((scenario.name, chip_seed, method.label))
-                if known is not None:
-                    self.done.append(known)
-                    continue
-                if not programmed:
-                    self.protocol.program(analog, scenario, chip_seed)
-                    programmed = True
+            left = [m for m in self.plan.methods if (scenario.name, chip_seed, m.label) not in self.known]
+            if left:
+                self.protocol.program(analog, scenario, chip_seed)
+            for method in left:
                 self.meter.show(f"{scenario.name}, chip {chip_seed}, {method.label}")
                 record, layers = self.protocol.record(analog, scenario, chip_seed, method)
                 if layers is not None and chip_seed == self.plan.chip_seeds[0]:
-                    shifts = describe_shifts(layers)
-                    self.shifts.setdefault(scenario.name, {})[method.label] = shifts
-                    self._note(_shifts(scenario, method), shifts)
-                if self.file is not None:
-                    self.file.add(record)
-                self.done.append(record)
+                    self.log.note(_shifts(scenario, method), describe_shifts(layers))
+                self.log.add(record)
+                self.known[scenario.name, chip_seed, method.label] = record
                 self.meter.advance()
                 yield record
-        if self.file is not None:
-            self._take_shifts(scenario)
-
-    def _note(self, name: str, value: Any) -> None:
-        if self.file is not None:
-            self.file.note(name, value)
 
 
 def _conversion(scenario: Scenario) -> str:

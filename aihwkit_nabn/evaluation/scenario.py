@@ -11,7 +11,7 @@ from typing import Any
 from aihwkit.simulator.parameters.base import RPUConfigBase
 
 from aihwkit_nabn.errors import NabnError, check_number
-from aihwkit_nabn.simulator.config.checks import check_rpu_config
+from aihwkit_nabn.simulator.config.rpu_config import check_rpu_config
 from aihwkit_nabn.times import format_time, parse_time
 
 

@@ -12,6 +12,8 @@ from torch import nn
 from aihwkit_nabn.calibration.report import LayerShift
 from aihwkit_nabn.chip.container import checksum
 from aihwkit_nabn.evaluation.plan import Plan
+from aihwkit_nabn.evaluation.scenario import Scenario
+from aihwkit_nabn.results import RecordLog
 from aihwkit_nabn.results.provenance import plain, provenance
 
 
@@ -28,16 +30,7 @@ def describe(model: nn.Module, plan: Plan, *, max_samples: int | None, exclude: 
         "chips": len(plan.chip_seeds),
         "max_samples": max_samples,
         "exclude": list(exclude),
-        "scenarios": [
-            {
-                "name": scenario.name,
-                "group": scenario.group,
-                "strength": scenario.strength,
-                "t_inference": scenario.t_inference,
-                "rpu_config": str(scenario.rpu_config),
-            }
-            for scenario in plan.scenarios
-        ],
+        "scenarios": [{**vars(scenario), "rpu_config": str(scenario.rpu_config)} for scenario in plan.scenarios],
         "methods": [
             {
                 "label": method.label,
@@ -64,11 +57,18 @@ def describe_shifts(layers: Iterable[LayerShift]) -> list[dict[str, Any]]:
 
 
 def setup_of(model: nn.Module, **options: Any) -> dict[str, Any]:
-    """Return what decides whether measurements belong together: the network, weights included, and what was set.
-
-    Args:
-        model: The digital network.
-        options: By name, what else must be the same.
-    """
+    """Return what decides whether measurements belong together: the network, weights included, and what was set."""
     tensors = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
     return {"model": f"{type(model).__name__} {checksum('', tensors)[:16]}", **options}
+
+
+def agree_on_files(log: RecordLog, scenarios: Iterable[Scenario]) -> None:
+    """Have a log remember what noise settings have read from files, which their names do not say.
+
+    Raises:
+        NabnError: the log was made with other content.
+    """
+    for scenario in scenarios:
+        model = scenario.rpu_config.noise_model
+        if getattr(model, "reads_file", False):
+            log.agree(f"noise of {scenario.name!r}", str(model))

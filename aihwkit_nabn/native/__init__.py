@@ -1,6 +1,6 @@
-"""What is computed in C where a compiler was there at installation, and the same with torch where none was.
+"""Functions in C, compiled at installation where there is a compiler; elsewhere torch does the same.
 
-``NABN_NATIVE=0`` switches it off. `tools/compile_native.py` compiles it.
+``NABN_NATIVE=0`` switches them off. `tools/compile_native.py` compiles them.
 """
 
 from aihwkit_nabn.native.alignment import align_in_place

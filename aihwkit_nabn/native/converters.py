@@ -7,6 +7,7 @@ devices and number types, with stochastic rounding, with effects that have no fo
 from __future__ import annotations
 
 import ctypes
+from ctypes import c_float, c_int32, c_int64, c_uint64, c_void_p
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,49 +20,28 @@ CHUNK = 2**16
 
 
 class _Factor(ctypes.Structure):
-    _fields_ = [("values", ctypes.c_void_p), ("value", ctypes.c_float), ("by_column", ctypes.c_int32)]
+    """One number (where `values` is None) for all outputs, one per row, or one per column."""
+
+    _fields_ = [("values", c_void_p), ("value", c_float), ("by_column", c_int32)]
 
 
-class _Readout(ctypes.Structure):
-    _fields_ = [
-        ("y", ctypes.c_void_p),
-        ("total", ctypes.c_void_p),
-        ("variance", ctypes.c_void_p),
-        ("current", ctypes.c_void_p),
-        ("drop", ctypes.c_void_p),
-        ("table", ctypes.c_void_p),
-        ("rows", ctypes.c_int64),
-        ("columns", ctypes.c_int64),
-        ("noise", _Factor),
-        ("gain", _Factor),
-        ("bias", _Factor),
-        ("key", ctypes.c_uint64 * 2),
-        ("first", ctypes.c_uint64),
-        ("ir_drop", ctypes.c_float),
-        ("bound", ctypes.c_float),
-        ("rounds", ctypes.c_int32),
-        ("next", ctypes.c_longlong),
-    ]
-
-
-class _Conversion(ctypes.Structure):
-    _fields_ = [
-        ("x", ctypes.c_void_p),
-        ("out", ctypes.c_void_p),
-        ("rows", ctypes.c_int64),
-        ("columns", ctypes.c_int64),
-        ("stride", ctypes.c_int64),
-        ("range", ctypes.c_float),
-        ("factor", ctypes.c_float),
-        ("step", ctypes.c_float),
-        ("bound", ctypes.c_float),
-        ("cuts", ctypes.c_int32),
-        ("next", ctypes.c_longlong),
-    ]
-
-
-declare("nabn_read_out", _Readout)
-declare("nabn_to_levels", _Conversion)
+declare(
+    "nabn_read_out",
+    (c_void_p, "y total variance current drop table"),
+    (c_int64, "rows columns"),
+    (_Factor, "noise gain bias"),
+    (c_uint64 * 2, "key"),
+    (c_uint64, "first"),
+    (c_float, "ir_drop bound"),
+    (c_int32, "rounds"),
+)
+declare(
+    "nabn_to_levels",
+    (c_void_p, "x out"),
+    (c_int64, "rows columns stride"),
+    (c_float, "range factor step bound"),
+    (c_int32, "cuts"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,13 +96,13 @@ class Readout:
 def read_out(job: Readout, numbers: Numbers | None) -> None:
     """Do what `job` says; without numbers nothing is drawn."""
     rows, columns = job.y.shape
-    n_chunks = -(-rows * columns // CHUNK)
-    kinds: dict[str, Any] = {name: kind for name, kind, *_ in _Readout._fields_}
-    fields = {name: _field(value, kinds[name], job.by_column) for name, value in vars(job).items() if name in kinds}
-    if numbers is not None:
-        fields |= {"table": numbers.table.data_ptr(), "key": numbers.key, "first": numbers.first}
-    arguments = _Readout(rows=rows, columns=columns, **fields)
-    run("nabn_read_out", arguments, n_chunks)
+    fields: dict[str, Any] = {**vars(job), **({} if numbers is None else vars(numbers))}
+    by_column = fields.pop("by_column")
+    for name in ("noise", "gain", "bias"):
+        value = fields[name]
+        is_tensor = isinstance(value, Tensor)
+        fields[name] = _Factor(value.data_ptr() if is_tensor else None, 0.0 if is_tensor else value, by_column)
+    run("nabn_read_out", -(-rows * columns // CHUNK), rows=rows, columns=columns, **fields)
 
 
 def to_levels(
@@ -140,25 +120,6 @@ def to_levels(
         bound: Largest level; infinity for none.
     """
     rows, columns = x.shape
-    arguments = _Conversion(
-        x=x.data_ptr(),
-        out=out.data_ptr(),
-        rows=rows,
-        columns=columns,
-        stride=x.stride(0),
-        range=input_range or 0.0,
-        factor=1.0 / scale,
-        step=step,
-        bound=bound,
-        cuts=cuts,
-        next=0,
-    )
-    run("nabn_to_levels", arguments, -(-rows * columns // CHUNK))
-
-
-def _field(value: Any, kind: type, by_column: bool) -> Any:
-    """Return what stands for a value in a structure: where a tensor lies, in a `_Factor` with one number otherwise."""
-    place = value.data_ptr() if isinstance(value, Tensor) else None
-    if kind is not _Factor:
-        return value if place is None else place
-    return _Factor(place, 0.0 if place is not None else value, by_column)
+    sizes = {"rows": rows, "columns": columns, "stride": x.stride(0)}
+    settings = {"range": input_range or 0.0, "factor": 1.0 / scale, "step": step, "bound": bound, "cuts": cuts}
+    run("nabn_to_levels", -(-rows * columns // CHUNK), x=x, out=out, **sizes, **settings)

@@ -10,16 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 LIBRARY = Path(__file__).parent / ("libnabn.dll" if sys.platform == "win32" else "libnabn.so")
 
-# What each function takes; the library says by FUNCTION_size how large it takes that to be.
+# The structure that each function takes a pointer to; FUNCTION_size says how large the library takes it to be.
 _ARGUMENTS: dict[str, type[ctypes.Structure]] = {}
 
 
-def declare(function: str, arguments: type[ctypes.Structure]) -> None:
-    """Say what a function of the library takes a pointer to."""
-    _ARGUMENTS[function] = arguments
+def declare(function: str, *fields: tuple[Any, str]) -> None:
+    """Declare the structure that a function takes a pointer to, as C does: types, each with the names of its fields.
+
+    At the end stands the share of the work that no thread has taken yet.
+    """
+    members = [(name, kind) for kind, names in fields for name in names.split()]
+    _ARGUMENTS[function] = type(function, (ctypes.Structure,), {"_fields_": [*members, ("next", ctypes.c_longlong)]})
 
 
 def is_available() -> bool:
@@ -41,16 +46,19 @@ def is_parallel() -> bool:
     return _parallel() is not None
 
 
-def run(function: str, arguments: ctypes.Structure, n_shares: int) -> None:
-    """Run a function of the library, on as many of torch's threads as there are shares of work for."""
-    library = _library()
-    assert library is not None
+def run(function: str, n_shares: int, **fields: Any) -> None:
+    """Run a function of the library, on as many of torch's threads as there are shares of work for.
+
+    In the fields of its structure a tensor stands for the address of its values; what is not given is 0 or NULL.
+    """
+    given = {name: value.data_ptr() if isinstance(value, Tensor) else value for name, value in fields.items()}
+    arguments, compiled = ctypes.byref(_ARGUMENTS[function](**given)), getattr(_library(), function)
     n_threads = min(torch.get_num_threads(), n_shares)
     parallel = _parallel() if n_threads > 1 else None
     if parallel is None:
-        getattr(library, function)(ctypes.byref(arguments))
+        compiled(arguments)
     else:
-        parallel(getattr(library, function), ctypes.byref(arguments), n_threads, 0)
+        parallel(compiled, arguments, n_threads, 0)
 
 
 @functools.cache

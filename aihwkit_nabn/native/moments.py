@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
+from ctypes import c_double, c_int64, c_void_p
 
 import torch
 from torch import Tensor
@@ -13,20 +13,7 @@ from aihwkit_nabn.native.library import declare, run
 _SHARE = 2**16
 
 
-class _Moments(ctypes.Structure):
-    _fields_ = [
-        ("x", ctypes.c_void_p),
-        ("mean", ctypes.c_void_p),
-        ("m2", ctypes.c_void_p),
-        ("batch", ctypes.c_int64),
-        ("channels", ctypes.c_int64),
-        ("length", ctypes.c_int64),
-        ("cancellation", ctypes.c_double),
-        ("next", ctypes.c_longlong),
-    ]
-
-
-declare("nabn_moments", _Moments)
+declare("nabn_moments", (c_void_p, "x mean m2"), (c_int64, "batch channels length"), (c_double, "cancellation"))
 
 
 def channel_moments(x: Tensor, cancellation: float) -> tuple[Tensor, Tensor]:
@@ -38,15 +25,7 @@ def channel_moments(x: Tensor, cancellation: float) -> tuple[Tensor, Tensor]:
     """
     batch, channels, length = x.shape
     mean, m2 = torch.empty(2, channels, dtype=torch.float64)
-    arguments = _Moments(
-        x=x.data_ptr(),
-        mean=mean.data_ptr(),
-        m2=m2.data_ptr(),
-        batch=batch,
-        channels=channels,
-        length=length,
-        cancellation=cancellation,
-        next=0,
-    )
-    run("nabn_moments", arguments, min(channels, -(-x.numel() // _SHARE)))
+    sizes = {"batch": batch, "channels": channels, "length": length}
+    n_shares = min(channels, -(-x.numel() // _SHARE))
+    run("nabn_moments", n_shares, x=x, mean=mean, m2=m2, cancellation=cancellation, **sizes)
     return mean, m2

@@ -1,4 +1,4 @@
-"""Which tensors compiled code may work on, and whether torch runs what it is asked to or writes it down.
+"""Which tensors compiled code may work on, and whether torch runs operations or records them.
 
 Compiled code reads memory. Where torch records operations for later (``torch.jit.trace``, ``torch.export``,
 ``torch.compile``, ``make_fx``), transforms them (``vmap``, ``jvp``, dual numbers) or has tensors without memory
@@ -59,13 +59,8 @@ def check_runs(what: str, remedy: str, *tensors: Tensor) -> None:
 
     ``torch.compile`` may go on: it notices what changes from call to call.
 
-    Args:
-        what: The part of the chip that changes from call to call.
-        remedy: What to do about it.
-        *tensors: What the chip is given.
-
     Raises:
-        NabnError: names `what` and the `remedy`.
+        NabnError: names `what`, which changes from call to call, and the `remedy`; `tensors` are the chip's inputs.
     """
     if not is_compiled() and is_recorded(*tensors):
         raise NabnError(f"{what} cannot be traced, exported or transformed by torch: {remedy} first")

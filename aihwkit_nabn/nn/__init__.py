@@ -30,11 +30,7 @@ from aihwkit_nabn.nn.own_forward import NoiseAwareOwnForward
 from aihwkit_nabn.nn.own_normalization import NoiseAwareNormalization
 from aihwkit_nabn.nn.registration import register, unregister
 from aihwkit_nabn.nn.report import ConversionReport, LayerEntry
-from aihwkit_nabn.nn.transposed import (
-    NoiseAwareConvTranspose1d,
-    NoiseAwareConvTranspose2d,
-    NoiseAwareConvTranspose3d,
-)
+from aihwkit_nabn.nn.transposed import NoiseAwareConvTranspose1d, NoiseAwareConvTranspose2d, NoiseAwareConvTranspose3d
 
 __all__ = [
     "CalibrationSnapshot",

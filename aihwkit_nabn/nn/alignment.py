@@ -18,12 +18,9 @@ PARTS = ("scale", "offset", "input_gain", "directions", "mixing")
 
 
 class LayerInput:
-    """What a layer was given, in the forms that the digital periphery adds up beside the tiles.
+    """A layer's inputs, summed as the digital periphery does it beside the tiles.
 
-    Args:
-        inputs: Of the layer.
-        linear_map: How its matrix meets them.
-        mean_is_cheap: Whether adding them up is little work beside the layer's own.
+    `mean_is_cheap` says whether that is little work beside the layer's own.
     """
 
     def __init__(  # torch's compiler knows no dataclass
@@ -52,9 +49,9 @@ class LayerInput:
 class OutputAlignment(nn.Module):
     """``y = scale * x + offset`` per channel, plus terms of the layer's inputs; the identity until it is set.
 
-    Plus ``input_gain * m``: m is the mean of the layer's inputs behind each output, one number for all channels (of a
-    group), what a quantised network adds up for its zero points. Plus ``mixing @ (directions @ b)``, a low-rank
-    correction: b are the input channels' means over each output's window.
+    The terms are ``input_gain * m`` and ``mixing @ (directions @ b)``. m is the mean of the inputs behind each output,
+    one number for all channels of a group, as a quantised network sums it for its zero points. b holds the input
+    channels' means over each output's window: a low-rank correction.
 
     Args:
         n_channels: Length of scale and offset.
@@ -112,20 +109,14 @@ class OutputAlignment(nn.Module):
                     f"alignment mixing must have shape ({self.n_channels}, rank) and directions (rank, in_channels), "
                     f"got {tuple(mixing.shape)} and {tuple(directions.shape)}"
                 )
-            if not bool(torch.isfinite(directions).all() & torch.isfinite(mixing).all()):
-                raise NabnError("alignment directions and mixing must be finite")
-        for field, value in (("scale", scale), ("offset", offset), ("input_gain", input_gain)):
-            if value is None:
-                continue
-            if value.shape != (self.n_channels,):
-                raise NabnError(f"alignment {field} must have shape ({self.n_channels},), got {tuple(value.shape)}")
-            if not bool(torch.isfinite(value).all()):
-                raise NabnError(f"alignment {field} must be finite")
-        self.scale = scale
-        self.offset = offset
-        self.input_gain = input_gain
-        self.directions = directions
-        self.mixing = mixing
+        parts = dict(zip(PARTS, (scale, offset, input_gain, directions, mixing), strict=True))
+        for name, value in parts.items():
+            if name in PARTS[:3] and value is not None and value.shape != (self.n_channels,):
+                raise NabnError(f"alignment {name} must have shape ({self.n_channels},), got {tuple(value.shape)}")
+            if value is not None and not bool(torch.isfinite(value).all()):
+                raise NabnError(f"alignment {name} must be finite")
+        for name, value in parts.items():
+            setattr(self, name, value)
 
     def reset(self) -> None:
         """Back to the identity."""

@@ -58,14 +58,12 @@ class SplitMultiheadAttention(nn.Module):
             linear.weight = nn.Parameter(weight)
             if bias is not None:
                 linear.bias = nn.Parameter(bias)
-            setattr(self, name, linear)
+            setattr(self, name, linear.train(module.training))
         self.out_proj = module.out_proj
         self.bias_k: nn.Parameter | None = module.bias_k
         self.bias_v: nn.Parameter | None = module.bias_v
         carry_over(module, self)
         self.training = module.training
-        for name in PROJECTIONS[:3]:
-            getattr(self, name).training = module.training
 
     @property
     def in_proj_weight(self) -> Tensor | None:
@@ -189,7 +187,8 @@ class NoiseAwareMultiheadAttention(SplitMultiheadAttention):
         for name in PROJECTIONS:
             child: Any = getattr(module, name)
             linears.append(NoiseAwareLinear.to_digital(child) if isinstance(child, NoiseAwareLinear) else child)
-        q, k, v, out = linears
+        weights = [linear.weight for linear in linears]
+        biases = [w.new_zeros(len(w)) if m.bias is None else m.bias for w, m in zip(weights, linears, strict=True)]
         digital = nn.MultiheadAttention(
             module.embed_dim,
             module.num_heads,
@@ -201,23 +200,14 @@ class NoiseAwareMultiheadAttention(SplitMultiheadAttention):
             kdim=module.kdim,
             vdim=module.vdim,
             batch_first=module.batch_first,
-            device=out.weight.device,
-            dtype=out.weight.dtype,
+            device=weights[-1].device,
+            dtype=weights[-1].dtype,
         )
-        with torch.no_grad():
-            if digital._qkv_same_embed_dim:
-                digital.in_proj_weight.copy_(torch.cat([q.weight, k.weight, v.weight]))
-            else:
-                for name, linear in zip(PROJECTIONS, (q, k, v), strict=False):
-                    getattr(digital, f"{name}_weight").copy_(linear.weight)
-            digital.out_proj.weight.copy_(out.weight)
-            for i, linear in enumerate((q, k, v, out)):
-                if digital.in_proj_bias is not None and linear.bias is not None:
-                    target = digital.out_proj.bias if linear is out else digital.in_proj_bias.chunk(3)[i]
-                    target.copy_(linear.bias)
-            for name in ("bias_k", "bias_v"):
-                if getattr(module, name) is not None:
-                    getattr(digital, name).copy_(getattr(module, name))
+        state = {f"{name}_weight": weight for name, weight in zip(PROJECTIONS, weights, strict=True)}
+        state |= {"in_proj_weight": torch.cat(weights[:3])} if digital._qkv_same_embed_dim else {}
+        state |= {"in_proj_bias": torch.cat(biases[:3]), "bias_k": module.bias_k, "bias_v": module.bias_v}
+        state |= {"out_proj.weight": weights[-1], "out_proj.bias": biases[-1]}
+        digital.load_state_dict({name: state[name] for name in digital.state_dict()})
         return digital.train(module.training)
 
 
@@ -239,6 +229,8 @@ def split_windows(module: nn.Module) -> Callable[[], None] | None:
     return window_attention.split_windows(module)
 
 
+_BIAS_APART = "qkv_bias_separate"  # off, timm's BEiT, EVA and Swin V2 read the weight of `qkv` instead of calling it
+
 # Switches of the fused forms that go past a layer's children, and how they stand when closed.
 _FAST_PATHS: dict[type[nn.Module], tuple[str, Any]] = {
     nn.TransformerEncoderLayer: ("activation_relu_or_gelu", 0),
@@ -247,8 +239,9 @@ _FAST_PATHS: dict[type[nn.Module], tuple[str, Any]] = {
 
 
 def close_fast_path(module: nn.Module) -> Callable[[], None]:
-    """Make a transformer layer call its children, as tiles and hooks need; return what opens its fused form again."""
+    """Make a transformer layer call its children, as tiles and hooks need; return what restores its fused form."""
     names = [(name, closed) for kind, (name, closed) in _FAST_PATHS.items() if isinstance(module, kind)]
+    names += [(_BIAS_APART, True)] if _BIAS_APART in module.__dict__ else []
     before = [(name, module.__dict__[name]) for name, _ in names if name in module.__dict__]
     module.__dict__.update(names)
     return lambda: module.__dict__.update(before)

@@ -150,8 +150,7 @@ class NoiseAwareBatchNorm(_BatchNorm):
     @classmethod
     def to_digital(cls, module: NoiseAwareBatchNorm, realistic: bool = False) -> nn.Module:
         """Return torch's BatchNorm with the statistics in force (calibrated ones where there are any)."""
-        digital_class = next((c for c in _TORCH_CLASS if isinstance(module, c)), None)
-        torch_class = nn.BatchNorm2d if digital_class is None else _TORCH_CLASS[digital_class]
+        torch_class = next((c for c in (nn.BatchNorm1d, nn.BatchNorm3d) if isinstance(module, c)), nn.BatchNorm2d)
         new = torch_class(module.num_features, module.eps, module.momentum, module.affine, module.track_running_stats)
         state = module.state_dict()
         mean, var = state.pop("calibrated_mean", None), state.pop("calibrated_var", None)
@@ -186,10 +185,3 @@ class NoiseAwareBatchNorm3d(NoiseAwareBatchNorm, nn.BatchNorm3d):
     """`NoiseAwareBatchNorm` for ``[batch, channels, depth, height, width]``."""
 
     _check_input_dim = nn.BatchNorm3d._check_input_dim
-
-
-_TORCH_CLASS: dict[type, type[_BatchNorm]] = {
-    NoiseAwareBatchNorm1d: nn.BatchNorm1d,
-    NoiseAwareBatchNorm2d: nn.BatchNorm2d,
-    NoiseAwareBatchNorm3d: nn.BatchNorm3d,
-}

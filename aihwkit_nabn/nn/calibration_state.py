@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from aihwkit.simulator.tiles.inference import InferenceTileWithPeriphery
 from torch import Tensor, nn
 
 from aihwkit_nabn.errors import CalibrationError
 from aihwkit_nabn.nn.alignment import PARTS, OutputAlignment
 from aihwkit_nabn.nn.batchnorm import NoiseAwareBatchNorm
 from aihwkit_nabn.nn.inference_mode import outside_inference_mode
-from aihwkit_nabn.nn.layers import NoiseAwareLayer, named_analog_layers
+from aihwkit_nabn.nn.keeping import assigned
+from aihwkit_nabn.nn.layers import NoiseAwareLayer, named_analog_layers, own_tiles
 
 
 def alignments(model: nn.Module) -> dict[str, OutputAlignment]:
@@ -23,8 +23,11 @@ def alignments(model: nn.Module) -> dict[str, OutputAlignment]:
     found: dict[str, OutputAlignment] = {}
     layer: Any
     for name, layer in named_analog_layers(model).items():
-        if not isinstance(layer, NoiseAwareLayer) and not hasattr(layer, "alignment"):
-            _attach_alignment(layer)
+        if not hasattr(layer, "alignment"):
+            n_channels = getattr(layer, "out_channels", None) or layer.out_features
+            channel_dim = -(len(getattr(layer, "kernel_size", ())) + 1)
+            layer.alignment = OutputAlignment(n_channels, channel_dim).train(layer.training)
+            layer.register_forward_hook(_align_output)
         found[name] = layer.alignment
     return found
 
@@ -36,13 +39,6 @@ def batchnorms(model: nn.Module) -> dict[str, NoiseAwareBatchNorm]:
         for name, module in model.named_modules()
         if isinstance(module, NoiseAwareBatchNorm) and module.running_mean is not None
     }
-
-
-def _attach_alignment(layer: Any) -> None:
-    n_channels = getattr(layer, "out_channels", None) or layer.out_features
-    kernel = getattr(layer, "kernel_size", ())
-    layer.alignment = OutputAlignment(n_channels, -(len(kernel) + 1)).train(layer.training)
-    layer.register_forward_hook(_align_output)
 
 
 def _align_output(layer: Any, args: Any, output: Tensor) -> Tensor:
@@ -101,17 +97,11 @@ def calibration_disabled(model: nn.Module) -> Iterator[nn.Module]:
         CalibrationError: the calibration has been folded, so it cannot be left out.
     """
     check_not_folded(model)
-    switched: list[tuple[Any, str, bool]] = []
-    for module in _modules(model):
-        field = "enabled" if isinstance(module, OutputAlignment) else "calibration_enabled"
-        switched.append((module, field, getattr(module, field)))
-    try:
-        for module, field, _ in switched:
-            setattr(module, field, False)
+    with ExitStack() as stack:
+        for module in _modules(model):
+            switch = "enabled" if isinstance(module, OutputAlignment) else "calibration_enabled"
+            stack.enter_context(assigned(module, switch, False))
         yield model
-    finally:
-        for module, field, value in switched:
-            setattr(module, field, value)
 
 
 def freeze_calibration(model: nn.Module) -> None:
@@ -154,26 +144,22 @@ def fold_calibration(model: nn.Module) -> FoldHandle:
             folded already; or a layer is aihwkit's own and has no bias to fold into.
     """
     check_not_folded(model)
-    live = [name for name, module in batchnorms(model).items() if module.live is not None]
-    if live:
-        raise CalibrationError(
-            f"BatchNorm {live[0]!r} follows its inputs; call freeze_calibration(model) before folding"
-        )
-    layers = named_analog_layers(model)
-    for name, layer in layers.items():
-        alignment = getattr(layer, "alignment", None)
-        if alignment is not None and alignment.is_set and _bias_owner(layer) is None:
+    for name, module in batchnorms(model).items():
+        if module.live is not None:
+            raise CalibrationError(f"BatchNorm {name!r} follows its inputs; call freeze_calibration(model) first")
+    layers: dict[str, Any] = named_analog_layers(model)
+    aligned = {name: layer for name, layer in layers.items() if hasattr(layer, "alignment") and layer.alignment.is_set}
+    for name, layer in aligned.items():
+        if _bias_owner(layer) is None:
             raise CalibrationError(
                 f"layer {name!r} is aihwkit's {type(layer).__name__} without a digital bias; convert the model with "
                 "convert_to_noise_aware to fold its calibration"
             )
     handle = FoldHandle(model, CalibrationSnapshot.take(model))
-    for layer in layers.values():
-        alignment = getattr(layer, "alignment", None)
-        if alignment is not None and alignment.is_set and alignment.enabled:
-            if alignment.scale is not None:
-                _fold_layer(layer, alignment.scale, alignment.offset)
-            alignment.scale = alignment.offset = None
+    for layer in aligned.values():
+        if layer.alignment.enabled and layer.alignment.scale is not None:
+            _fold_layer(layer, layer.alignment.scale, layer.alignment.offset)
+            layer.alignment.scale = layer.alignment.offset = None
     for module in batchnorms(model).values():
         if module.calibrated_mean is not None and module.calibration_enabled:
             module.__dict__[_UNFOLDED] = module.trained_statistics()
@@ -218,7 +204,7 @@ def _bias_owner(layer: Any) -> Any:
 @torch.no_grad()
 def _fold_layer(layer: Any, scale: Tensor, offset: Tensor) -> None:
     owner = _bias_owner(layer)
-    layer.__dict__[_UNFOLDED] = ([tile.mapping_scales for tile in _tiles(layer)], owner.bias)
+    layer.__dict__[_UNFOLDED] = ([tile.mapping_scales for tile in own_tiles(layer)], owner.bias)
     array = getattr(layer.analog_module, "array", [[layer.analog_module]])
     for in_tiles in array:
         start = 0
@@ -232,13 +218,9 @@ def _fold_layer(layer: Any, scale: Tensor, offset: Tensor) -> None:
 
 def _unfold_layer(layer: Any, scales: list[Tensor | None], bias: nn.Parameter | None) -> None:
     # The model may have moved to another device in between.
-    for tile, scale in zip(_tiles(layer), scales, strict=True):
+    for tile, scale in zip(own_tiles(layer), scales, strict=True):
         tile.mapping_scales = None if scale is None else scale.to(tile.device)
     owner = _bias_owner(layer)
     if bias is not None:
         bias.data = bias.data.to(owner.bias.device)
     owner.bias = bias
-
-
-def _tiles(layer: Any) -> list[Any]:
-    return [tile for tile in layer.analog_tiles() if isinstance(tile, InferenceTileWithPeriphery)]

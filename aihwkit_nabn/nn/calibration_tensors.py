@@ -57,63 +57,58 @@ def load_calibration_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) ->
         CalibrationError: a name or a shape does not fit; nothing has been changed then.
     """
     layers, norms = alignments(model), batchnorms(model)
-    left = dict(tensors)
     analog: dict[str, Any] = dict(named_analog_layers(model))
-    ranges = {name: left.pop(f"{name}.input_range", None) for name in ranged_layers(model)}
-    if any(value is not None and value.shape != (1,) for value in ranges.values()):
-        raise CalibrationError("a stored input range must be one number")
-    bounds = {name: left.pop(f"{name}.output_bounds", None) for name in output_bounds(model)}
-    for name, stored in bounds.items():
-        if stored is not None:
-            try:
-                check_output_bounds(analog[name], stored)
-            except NabnError as error:
-                raise CalibrationError(f"the stored calibration of layer {name!r} does not fit: {error}") from error
-    widths = {name: layer.n_channels for name, layer in layers.items()}
-    terms = {name: {part: left.pop(f"{name}.{part}", None) for part in PARTS[2:]} for name in layers}
-    of_layers = _pairs(left, widths, ("scale", "offset"))
-    for name, found in terms.items():
-        gain = found["input_gain"]
-        if gain is not None and (name not in of_layers or gain.shape != (widths[name],)):
-            raise CalibrationError(f"the stored input gain of layer {name!r} has no scale beside it or another length")
-        _check_correction(name, found, widths[name], name in of_layers, analog[name])
-    of_norms = _pairs(left, {name: norm.num_features for name, norm in norms.items()}, ("mean", "var"))
-    if left:
-        raise CalibrationError(f"the stored calibration is of another network: no layer for {next(iter(left))!r}")
+    known = {name: {*PARTS} for name in layers} | {name: {"mean", "var"} for name in norms}
+    for found, part in ((ranged_layers(model), "input_range"), (output_bounds(model), "output_bounds")):
+        for name in found:
+            known[name].add(part)
+    stored: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        name, _, part = key.rpartition(".")
+        if part not in known.get(name, ()):
+            raise CalibrationError(f"the stored calibration is of another network: no layer for {key!r}")
+        stored.setdefault(name, {})[part] = tensor
+    for name, parts in stored.items():
+        if name in norms:
+            _check_pair(name, parts, ("mean", "var"), norms[name].num_features)
+        else:
+            _check_layer(name, parts, layers[name].n_channels, analog[name])
     clear_calibration(model)
-    for name, value in ranges.items():
-        if value is not None:
-            set_input_range(analog[name], value.item())
-    for name, stored in bounds.items():
-        if stored is not None:
-            set_output_bounds(analog[name], stored)
-    for name, (scale, offset) in of_layers.items():
-        device = next(analog[name].analog_tiles()).device
-        found = {part: value.clone().to(device) for part, value in terms[name].items() if value is not None}
-        layers[name].set(scale.clone().to(device), offset.clone().to(device), **found)
-    for name, (mean, var) in of_norms.items():
-        norms[name].set_calibrated(mean, var)
+    for name, parts in stored.items():
+        if name in norms:
+            norms[name].set_calibrated(parts["mean"], parts["var"])
+            continue
+        if "input_range" in parts:
+            set_input_range(analog[name], parts["input_range"].item())
+        if "output_bounds" in parts:
+            set_output_bounds(analog[name], parts["output_bounds"])
+        if "scale" in parts:
+            device = next(analog[name].analog_tiles()).device
+            layers[name].set(**{part: parts[part].clone().to(device) for part in PARTS if part in parts})
 
 
-def _check_correction(name: str, parts: Mapping[str, Tensor | None], width: int, has_scale: bool, layer: Any) -> None:
-    directions, mixing = parts["directions"], parts["mixing"]
+def _check_layer(name: str, parts: Mapping[str, Tensor], width: int, layer: Any) -> None:
+    if "input_range" in parts and parts["input_range"].shape != (1,):
+        raise CalibrationError("a stored input range must be one number")
+    if "output_bounds" in parts:
+        try:
+            check_output_bounds(layer, parts["output_bounds"])
+        except NabnError as error:
+            raise CalibrationError(f"the stored calibration of layer {name!r} does not fit: {error}") from error
+    _check_pair(name, parts, ("scale", "offset"), width)
+    gain, directions, mixing = (parts.get(part) for part in PARTS[2:])
+    if gain is not None and ("scale" not in parts or gain.shape != (width,)):
+        raise CalibrationError(f"the stored input gain of layer {name!r} has no scale beside it or another length")
     if directions is None and mixing is None:
         return
     linear_map = getattr(layer, "linear_map", None)
     n_in = None if linear_map is None else layer.analog_module.in_size // size_product(linear_map.kernel_size)
-    fits = has_scale and directions is not None and mixing is not None and directions.dim() == 2
+    fits = "scale" in parts and directions is not None and mixing is not None and directions.dim() == 2
     if not fits or directions.shape[1] != n_in or mixing.shape != (width, len(directions)):  # type: ignore[union-attr,arg-type]
         raise CalibrationError(f"the stored correction of layer {name!r} is not complete or has other sizes")
 
 
-def _pairs(left: dict[str, Tensor], widths: dict[str, int], parts: tuple[str, str]) -> dict[str, tuple[Tensor, Tensor]]:
-    """Take out of `left` the two tensors of each module that has them."""
-    found = {}
-    for name, n in widths.items():
-        a, b = (left.pop(f"{name}.{part}", None) for part in parts)
-        if a is None and b is None:
-            continue
-        if a is None or b is None or a.shape != (n,) or b.shape != (n,):
-            raise CalibrationError(f"the stored calibration of layer {name!r} does not have {n} channels")
-        found[name] = (a, b)
-    return found
+def _check_pair(name: str, parts: Mapping[str, Tensor], pair: tuple[str, str], width: int) -> None:
+    shapes = [tuple(parts[part].shape) for part in pair if part in parts]
+    if shapes and shapes != [(width,)] * 2:
+        raise CalibrationError(f"the stored calibration of layer {name!r} does not have {width} channels")

@@ -1,4 +1,4 @@
-"""What modules are called with and what they return, in whichever way they are called."""
+"""Watching calls of modules: arguments and results, however a module is called."""
 
 from __future__ import annotations
 
@@ -29,9 +29,7 @@ def unwatched() -> Iterator[None]:
 def watched(modules: Mapping[str, nn.Module], seen: Seen) -> Iterator[None]:
     """Report every call of the given modules inside the block, ``module(x)`` and ``module.forward(x)`` alike.
 
-    Args:
-        modules: By the names that `seen` gets; each module once.
-        seen: Called behind the module's own forward pass, before its hooks.
+    `seen` is called after a module's own forward pass and before its hooks.
     """
     with ExitStack() as stack:
         for name, module in modules.items():

@@ -1,14 +1,16 @@
-"""What a converted layer takes over from the layer it stands in for, besides its weights."""
+"""What a converted layer takes over from its original, besides the weights."""
 
 from __future__ import annotations
 
 import copy
+import types
 from collections.abc import Iterable
 from typing import Any
 
 from torch import nn
 
 from aihwkit_nabn.errors import ConversionError
+from aihwkit_nabn.nn.operation import OwnForward
 from aihwkit_nabn.nn.reparametrization import is_weight_hook
 
 _HOOKS = (
@@ -44,10 +46,7 @@ _KINDS = ("_parameters", "_buffers", "_modules")
 def carry_everything(source: nn.Module, target: nn.Module, *, without: Iterable[str]) -> None:
     """Let `target` share whatever a method of `source` may look for: attributes, parameters, buffers and children.
 
-    Args:
-        source: The layer that is replaced.
-        target: What takes its place; hooks and public attributes may have been carried over.
-        without: Names that `target` provides in its own way.
+    Names in `without` are left out: `target` provides them in its own way.
 
     Raises:
         ConversionError: both have something else under the same name.
@@ -71,23 +70,22 @@ def carry_everything(source: nn.Module, target: nn.Module, *, without: Iterable[
     vars(target)["_carried"] = frozenset(theirs)
 
 
-def given_back(target: Any, kind: type[nn.Module]) -> Any:
-    """Return a digital layer of class `kind` with copies of what `carry_everything` carried; the children digital."""
-    new = object.__new__(kind)
+def given_back(target: Any, own: OwnForward) -> Any:
+    """Return a digital layer with copies of what `carry_everything` carried; the children digital."""
+    new = object.__new__(own.kind)
     nn.Module.__init__(new)
     memo: dict[int, Any] = {}
     for name, child in target._modules.items():
         if name in target._carried and hasattr(type(child), "to_digital"):
             memo[id(child)] = type(child).to_digital(child)
-    for part in _KINDS:
-        new.__dict__[part].update(
-            copy.deepcopy({k: v for k, v in vars(target)[part].items() if k in target._carried}, memo)
-        )
-    attributes = {name: value for name, value in vars(target).items() if name in target._carried}
-    new.__dict__.update(copy.deepcopy(attributes, memo))
+
+    def copies(values: dict[str, Any]) -> dict[str, Any]:
+        return copy.deepcopy({name: value for name, value in values.items() if name in target._carried}, memo)
+
+    for kind in _KINDS:
+        vars(new)[kind].update(copies(vars(target)[kind]))
+    vars(new).update(copies(vars(target)))
     new._non_persistent_buffers_set.update(target._non_persistent_buffers_set & set(new._buffers))
+    if own.function is not own.kind.forward:
+        new.forward = types.MethodType(own.function, new)
     return new
-
-
-def _of(target: Any, values: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if name in target._carried}

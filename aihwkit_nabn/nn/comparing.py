@@ -1,4 +1,4 @@
-"""How far tensors, and whatever models return, are apart."""
+"""Differences between tensors, and between whatever models return."""
 
 from __future__ import annotations
 

@@ -6,7 +6,6 @@ import copy
 import fnmatch
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 from aihwkit.simulator.parameters.base import RPUConfigBase
@@ -35,23 +34,19 @@ from aihwkit_nabn.nn.layers import (
     is_analog_layer,
     own_tiles,
 )
-from aihwkit_nabn.nn.matrices import kept_reason, matrix_parameters, opaque_weights
+from aihwkit_nabn.nn.matrices import count_new, kept_reason, matrix_parameters, opaque_weights
 from aihwkit_nabn.nn.own_forward import NoiseAwareOwnForward
 from aihwkit_nabn.nn.own_normalization import NoiseAwareNormalization, has_running_statistics
 from aihwkit_nabn.nn.reparametrization import copy_model, refresh_weights
 from aihwkit_nabn.nn.report import ConversionReport, LayerEntry
 from aihwkit_nabn.nn.rewiring import check_not_compiled, rewire
-from aihwkit_nabn.nn.transposed import (
-    NoiseAwareConvTranspose1d,
-    NoiseAwareConvTranspose2d,
-    NoiseAwareConvTranspose3d,
-)
+from aihwkit_nabn.nn.transposed import NoiseAwareConvTranspose1d, NoiseAwareConvTranspose2d, NoiseAwareConvTranspose3d
 from aihwkit_nabn.nn.unregistered import note_unregistered
 from aihwkit_nabn.nn.verification import in_one_thread, remember_reference, verify
 from aihwkit_nabn.results.placement import Exclude, excluded_names
-from aihwkit_nabn.simulator.config.checks import check_rpu_config
-from aihwkit_nabn.simulator.product.mapping_text import describe_mapping, n_cells
+from aihwkit_nabn.simulator.config.rpu_config import check_rpu_config
 from aihwkit_nabn.simulator.product.replication import copies_of
+from aihwkit_nabn.simulator.product.tiles import describe_mapping, n_cells
 
 # The nearest class in the module's own order of inheritance decides.
 ANALOG_FORMS: dict[type[nn.Module], type[nn.Module]] = {
@@ -113,7 +108,7 @@ def convert_to_noise_aware(
     Args:
         model: The reference; not changed.
         rpu_config: aihwkit configuration with a noise model, e.g. from `aihwkit_nabn.presets`. Copied for every tile.
-        exclude: Names of modules to leave digital with all they contain, ``*`` and ``?`` match; or `Placement` files.
+        exclude: Names of modules to leave digital with all they contain; ``*`` and ``?`` match as in file names.
         specific_rpu_config_fun: As in aihwkit: called with name, module and a copy of `rpu_config`, returns the
             configuration for that layer.
         example_inputs: What the model is called with: a tensor, a tuple of arguments, or a dictionary of them. Both
@@ -134,7 +129,7 @@ def convert_to_noise_aware(
             "rpu_config must be for inference (InferenceRPUConfig or TorchInferenceRPUConfig), "
             f"got {type(rpu_config).__name__}"
         )
-    patterns = excluded_names(exclude, [name for name, _ in model.named_modules(remove_duplicate=False)])
+    patterns = excluded_names(exclude)
     _check_patterns(model, patterns)
     lazy = next((name for name, buffer in model.named_buffers() if is_lazy(buffer)), None)
     if lazy is not None:  # torch cannot copy these
@@ -197,6 +192,8 @@ class _Conversion:
         self.excluded = excluded
         self.specific = specific
         self.report = ConversionReport()
+        self._keep = functools.partial(self._enter, self.report.kept_digital)
+        self._refuse = functools.partial(self._enter, self.report.refused)
         self.replaced: dict[int, nn.Module] = {}
         self.kept_alive: list[nn.Module] = []  # ids are only unique among the living
         self.counted: set[int] = set()  # parameters in the report, each once also where modules share it
@@ -218,33 +215,33 @@ class _Conversion:
         if is_analog_layer(module):
             tiles, placed = own_tiles(module), _placed(module)
             n_weights = sum(tile.in_size * tile.out_size for tile in tiles) // placed.get("copies", 1)
-            entry = self._entry(module, name, reason="was analog already", n_tiles=len(tiles), n_weights=n_weights)
-            self.report.converted.append(replace(entry, **placed))
+            placed |= {"n_tiles": len(tiles), "n_weights": n_weights}
+            self._enter(self.report.converted, module, name, "was analog already", **placed)
             self._adopt_children(module, module, name)
             return module
         form = _form(module, ANALOG_FORMS)
         if form is not None:
             return self._to_tiles(module, name, form)
         if isinstance(module, NoiseAwareBatchNorm):
-            self.report.normalization.append(self._entry(module, name))
-            return module
+            return self._enter(self.report.normalization, module, name)
         opaque = opaque_weights(module)
         if opaque is not None:
-            return self._keep(module, name, *opaque)
+            reason, n_packed = opaque
+            return self._keep(module, name, reason, n_weights=n_packed + self._count(module))
         norm_form, reason = _normalization_form(module), ""
         if norm_form is not None:
             try:
                 return self._to_noise_aware(module, name, norm_form)
             except NabnError as error:
                 reason = str(error)
-                self._refuse(module, name, reason, recurse=False)
+                self._refuse(module, name, reason, n_weights=self._count(module, recurse=False))
         split_windows(module)
         for child_name, child in list(module._modules.items()):
             if child is not None:
                 module._modules[child_name] = self.replace(child, f"{name}.{child_name}" if name else child_name)
         close_fast_path(module)
         kept = "" if reason else kept_reason(module)
-        return self._keep(module, name, kept, recurse=False) if kept else module
+        return self._keep(module, name, kept, n_weights=self._count(module, recurse=False)) if kept else module
 
     def _to_tiles(self, module: nn.Module, name: str, form: type[nn.Module]) -> nn.Module:
         if any(is_lazy(parameter) for parameter in module.parameters()):
@@ -265,8 +262,7 @@ class _Conversion:
             if reason:
                 return self._refuse(module, name, reason)
         self._adopt_children(module, analog, name)
-        entry = self._entry(module, name, n_tiles=len(own_tiles(analog)))
-        self.report.converted.append(replace(entry, **_placed(analog)))
+        self._enter(self.report.converted, module, name, n_tiles=len(own_tiles(analog)), **_placed(analog))
         return analog
 
     def _adopt_children(self, module: nn.Module, analog: nn.Module, name: str) -> None:
@@ -284,31 +280,21 @@ class _Conversion:
             if reason:
                 raise ConversionError(reason)
         self._adopt_children(module, new, name)
-        self.report.normalization.append(self._entry(module, name))
+        self._enter(self.report.normalization, module, name)
         return new
 
-    def _keep(self, module: nn.Module, name: str, reason: str, n_packed: int = 0, recurse: bool = True) -> nn.Module:
-        n_weights = n_packed + self._count(module, recurse)
-        self.report.kept_digital.append(self._entry(module, name, reason=reason, n_weights=n_weights))
-        return module
-
-    def _refuse(self, module: nn.Module, name: str, reason: str, recurse: bool = True) -> nn.Module:
-        n_weights = self._count(module, recurse)
-        self.report.refused.append(self._entry(module, name, reason=reason, n_weights=n_weights))
+    def _enter(
+        self, entries: list[LayerEntry], module: nn.Module, name: str, reason: str = "", **fields: Any
+    ) -> nn.Module:
+        """Enter a module in one of the report's lists, its weights as counted unless `fields` has them; return it."""
+        if "n_weights" not in fields:
+            fields["n_weights"] = self._count(module)
+        entries.append(LayerEntry(name=name, kind=type(module).__name__, reason=reason, **fields))
         return module
 
     def _count(self, module: nn.Module, recurse: bool = True) -> int:
         """Matrix weights of the module that no entry has counted yet."""
-        new = [p for p in matrix_parameters(module, recurse) if id(p) not in self.counted]
-        self.counted.update(map(id, new))
-        return sum(parameter.numel() for parameter in new)
-
-    def _entry(
-        self, module: nn.Module, name: str, *, reason: str = "", n_tiles: int = 0, n_weights: int | None = None
-    ) -> LayerEntry:
-        if n_weights is None:
-            n_weights = self._count(module)
-        return LayerEntry(name=name, kind=type(module).__name__, n_weights=n_weights, reason=reason, n_tiles=n_tiles)
+        return count_new(matrix_parameters(module, recurse), self.counted)
 
 
 def _placed(layer: Any) -> dict[str, Any]:

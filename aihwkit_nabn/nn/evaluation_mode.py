@@ -1,4 +1,4 @@
-"""Eval mode for a while."""
+"""Eval mode inside a block."""
 
 from __future__ import annotations
 

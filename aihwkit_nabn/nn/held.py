@@ -1,4 +1,4 @@
-"""What modules hold beside the module tree: in containers, functions, kept methods and objects of other classes."""
+"""What modules hold outside the module tree: in containers, functions, kept methods and objects of other classes."""
 
 from __future__ import annotations
 
@@ -36,10 +36,7 @@ def attributes(module: nn.Module) -> list[tuple[str, Any]]:
 def held(value: Any, place: str = "", *, in_function: bool = False) -> Iterator[Found]:
     """Yield the modules and parameters that a value leads to, each once; modules are not entered.
 
-    Args:
-        value: An attribute of a module, or what lies in one.
-        place: How it is called.
-        in_function: Whether a function closes over it.
+    `place` is the name of the value; `in_function` says whether a function closes over it.
 
     Yields:
         The place (``stages[0]``), what lies there, and whether an object of another class lies between.
@@ -48,13 +45,9 @@ def held(value: Any, place: str = "", *, in_function: bool = False) -> Iterator[
 
 
 def held_beside(model: nn.Module, known: Collection[int] = ()) -> Iterator[Found]:
-    """Yield what modules of `model` hold and its tree does not, each once.
+    """Yield what modules of `model` hold and its tree does not, each once; ids in `known` are left out.
 
     Modules outside of the tree are entered too.
-
-    Args:
-        model: The model.
-        known: Ids of modules and parameters that are left out.
     """
     waiting = [(name, module) for name, module in model.named_modules()]
     seen = {*known, *(id(part) for part in (*model.modules(), *model.parameters()))}

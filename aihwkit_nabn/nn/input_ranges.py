@@ -1,4 +1,4 @@
-"""The static ranges of tiles: beyond them the DAC cuts inputs off, and the ADC outputs."""
+"""Static ranges of tiles: the DAC clips inputs beyond them, the ADC outputs."""
 
 from __future__ import annotations
 
@@ -9,20 +9,19 @@ import torch
 from torch import Tensor, nn
 
 from aihwkit_nabn.errors import NabnError, check_number
-from aihwkit_nabn.nn.layers import named_analog_layers
-from aihwkit_nabn.simulator.product.tiles import tiles_of
+from aihwkit_nabn.nn.layers import named_analog_layers, own_tiles
 
 
 def ranged_layers(model: nn.Module) -> dict[str, nn.Module]:
     """Return the analog layers of `model` whose tiles have a static input range, by name."""
     found = named_analog_layers(model)
-    return {name: layer for name, layer in found.items() if any(t.input_range is not None for t in tiles_of(layer))}
+    return {name: layer for name, layer in found.items() if any(t.input_range is not None for t in own_tiles(layer))}
 
 
 def input_ranges(model: nn.Module) -> dict[str, float]:
     """Return the input range of every layer that has one; the largest where its tiles differ."""
     return {
-        name: max(abs(t.input_range.item()) for t in tiles_of(layer) if t.input_range is not None)
+        name: max(abs(t.input_range.item()) for t in own_tiles(layer) if t.input_range is not None)
         for name, layer in ranged_layers(model).items()
     }
 
@@ -30,14 +29,13 @@ def input_ranges(model: nn.Module) -> dict[str, float]:
 def warn_of_initial_ranges(model: nn.Module, stacklevel: int = 3) -> None:
     """Warn if the input ranges are those that aihwkit starts with, which suit no layer in particular."""
     for name, layer in ranged_layers(model).items():
-        for tile in tiles_of(layer):
-            inner: Any = tile
-            settings = inner.rpu_config.pre_post.input_range
-            untouched = not bool(inner.input_range_update_idx.any()) and settings.init_from_data > 0
+        for tile in own_tiles(layer):
+            settings = tile.rpu_config.pre_post.input_range
+            untouched = not bool(tile.input_range_update_idx.any()) and settings.init_from_data > 0
             if untouched and settings.init_value == type(settings)().init_value:
                 warnings.warn(
-                    f"the input range of layer {name!r} is the initial {settings.init_value:g}: inputs beyond it are "
-                    "cut off; set the ranges with calibrate_input_ranges(model, batches)",
+                    f"the input range of layer {name!r} is still the initial {settings.init_value:g}: inputs beyond "
+                    "it are clipped; set the ranges with calibrate_input_ranges(model, batches)",
                     stacklevel=stacklevel,
                 )
                 return
@@ -50,21 +48,20 @@ def set_input_range(layer: nn.Module, value: float) -> None:
         NabnError: it is no positive number.
     """
     value = check_number("input_range", value, exclusive_minimum=0.0)
-    for tile in tiles_of(layer):
-        inner: Any = tile
-        if inner.input_range is not None:
-            inner.input_range.data.fill_(value)
-            inner.input_range_update_idx.data.fill_(inner.rpu_config.pre_post.input_range.init_from_data)
+    for tile in own_tiles(layer):
+        if tile.input_range is not None:
+            tile.input_range.data.fill_(value)
+            tile.input_range_update_idx.data.fill_(tile.rpu_config.pre_post.input_range.init_from_data)
 
 
 def output_bounds(model: nn.Module) -> dict[str, Tensor]:
-    """Return the range of each output's ADC, tile after tile, of the layers with ranges of their own.
+    """Return the ADC range of each output, tile after tile, for layers with ranges of their own.
 
-    In units of one input at full scale times the largest weight, as ``out_bound`` is.
+    In units of one input at full scale times the largest weight, like ``out_bound``.
     """
     found = {}
     for name, layer in named_analog_layers(model).items():
-        bounds = [bound for tile in tiles_of(layer) if (bound := own_bounds(tile)) is not None]
+        bounds = [bound for tile in own_tiles(layer) if (bound := own_bounds(tile)) is not None]
         if bounds:
             found[name] = torch.cat([bound.detach().cpu() for bound in bounds])
     return found
@@ -83,7 +80,7 @@ def check_output_bounds(layer: nn.Module, values: Tensor) -> None:
         NabnError: one is no positive finite number, there is not one for each output of each tile, or the tiles have no
             ranges of their own.
     """
-    n = sum(bound.numel() for tile in tiles_of(layer) if (bound := own_bounds(tile)) is not None)
+    n = sum(bound.numel() for tile in own_tiles(layer) if (bound := own_bounds(tile)) is not None)
     if values.shape != (n,):
         raise NabnError(
             f"output bounds must be {n}, one for each output of tiles with output_range, got {values.shape}"
@@ -99,7 +96,7 @@ def set_output_bounds(layer: nn.Module, values: Tensor) -> None:
         NabnError: see `check_output_bounds`.
     """
     check_output_bounds(layer, values)
-    for tile in tiles_of(layer):
+    for tile in own_tiles(layer):
         bound = own_bounds(tile)
         if bound is not None:
             bound.copy_(values[: bound.numel()])

@@ -1,4 +1,4 @@
-"""What running a model may leave in it: buffers that move, and attributes."""
+"""Undoing what a run leaves in a model, and copies of batches."""
 
 from __future__ import annotations
 
@@ -36,6 +36,17 @@ def kept(*models: nn.Module | None) -> Iterator[None]:
             for buffer, value in buffers:
                 if not torch.equal(buffer, value):
                     buffer.copy_(value)
+
+
+@contextmanager
+def assigned(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Give an attribute another value inside the block."""
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
 
 
 def copied(value: Any) -> Any:

@@ -15,7 +15,7 @@ from aihwkit.simulator.tiles.module import TileModule
 from torch import Tensor, nn
 
 from aihwkit_nabn.errors import ConversionError
-from aihwkit_nabn.nn.alignment import LayerInput, OutputAlignment, adopt_optional_buffers
+from aihwkit_nabn.nn.alignment import PARTS, LayerInput, OutputAlignment, adopt_optional_buffers
 from aihwkit_nabn.nn.carry_over import carry_over
 from aihwkit_nabn.nn.reparametrization import is_trainable
 from aihwkit_nabn.seeding import RandomStream
@@ -99,24 +99,21 @@ class NoiseAwareLayer(AnalogLayerBase, nn.Module):  # type: ignore[misc]  # aihw
         self.to(weight.device)
         self.train(module.training)
 
-    def _tiles(self) -> list[TileModule]:
-        return tiles_of(self.analog_module)
-
     def _freeze_as(self, module: Any) -> None:
         """What takes no gradient in the digital layer takes none here."""
         if not is_trainable(module):
-            for tile in self._tiles():
+            for tile in tiles_of(self.analog_module):
                 if isinstance(tile.tile, nn.Module):
                     tile.tile.weight.requires_grad_(False)
         if self.analog_module.bias is not None:
             self.analog_module.bias.requires_grad_(module.bias.requires_grad)
 
     def _check_unfolding(self) -> None:
-        tile = self._tiles()[0]
+        tile = tiles_of(self.analog_module)[0]
         plain_2d = self.linear_map.spatial_dims in (0, 2) and self.linear_map.groups == 1
         if not plain_2d and not isinstance(tile.tile, nn.Module):
             raise ConversionError(
-                f"aihwkit's compiled {type(tile).__name__} takes 2-d convolutions without groups; "
+                f"aihwkit's compiled {type(tile).__name__} takes only 2-d convolutions without groups; "
                 "use a torch-tile preset"
             )
 
@@ -144,16 +141,16 @@ class NoiseAwareLayer(AnalogLayerBase, nn.Module):  # type: ignore[misc]  # aihw
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the layer's output for `input`, in the layout of torch's own layer."""
-        product = analog_product(input, self.analog_module, self.linear_map, self.read_noise, exact=self.exact)
-        return self._aligned(product, input, self.linear_map)
+        return self._aligned_product(input, self.linear_map)
 
-    def _aligned(self, product: Tensor, x: Tensor, linear_map: LinearMap) -> Tensor:
-        """Return the product of `x` as the alignment makes it."""
+    def _aligned_product(self, x: Tensor, linear_map: LinearMap) -> Tensor:
+        """Return the analog product of `x`, in whichever geometry, aligned."""
+        product = analog_product(x, self.analog_module, linear_map, self.read_noise, exact=self.exact)
         out: Tensor = self.alignment(product, LayerInput(x, linear_map, self._takes_input_mean), overwrite=True)
         return out
 
     def __getstate__(self) -> dict[str, Any]:
-        for tile in self._tiles():
+        for tile in tiles_of(self.analog_module):
             keep_scaled_gradient(tile)
         state: dict[str, Any] = super().__getstate__()  # type: ignore[no-untyped-call]
         return state
@@ -167,21 +164,21 @@ class NoiseAwareLayer(AnalogLayerBase, nn.Module):  # type: ignore[misc]  # aihw
 
     def extra_repr(self) -> str:
         """Shape and tiles."""
-        tiles = self._tiles()
+        tiles = tiles_of(self.analog_module)
         kind = type(tiles[0].rpu_config).__name__
         return f"{tuple(self.kernel_shape)}, tiles={len(tiles)}, bias={self.bias is not None}, {kind}"
 
     def _folded(self) -> tuple[Tensor, Tensor | None]:
         """Return weight and bias of what this layer computes now: drift factor, bias and alignment folded in."""
         matrix, bias = effective_weight(self.analog_module).detach(), self.analog_module.bias
-        scale, offset, gain = self.alignment.scale, self.alignment.offset, self.alignment.input_gain
-        if self.alignment.enabled and scale is not None and offset is not None:
+        in_force = (getattr(self.alignment, part) if self.alignment.enabled else None for part in PARTS)
+        scale, offset, gain, directions, mixing = in_force
+        if scale is not None:
             matrix = matrix * scale.view(-1, 1).to(matrix)
             bias = offset if bias is None else bias * scale + offset
-        if self.alignment.enabled and gain is not None:
+        if gain is not None:
             matrix = matrix + gain.view(-1, 1).to(matrix) / matrix.shape[1]
-        directions, mixing = self.alignment.directions, self.alignment.mixing
-        if self.alignment.enabled and directions is not None and mixing is not None:
+        if directions is not None:
             product = (mixing @ directions).to(matrix)
             n = matrix.shape[1] // product.shape[1]  # the kernel's positions, over which a window mean is taken
             matrix = matrix + product.repeat_interleave(n, 1) / n
@@ -196,56 +193,55 @@ class NoiseAwareLayer(AnalogLayerBase, nn.Module):  # type: ignore[misc]  # aihw
         return digital
 
 
-class _NoiseAwareConv(NoiseAwareLayer):
-    SPATIAL_DIMS = 0
+class NoiseAwareConvolution(NoiseAwareLayer):
+    """What all convolutions have in common.
+
+    Attributes:
+        DIGITAL: Torch's class.
+        GEOMETRY: Its options that say how the kernel meets the input.
+        MAP: What these make up.
+    """
+
     DIGITAL: Callable[..., nn.Module]
+    GEOMETRY: tuple[str, ...] = ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
+    MAP: type[LinearMap] = LinearMap
 
     @classmethod
-    def from_digital(cls, module: Any, rpu_config: RPUConfigBase, tile_module_class: object = None) -> _NoiseAwareConv:
+    def from_digital(
+        cls, module: Any, rpu_config: RPUConfigBase, tile_module_class: object = None
+    ) -> NoiseAwareConvolution:
         """Return the analog form of torch's convolution (any stride, padding, dilation, groups), weights copied.
 
-        Args:
-            module: The convolution.
-            rpu_config: Configuration of the tiles; taken over as it is.
-            tile_module_class: Not used: the layer always holds a tile array. Part of aihwkit's signature.
+        `rpu_config` is taken over as it is. `tile_module_class` is part of aihwkit's signature and not used: the layer
+        always holds a tile array.
         """
-        linear_map = LinearMap(
-            spatial_dims=cls.SPATIAL_DIMS,
-            kernel_size=tuple(module.kernel_size),
-            stride=tuple(module.stride),
-            padding=module.padding if isinstance(module.padding, str) else tuple(module.padding),
-            dilation=tuple(module.dilation),
-            groups=module.groups,
-            padding_mode=module.padding_mode,
-        )
-        return cls(module, rpu_config, linear_map)
+        geometry: dict[str, Any] = {name: getattr(module, name) for name in cls.GEOMETRY}
+        geometry = {name: tuple(value) if isinstance(value, list) else value for name, value in geometry.items()}
+        return cls(module, rpu_config, cls.MAP(spatial_dims=len(module.kernel_size), **geometry))
 
     @classmethod
-    def to_digital(cls, module: _NoiseAwareConv, realistic: bool = False) -> nn.Module:
+    def to_digital(cls, module: NoiseAwareConvolution, realistic: bool = False) -> nn.Module:
         """Return torch's convolution with the weights the tiles hold now, drift factor and alignment folded in."""
         m: Any = module
-        geometry = (m.in_channels, m.out_channels, m.kernel_size, m.stride, m.padding, m.dilation, m.groups)
-        return module._digital(cls.DIGITAL(*geometry, bias=False, padding_mode=m.padding_mode))
+        geometry = {name: getattr(m, name) for name in cls.GEOMETRY}
+        return module._digital(cls.DIGITAL(m.in_channels, m.out_channels, bias=False, **geometry))
 
 
-class NoiseAwareConv1d(_NoiseAwareConv):
+class NoiseAwareConv1d(NoiseAwareConvolution):
     """Analog `torch.nn.Conv1d`: ``[batch, channels, length]``."""
 
-    SPATIAL_DIMS = 1
     DIGITAL = nn.Conv1d
 
 
-class NoiseAwareConv2d(_NoiseAwareConv):
+class NoiseAwareConv2d(NoiseAwareConvolution):
     """Analog `torch.nn.Conv2d`: ``[batch, channels, height, width]``."""
 
-    SPATIAL_DIMS = 2
     DIGITAL = nn.Conv2d
 
 
-class NoiseAwareConv3d(_NoiseAwareConv):
+class NoiseAwareConv3d(NoiseAwareConvolution):
     """Analog `torch.nn.Conv3d`: ``[batch, channels, depth, height, width]``."""
 
-    SPATIAL_DIMS = 3
     DIGITAL = nn.Conv3d
 
 
@@ -271,7 +267,7 @@ def is_analog_layer(module: Any) -> bool:
     return isinstance(module, AnalogLayerBase) and not module.IS_CONTAINER
 
 
-def own_tiles(layer: Any) -> list[TileModule]:
+def own_tiles(layer: Any) -> list[Any]:
     """Return the tiles that an analog layer's matrix lies on, without those of layers inside it."""
     return list(layer.analog_tiles())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,13 @@ def matrix_parameters(module: nn.Module, recurse: bool = True) -> list[nn.Parame
     owners = list(module.modules()) if recurse else [module]
     found = {id(p): p for owner in owners for name, p in _parameters(owner) if _is_matrix(owner, name, p)}
     return list(found.values())
+
+
+def count_new(parameters: Iterable[nn.Parameter], counted: set[int]) -> int:
+    """Return how many weights lie in parameters whose ids are not `counted` yet, and count them."""
+    new = [parameter for parameter in parameters if id(parameter) not in counted]
+    counted.update(map(id, new))
+    return sum(parameter.numel() for parameter in new)
 
 
 def kept_reason(module: nn.Module) -> str:

@@ -1,10 +1,10 @@
-"""One pass of the digital model, and one of its chip without noise, the layers' outputs held against each other."""
+"""One pass of the digital model and one of its noise-free chip, compared layer by layer."""
 
 from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from aihwkit_nabn.errors import VerificationError
 from aihwkit_nabn.nn.batchnorm import NoiseAwareBatchNorm
 from aihwkit_nabn.nn.comparing import difference
+from aihwkit_nabn.nn.keeping import assigned
 from aihwkit_nabn.nn.layers import NoiseAwareLayer
 from aihwkit_nabn.nn.own_forward import watched_outputs
 from aihwkit_nabn.nn.report import LayerEntry
@@ -71,7 +72,7 @@ class ChipPass:
     norms: Mapping[str, NoiseAwareBatchNorm]
     expected: DigitalPass
     strict: bool
-    calls: dict[str, int] = field(default_factory=dict)
+    calls: Counter[str] = field(default_factory=Counter)
     read: set[str] = field(default_factory=set)
     largest: float = 0.0
     unmeasured: dict[str, str] = field(default_factory=dict)
@@ -84,43 +85,27 @@ class ChipPass:
         with ExitStack() as stack:
             for name, layer in self.layers.items():
                 if isinstance(layer, NoiseAwareLayer):
-                    stack.enter_context(self._observed(name, layer))
+                    compare = functools.partial(self._compare, name)
+                    stack.enter_context(assigned(layer.alignment, "observer", compare))
                     if not stack.enter_context(_noise_free(layer)):
                         self.unmeasured[name] = "the weights to be programmed are not known"
                 else:
                     self.unmeasured[name] = "aihwkit's own layer, whose noise cannot be left out"
-                    handle = layer.register_forward_hook(functools.partial(self._replace, name))
+                    handle = layer.register_forward_hook(lambda _, args, out, name=name: self._compare(name, out))
                     stack.callback(handle.remove)
             for name, norm in self.norms.items():
-                stack.enter_context(_set(norm, "observer", self._counter(name)))
+                stack.enter_context(assigned(norm, "observer", functools.partial(self._note_norm, name)))
             yield
         self.read = {name for name, n in reads.items() if getattr(self.layers[name], "weight_reads", 0) > n}
         self.unmeasured = {name: why for name, why in self.unmeasured.items() if self.calls.get(name)}
 
-    @contextmanager
-    def _observed(self, name: str, layer: Any) -> Iterator[None]:
-        def observe(output: Tensor, input_mean: Any) -> Tensor:
-            return self._compare(name, output)
+    def _note_norm(self, name: str, x: Tensor, bn: NoiseAwareBatchNorm) -> tuple[Tensor, Tensor]:
+        self.calls[name] += 1
+        return bn.trained_statistics()
 
-        with _set(layer.alignment, "observer", observe):
-            yield
-
-    def _counter(self, name: str) -> Callable[..., Any]:
-        def observe(x: Tensor, bn: NoiseAwareBatchNorm) -> tuple[Tensor, Tensor]:
-            self._count(name)
-            return bn.trained_statistics()
-
-        return observe
-
-    def _replace(self, name: str, layer: nn.Module, args: Any, output: Tensor) -> Tensor:
-        return self._compare(name, output)
-
-    def _count(self, name: str) -> int:
-        self.calls[name] = self.calls.get(name, 0) + 1
-        return self.calls[name] - 1
-
-    def _compare(self, name: str, output: Tensor) -> Tensor:
-        call = self._count(name)
+    def _compare(self, name: str, output: Tensor, given: object = None) -> Tensor:
+        call = self.calls[name]
+        self.calls[name] += 1
         outputs = self.expected.outputs.get(name, [])
         if call >= len(outputs):
             return output  # told when all have run
@@ -129,7 +114,7 @@ class ChipPass:
             shape = tuple(expected.shape) if isinstance(expected, Tensor) else type(expected).__name__
             raise VerificationError(
                 f"layer {name!r} gives {shape} in the model and {tuple(output.shape)} on the chip: "
-                "convert the model again, or pass the reference that it was made of"
+                "convert the model again, or pass the reference that was converted"
             )
         if name not in self.unmeasured:
             off = difference(output, expected)
@@ -141,7 +126,7 @@ class ChipPass:
                 return expected.clone()
             if not off <= TOLERANCE:
                 raise VerificationError(
-                    f"layer {name!r} gives something else on the chip without noise than in the model: they differ by "
+                    f"layer {name!r} gives another result on the chip without noise than in the model: they differ by "
                     f"{off:.1e} of the output's largest value; if the digital weights have changed since, convert the "
                     "model again"
                 )
@@ -157,15 +142,5 @@ def _noise_free(layer: NoiseAwareLayer) -> Iterator[bool]:
     if matrix is None:
         yield False
         return
-    with _set(layer, "exact", True), fixed_weight(layer.analog_module, matrix):
+    with assigned(layer, "exact", True), fixed_weight(layer.analog_module, matrix):
         yield True
-
-
-@contextmanager
-def _set(owner: Any, name: str, value: Any) -> Iterator[None]:
-    before = getattr(owner, name)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        setattr(owner, name, before)

@@ -1,7 +1,7 @@
-"""A layer's forward pass, run with the calls of its plain operation in other hands.
+"""Running a layer's forward pass with the calls of its plain operation intercepted.
 
-Many subclasses of torch's layers prepare their input, call the plain operation, and perhaps do something with its
-output. So that this operation can lie on tiles, the forward pass runs as it is, and only its call is caught.
+Many subclasses of torch's layers prepare the input, call the plain operation, and go on with its output. To put that
+operation on tiles, the forward pass runs as it is, and only this call is caught.
 """
 
 from __future__ import annotations
@@ -34,6 +34,17 @@ OPERATIONS: dict[Callable[..., Tensor], tuple[tuple[str, ...], int]] = {
     F.conv_transpose1d: (_TRANSPOSED, 1),
     F.conv_transpose2d: (_TRANSPOSED, 2),
     F.conv_transpose3d: (_TRANSPOSED, 3),
+}
+
+# What each of torch's layers calls.
+LAYER_OPERATIONS: dict[type[nn.Module], Callable[..., Tensor]] = {
+    nn.Linear: F.linear,
+    nn.Conv1d: F.conv1d,
+    nn.Conv2d: F.conv2d,
+    nn.Conv3d: F.conv3d,
+    nn.ConvTranspose1d: F.conv_transpose1d,
+    nn.ConvTranspose2d: F.conv_transpose2d,
+    nn.ConvTranspose3d: F.conv_transpose3d,
 }
 
 _GETTERS = ("shape", "dtype", "device", "ndim", "requires_grad", "is_leaf", "is_cuda", "layout", "itemsize", "names")
@@ -212,9 +223,7 @@ class _Caught(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        if (
-            torch.compiler.is_dynamo_compiling()
-        ):  # tensors are not the same objects there; torch runs the layer as it is
+        if torch.compiler.is_dynamo_compiling():  # tensors are other objects there; torch runs the layer as it is
             raise NabnError("a layer with a forward pass of its own cannot be compiled on tiles")
         kwargs = kwargs or {}
         given = list(tensors_in(args, kwargs))

@@ -1,35 +1,25 @@
-"""Layers whose class has a forward pass of its own around the plain operation: that operation on tiles."""
+"""Subclasses with their own forward pass around the plain operation: that operation lies on tiles."""
 
 from __future__ import annotations
 
-import types
-from collections.abc import Callable, Iterator, Mapping
+import copy
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import torch
 from aihwkit.simulator.parameters.base import RPUConfigBase
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from aihwkit_nabn.errors import ConversionError, NabnError
 from aihwkit_nabn.nn.calls import replaced_forward, watched
 from aihwkit_nabn.nn.carry_over import carry_everything, given_back
 from aihwkit_nabn.nn.layers import NoiseAwareLayer
-from aihwkit_nabn.nn.operation import OperationCall, OwnForward
+from aihwkit_nabn.nn.operation import LAYER_OPERATIONS, OperationCall, OwnForward
+from aihwkit_nabn.nn.probe import first_difference
 from aihwkit_nabn.nn.reparametrization import is_trainable, plain_copy
-from aihwkit_nabn.nn.weight_use import WeightUse, no_values, use_of_weight
-from aihwkit_nabn.simulator.product.dispatch import analog_product
 from aihwkit_nabn.simulator.product.tiles import tiles_of
-
-_OPERATIONS: dict[type[nn.Module], Callable[..., Tensor]] = {
-    nn.Linear: F.linear,
-    nn.Conv1d: F.conv1d,
-    nn.Conv2d: F.conv2d,
-    nn.Conv3d: F.conv3d,
-    nn.ConvTranspose1d: F.conv_transpose1d,
-    nn.ConvTranspose2d: F.conv_transpose2d,
-    nn.ConvTranspose3d: F.conv_transpose3d,
-}
 
 
 class NoiseAwareOwnForward(NoiseAwareLayer):
@@ -45,14 +35,15 @@ class NoiseAwareOwnForward(NoiseAwareLayer):
         ANALOG_CHILDREN: Names of all children of the digital layer.
     """
 
-    def __init__(self, module: Any, rpu_config: RPUConfigBase, own: OwnForward, use: WeightUse) -> None:
-        super().__init__(module, rpu_config, use.linear_map, weight=use.weight, with_bias=use.with_bias)
+    def __init__(self, module: Any, rpu_config: RPUConfigBase, own: OwnForward, call: OperationCall) -> None:
+        with_bias = call.bias is not None
+        super().__init__(module, rpu_config, call.linear_map, weight=call.weight, with_bias=with_bias)
         self.own_forward = own
-        self.weight_is_computed = use.is_computed
-        self.bias_in_product = use.with_bias
+        self.weight_is_computed = not torch.equal(call.weight, module.weight)
+        self.bias_in_product = with_bias
         self.ANALOG_CHILDREN = tuple(module._modules)
         carry_everything(module, self, without=("weight", "bias"))
-        if not use.with_bias and module.bias is not None:
+        if not with_bias and module.bias is not None:
             self._parameters["bias"] = module.bias
 
     @classmethod
@@ -61,21 +52,18 @@ class NoiseAwareOwnForward(NoiseAwareLayer):
     ) -> NoiseAwareOwnForward:
         """Return the analog form of a layer with a forward pass of its own: weights copied, the rest shared.
 
-        Args:
-            module: The layer; its nearest base class of torch's says which operation is looked for.
-            rpu_config: Configuration of the tiles; taken over as it is.
-            tile_module_class: Not used: the layer always holds a tile array. Part of aihwkit's signature.
+        Its nearest base class of torch's says which operation is looked for. Other arguments as for the convolutions.
 
         Raises:
             ConversionError: trial inputs show that the forward pass does more with the weight than give it to the
                 operation, or it fails on all of them; or an attribute has a name that is used here.
         """
-        operation = next(_OPERATIONS[kind] for kind in type(module).__mro__ if kind in _OPERATIONS)
+        operation = next(LAYER_OPERATIONS[kind] for kind in type(module).__mro__ if kind in LAYER_OPERATIONS)
         own = OwnForward.of(module, operation)
-        use = use_of_weight(module, own)
+        call = tried_call(module, own)
         plain = plain_copy(module)
         plain.weight.requires_grad_(is_trainable(module))
-        return cls(plain, rpu_config, own, use)
+        return cls(plain, rpu_config, own, call)
 
     @classmethod
     def to_digital(cls, module: NoiseAwareOwnForward, realistic: bool = False) -> nn.Module:
@@ -89,14 +77,12 @@ class NoiseAwareOwnForward(NoiseAwareLayer):
         if module.weight_is_computed:
             raise ConversionError(f"{own.kind.__name__} computes its weight, so it cannot hold the one on the tiles")
         weight, bias = module._folded()
-        digital = given_back(module, own.kind)
+        digital = given_back(module, own)
         free = module.bias_in_product or module.bias is None
         kept = bias if free else module.bias
         digital.register_parameter("weight", nn.Parameter(weight))
         digital.register_parameter("bias", None if kept is None else nn.Parameter(kept.detach().clone()))
-        if own.function is not own.kind.forward:
-            digital.forward = types.MethodType(own.function, digital)
-        if bias is not None and not (free and use_of_weight(digital, own).with_bias):
+        if bias is not None and not (free and tried_call(digital, own).bias is not None):
             raise ConversionError(
                 f"{own.kind.__name__} adds no bias to the product, which the alignment's offset needs"
             )
@@ -129,8 +115,7 @@ class NoiseAwareOwnForward(NoiseAwareLayer):
                 f"{self.own_forward.kind.__name__} calls the operation with another bias or in other groups than when "
                 "it was converted"
             )
-        product = analog_product(call.input, self.analog_module, linear_map, self.read_noise, exact=self.exact)
-        return self._aligned(product, call.input, linear_map)
+        return self._aligned_product(call.input, linear_map)
 
 
 @contextmanager
@@ -141,10 +126,7 @@ def watched_products(
 ) -> Iterator[None]:
     """Report every product inside the block, as name, call of the operation, output.
 
-    Args:
-        layers: The analog layers by name.
-        seen: What is called.
-        reference: Their digital originals by name: theirs are reported then.
+    With a `reference`, the digital originals by name, their products are reported instead.
     """
 
     def forward_of(name: str, layer: NoiseAwareOwnForward, digital: Any) -> Callable[..., Any]:
@@ -177,11 +159,6 @@ def watched_outputs(
     """Call ``record(name, output)`` for every output of the reference's layers, as the chip's alignments see it.
 
     That is the output of the operation on tiles, where a layer's forward pass goes on from there.
-
-    Args:
-        analog: The chip's layers by name.
-        reference: The digital ones.
-        record: What is called.
     """
     own = {name: layer for name, layer in analog.items() if isinstance(layer, NoiseAwareOwnForward)}
     own = {name: layer for name, layer in own.items() if name in reference}
@@ -191,3 +168,48 @@ def watched_outputs(
         watched_products(own, lambda name, x, product: record(name, product), reference),
     ):
         yield
+
+
+def tried_call(module: Any, own: OwnForward) -> OperationCall:
+    """Return how a layer's forward pass calls the operation, tried on inputs of several sizes.
+
+    The layer is not changed.
+
+    Raises:
+        ConversionError: it uses the weight for more than the operation, or it works on none of them.
+    """
+    twin: Any = copy.deepcopy(module).eval()
+    weight, bias = twin.weight.detach(), getattr(twin, "bias", None)
+    calls: list[OperationCall] = []
+
+    def exactly(call: OperationCall) -> Tensor:
+        calls.append(call)
+        first = calls[0]
+        if call.weight.shape != weight.shape:
+            raise NabnError(
+                f"its forward pass makes a weight of shape {tuple(call.weight.shape)} of {tuple(weight.shape)}"
+            )
+        if not torch.equal(call.weight, first.weight):
+            raise NabnError("its forward pass computes a weight that depends on the input")
+        if (call.bias is None) != (first.bias is None) or call.linear_map.groups != first.linear_map.groups:
+            raise NabnError("its forward pass chooses bias or groups by the input")
+        return call.exactly()
+
+    def from_tiles(call: OperationCall) -> Tensor:
+        matrix = call.linear_map.to_matrix(calls[0].weight)
+        return call.linear_map.apply(call.input, matrix, call.bias)
+
+    def caught(x: Tensor) -> Any:
+        own.run(twin, exactly, (x,), {}, weight=weight, bias=bias, n_calls=1)
+        blank = no_values(weight.shape, weight.dtype, weight.device)
+        return own.run(twin, from_tiles, (x,), {}, weight=blank, bias=bias)
+
+    reason = first_difference(module, lambda x: own.function(twin, x), caught)
+    if reason:
+        raise ConversionError(reason)
+    return calls[0]
+
+
+def no_values(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return a tensor that tells its shape, type and device; whatever is computed from it is NaN."""
+    return torch.full((), math.nan, dtype=dtype, device=device).expand(tuple(shape))

@@ -1,10 +1,9 @@
-"""Normalizations whose class has a forward pass of its own around torch's function: that function noise-aware."""
+"""Normalizations with their own forward pass around torch's function: that function becomes noise-aware."""
 
 from __future__ import annotations
 
 import copy
 import inspect
-import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -70,15 +69,13 @@ class NoiseAwareNormalization(NoiseAwareBatchNorm):
     def to_digital(cls, module: NoiseAwareBatchNorm, realistic: bool = False) -> nn.Module:
         """Return a layer of the original's class with the statistics in force (calibrated ones where there are any)."""
         own: OwnForward = module.own_forward  # type: ignore[assignment]
-        new = given_back(module, own.kind)
+        new = given_back(module, own)
         for name in _PARAMETERS:
             new.register_parameter(name, copy.deepcopy(module._parameters[name]))
         for name in _STATISTICS:
             new.register_buffer(name, copy.deepcopy(module._buffers[name]))
         if module.calibrated_mean is not None and module.calibrated_var is not None and module.calibration_enabled:
             new.running_mean, new.running_var = module.calibrated_mean.clone(), module.calibrated_var.clone()
-        if own.function is not own.kind.forward:
-            new.forward = types.MethodType(own.function, new)
         digital: nn.Module = new.train(module.training)
         return digital
 

@@ -8,30 +8,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_leaves
 
 from aihwkit_nabn.errors import NabnError
+from aihwkit_nabn.nn.operation import LAYER_OPERATIONS
 from aihwkit_nabn.seeding import private_rng
 
 Function = Callable[[Tensor], Any]
 
-_STOCK_FORWARDS = {
-    cls.forward
-    for cls in (
-        nn.Linear,
-        nn.Conv1d,
-        nn.Conv2d,
-        nn.Conv3d,
-        nn.ConvTranspose1d,
-        nn.ConvTranspose2d,
-        nn.ConvTranspose3d,
-        nn.modules.batchnorm._BatchNorm,
-        nn.BatchNorm1d,
-        nn.BatchNorm2d,
-        nn.BatchNorm3d,
-        nn.SyncBatchNorm,
-    )
-}
+_STOCK_FORWARDS = {*(kind.forward for kind in LAYER_OPERATIONS), _BatchNorm.forward, nn.SyncBatchNorm.forward}
 # What the stock forward passes call.
 _HELPERS: dict[str, set[Any]] = {
     "_conv_forward": {cls._conv_forward for cls in (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.modules.conv._ConvNd)},
@@ -110,7 +96,7 @@ def _difference(expected: Any, got: Any) -> str:
         difference = float((e - g).abs().max() / e.abs().max().clamp(min=1e-12)) if e.numel() else 0.0
         if not difference <= 1e-4:
             return (
-                "its own forward pass computes something else than the plain layer "
+                "its own forward pass computes something different from the plain layer "
                 f"(relative difference {difference:.1e})"
             )
     return ""

@@ -20,9 +20,7 @@ def is_weight_hook(hook: object) -> bool:
 def copy_model(model: nn.Module, copies: dict[int, Any] | None = None) -> nn.Module:
     """Return a deep copy; what hooks have computed, which torch refuses to copy, is copied without its history.
 
-    Args:
-        model: The model.
-        copies: Takes in the copies of its parts by the originals' ids, which it keeps alive.
+    `copies` takes in the copies of the model's parts, by the originals' ids.
 
     Raises:
         ConversionError: the model has weights without values, or holds something that cannot be copied.

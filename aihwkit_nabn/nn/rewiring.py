@@ -1,4 +1,4 @@
-"""Layers that a model holds beside its module tree: what takes their place is put there too."""
+"""Replacing layers also where a model holds them outside its module tree."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import functools
 import types
 import weakref
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -20,14 +20,14 @@ _REMEDY = "call the layer itself (self.conv(x)), or set this attribute after the
 
 
 def rewire(analog: nn.Module, model: nn.Module, copies: dict[int, Any], replaced: Mapping[int, nn.Module]) -> None:
-    """Put what takes a layer's place also where it is held beside the module tree, in place.
+    """Replace layers also where a converted copy of `model` holds them outside its module tree, in place.
 
     Containers, partials, kept methods and objects are the copy's own. Functions are not copied with a model: those
     that close over modules of it are made anew, over the copy's.
 
     Args:
-        analog: A converted model, which nobody else holds.
-        model: What it is a copy of.
+        analog: The converted copy, which nobody else holds.
+        model: The original.
         copies: The copies of its parts by the originals' ids, as `copy.deepcopy` notes them.
         replaced: What took the place of each module of the copy, by the module's id.
 
@@ -43,7 +43,7 @@ def rewire(analog: nn.Module, model: nn.Module, copies: dict[int, Any], replaced
     for place, found, _ in held_beside(analog, set(names) - digital):
         if id(found) in digital:
             raise ConversionError(
-                f"{place} leads to layer {names[id(found)]!r} of the digital model also in a copy of the model; "
+                f"{place} leads to layer {names[id(found)]!r} of the digital model even in a copy of the model; "
                 f"{_REMEDY}"
             )
 
@@ -57,7 +57,7 @@ def copy_whole(model: nn.Module) -> nn.Module:
 
 
 def replace_held(model: nn.Module, replaced: Mapping[int, nn.Module]) -> None:
-    """Put what takes a module's place, by the module's id, where modules of `model` hold it beside the tree."""
+    """Replace modules, by their ids, where modules of `model` hold them outside the tree."""
     work = _Rewiring(model, set(), set(), {}, replaced)
     for name, module in list(model.named_modules()):
         work.renew_attributes(module, name)
@@ -78,10 +78,10 @@ class _Rewiring:
 
     def renew_attributes(self, module: nn.Module, place: str) -> None:
         for name, value in attributes(module):
-            if not any(isinstance(found, nn.Module) for _, found, _ in held(value)):
+            if not _holds_modules(value):
                 continue
             try:
-                _put(module.__dict__.__setitem__, name, value, self._renew(value))
+                self._renew_entry(module.__dict__, name)
             except _Kept as error:
                 raise ConversionError(f"{place}.{name}".lstrip(".") + f" {error}; {_REMEDY}") from None
             except NabnError:
@@ -98,13 +98,24 @@ class _Rewiring:
             self.done[id(value)] = self._renewed(value)
         return self.done[id(value)]
 
+    def _renew_entry(self, container: Any, key: Any) -> None:
+        new = self._renew(container[key])
+        if new is not container[key]:
+            container[key] = new
+
+    def _renew_attribute(self, owner: Any, name: str) -> None:
+        old = getattr(owner, name)
+        new = self._renew(old)
+        if new is not old:
+            object.__setattr__(owner, name, new)
+
     def _renewed(self, value: Any) -> Any:
         renew = self._renew
         if isinstance(value, nn.Module):
             return self._module(value)
         if isinstance(value, (list, deque, dict)):
-            for key, entry in list(value.items() if isinstance(value, dict) else enumerate(value)):
-                _put(value.__setitem__, key, entry, renew(entry))
+            for key in list(value if isinstance(value, dict) else range(len(value))):
+                self._renew_entry(value, key)
         elif isinstance(value, (tuple, set, frozenset)):
             entries = [renew(entry) for entry in value]
             if any(new is not old for new, old in zip(entries, value, strict=True)):
@@ -121,22 +132,16 @@ class _Rewiring:
         elif type(value) is weakref.ref and isinstance(value(), nn.Module):
             new = renew(self.copies.get(id(value()), value()))
             return value if new is value() else weakref.ref(new)
-        elif is_object(value) and any(isinstance(found, nn.Module) for _, found, _ in held(value)):
+        elif is_object(value) and _holds_modules(value):
             for name in object_attributes(value):
-                _put(
-                    functools.partial(object.__setattr__, value),
-                    name,
-                    getattr(value, name),
-                    renew(getattr(value, name)),
-                )
+                self._renew_attribute(value, name)
         return value
 
     def _module(self, module: nn.Module) -> nn.Module:
         if id(module) in self.replaced or id(module) in self.tree or id(module) in self.originals:
             return self.replaced.get(id(module), module)
         for part in list(module.modules()):  # outside of the tree, but layers of it may lie inside
-            for name, child in list(part._modules.items()):
-                _put(part._modules.__setitem__, name, child, self.replaced.get(id(child), child))
+            part._modules.update({name: self.replaced.get(id(child), child) for name, child in part._modules.items()})
             self.renew_attributes(part, type(part).__name__)
         return module
 
@@ -147,7 +152,7 @@ class _Rewiring:
         name = getattr(method.__func__, "__name__", "")
         of_class = getattr(type(method.__self__), name, None) is method.__func__
         if of_class and isinstance(owner, nn.Module) and owner is not method.__self__ and "forward" in name:
-            raise _Kept(f"keeps {name}() of a {type(method.__self__).__name__}, which nobody sees called")
+            raise _Kept(f"keeps {name}() of a {type(method.__self__).__name__}, whose calls nobody sees")
         return getattr(owner, name) if of_class and hasattr(type(owner), name) else types.MethodType(function, owner)
 
     def _function(self, function: types.FunctionType) -> types.FunctionType:
@@ -171,19 +176,9 @@ class _Rewiring:
             return
         for cell in function.__closure__ or ():
             if not is_empty(cell):
-                _put(
-                    functools.partial(setattr, cell),
-                    "cell_contents",
-                    cell.cell_contents,
-                    self._renew(cell.cell_contents),
-                )
+                self._renew_attribute(cell, "cell_contents")
         for name in ("__defaults__", "__kwdefaults__"):
-            _put(
-                functools.partial(setattr, function),
-                name,
-                getattr(function, name),
-                self._renew(getattr(function, name)),
-            )
+            self._renew_attribute(function, name)
         self._renew(function.__dict__)
 
     def _cell(self, cell: types.CellType) -> types.CellType:
@@ -213,9 +208,8 @@ class _Rewiring:
         return False
 
 
-def _put(put: Callable[[Any, Any], Any], key: Any, old: Any, new: Any) -> None:
-    if new is not old:
-        put(key, new)
+def _holds_modules(value: Any) -> bool:
+    return any(isinstance(found, nn.Module) for _, found, _ in held(value))
 
 
 def check_not_compiled(model: nn.Module) -> None:

@@ -3,51 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from aihwkit.simulator.parameters.base import RPUConfigBase
 from torch import Tensor, nn
 
 from aihwkit_nabn.errors import NabnError
-from aihwkit_nabn.nn.layers import NoiseAwareLayer
-from aihwkit_nabn.simulator.product.dispatch import analog_product
+from aihwkit_nabn.nn.layers import NoiseAwareConvolution
 from aihwkit_nabn.simulator.product.linear_map import TransposedMap
 
 
-class _NoiseAwareConvTranspose(NoiseAwareLayer):
-    SPATIAL_DIMS = 0
-    DIGITAL: Callable[..., nn.Module]
+class _NoiseAwareConvTranspose(NoiseAwareConvolution):
+    GEOMETRY = ("kernel_size", "stride", "padding", "dilation", "groups", "output_padding")
+    MAP = TransposedMap
     linear_map: TransposedMap
-
-    @classmethod
-    def from_digital(
-        cls, module: Any, rpu_config: RPUConfigBase, tile_module_class: object = None
-    ) -> _NoiseAwareConvTranspose:
-        """Return the analog form of torch's transposed convolution, weights copied.
-
-        Args:
-            module: The layer; any stride, padding, output padding, dilation and groups.
-            rpu_config: Configuration of the tiles; taken over as it is.
-            tile_module_class: Not used: the layer always holds a tile array. Part of aihwkit's signature.
-        """
-        linear_map = TransposedMap(
-            spatial_dims=cls.SPATIAL_DIMS,
-            kernel_size=tuple(module.kernel_size),
-            stride=tuple(module.stride),
-            padding=tuple(module.padding),
-            dilation=tuple(module.dilation),
-            groups=module.groups,
-            output_padding=tuple(module.output_padding),
-        )
-        return cls(module, rpu_config, linear_map)
-
-    @classmethod
-    def to_digital(cls, module: _NoiseAwareConvTranspose, realistic: bool = False) -> nn.Module:
-        """Return torch's layer with the weights the tiles hold now, drift factor and alignment folded in."""
-        m: Any = module
-        geometry = (m.in_channels, m.out_channels, m.kernel_size, m.stride, m.padding, m.output_padding, m.groups)
-        return module._digital(cls.DIGITAL(*geometry, bias=False, dilation=m.dilation))
 
     def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         """Return the layer's output for `input`; `output_size` chooses among the sizes that the stride leaves open.
@@ -64,11 +32,10 @@ class _NoiseAwareConvTranspose(NoiseAwareLayer):
         if output_size is not None:
             extra = self._output_padding(input, output_size)
             linear_map = dataclasses.replace(linear_map, output_padding=extra)
-        product = analog_product(input, self.analog_module, linear_map, self.read_noise, exact=self.exact)
-        return self._aligned(product, input, linear_map)
+        return self._aligned_product(input, linear_map)
 
     def _output_padding(self, x: Tensor, output_size: Sequence[int]) -> tuple[int, ...]:
-        m, n = self.linear_map, self.SPATIAL_DIMS
+        m, n = self.linear_map, self.linear_map.spatial_dims
         wanted = tuple(int(length) for length in output_size)
         if len(wanted) not in {n, x.dim()}:
             raise NabnError(f"output_size must have {n} or {x.dim()} entries, got {wanted}")
@@ -84,19 +51,16 @@ class _NoiseAwareConvTranspose(NoiseAwareLayer):
 class NoiseAwareConvTranspose1d(_NoiseAwareConvTranspose):
     """Analog `torch.nn.ConvTranspose1d`: ``[batch, channels, length]``."""
 
-    SPATIAL_DIMS = 1
     DIGITAL = nn.ConvTranspose1d
 
 
 class NoiseAwareConvTranspose2d(_NoiseAwareConvTranspose):
     """Analog `torch.nn.ConvTranspose2d`: ``[batch, channels, height, width]``."""
 
-    SPATIAL_DIMS = 2
     DIGITAL = nn.ConvTranspose2d
 
 
 class NoiseAwareConvTranspose3d(_NoiseAwareConvTranspose):
     """Analog `torch.nn.ConvTranspose3d`: ``[batch, channels, depth, height, width]``."""
 
-    SPATIAL_DIMS = 3
     DIGITAL = nn.ConvTranspose3d

@@ -1,4 +1,4 @@
-"""Layers and weights that a model uses and that are in no module tree: they stay digital, and the report says so."""
+"""Layers and weights that a model uses but does not register: they stay digital, and the report says so."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Collection, Iterable, Iterator
 
 from torch import nn
 
+from aihwkit_nabn.errors import some
 from aihwkit_nabn.nn.held import held_beside
-from aihwkit_nabn.nn.matrices import is_added, matrix_parameters
+from aihwkit_nabn.nn.matrices import count_new, is_added, matrix_parameters
 from aihwkit_nabn.nn.own_normalization import has_running_statistics
 from aihwkit_nabn.nn.report import ConversionReport, LayerEntry
 
@@ -21,9 +22,7 @@ UNREGISTERED = (
 def unregistered(model: nn.Module, known: Collection[int] = ()) -> Iterator[tuple[str, nn.Module | nn.Parameter]]:
     """Yield what is held outside of the tree, by place: layers with matrices or running statistics, and matrices.
 
-    Args:
-        model: The model.
-        known: Ids of modules and parameters that are left out.
+    Ids in `known` are left out.
     """
     seen = {*known, *map(id, model.modules())}
     for place, found, _ in held_beside(model, known):
@@ -41,18 +40,12 @@ def unregistered(model: nn.Module, known: Collection[int] = ()) -> Iterator[tupl
 def note_unregistered(analog: nn.Module, report: ConversionReport, known: Collection[int], counted: set[int]) -> None:
     """Enter in a conversion's report, with a warning, what the analog model holds outside of its tree.
 
-    Args:
-        analog: The analog model.
-        report: Its report.
-        known: As for `unregistered`.
-        counted: Ids of the parameters that are in the report, which those found are added to.
+    Ids of parameters that are in the report already stand in `counted`; those found are added.
     """
     entries = []
     for place, found in unregistered(analog, known):
         own = [found] if isinstance(found, nn.Parameter) else matrix_parameters(found, recurse=False)
-        new = [p for p in own if id(p) not in counted]
-        counted.update(map(id, new))
-        n_weights = sum(p.numel() for p in new)
+        n_weights = count_new(own, counted)
         entries.append(LayerEntry(name=place, kind=type(found).__name__, n_weights=n_weights, reason=UNREGISTERED))
     note_kept(report, entries)
 
@@ -66,6 +59,6 @@ def note_kept(report: ConversionReport, entries: Iterable[LayerEntry]) -> None:
     if names:
         warnings.warn(
             f"{len(names)} layers or weights of the network stay digital, because they are not registered in it: "
-            f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''}; register them, e.g. in an nn.ModuleList",
+            f"{some(names)}; register them, e.g. in an nn.ModuleList",
             stacklevel=5,
         )

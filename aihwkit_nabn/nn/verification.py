@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import warnings
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from aihwkit_nabn.errors import VerificationError
+from aihwkit_nabn.errors import VerificationError, some
 from aihwkit_nabn.nn.attention import split_attention
 from aihwkit_nabn.nn.batchnorm import NoiseAwareBatchNorm
 from aihwkit_nabn.nn.comparing import difference, leaves
@@ -27,13 +27,13 @@ from aihwkit_nabn.results import UNVERIFIED
 from aihwkit_nabn.seeding import isolated_rng
 
 _ELSEWHERE = (
-    "the network reaches it past its module tree (a global variable, a view of its weight), where the digital layer "
-    "stays; let the forward pass call the layer as an attribute of its module (self.conv(x))"
+    "the network reaches it outside its module tree (through a global variable or a view of its weight), where the "
+    "digital layer stays; call the layer as an attribute of its module instead (self.conv(x))"
 )
 
 _BRANCHES = (
-    "something else than layers differs between the two; make code that asks for the class of a layer "
-    "(isinstance(layer, nn.Conv2d)) take the same way on the chip, or convert the model again if it has changed"
+    "they differ in something other than their layers; code that checks the class of a layer "
+    "(isinstance(layer, nn.Conv2d)) must take the same branch on the chip; if the model has changed, convert it again"
 )
 _READ = "programming noise acts on their weights; converters, read noise and calibration do not"
 
@@ -70,11 +70,7 @@ class Verification:
             names = tuple(name for name, why in self.unmeasured.items() if why == reason)
             groups.append((names, f"ran, not compared ({reason})"))
         groups.append((self.read, f"read instead of called ({_READ})"))
-        return text + "".join(f"; {len(names)} {what}: {_listed(names)}" for names, what in groups if names)
-
-
-def _listed(names: Sequence[str]) -> str:
-    return f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
+        return text + "".join(f"; {len(names)} {what}: {some(names)}" for names, what in groups if names)
 
 
 # The digital model of each converted one, as long as both are there.
@@ -124,12 +120,7 @@ def verification_of(analog: nn.Module) -> Verification | None:
 
 @torch.no_grad()
 def verify(
-    reference: nn.Module,
-    analog: nn.Module,
-    run: Callable[[nn.Module], Any],
-    inputs: str,
-    *,
-    strict: bool = True,
+    reference: nn.Module, analog: nn.Module, run: Callable[[nn.Module], Any], inputs: str, *, strict: bool = True
 ) -> Verification | None:
     """Run both models on the same inputs, the chip with the weights that were to be programmed and without converters.
 
@@ -184,7 +175,7 @@ def verify(
     )
     if read:
         warnings.warn(
-            f"the network reads the weights of {len(read)} analog layers ({_listed(read)}) instead of calling them: "
+            f"the network reads the weights of {len(read)} analog layers ({some(read)}) instead of calling them: "
             f"{_READ}",
             stacklevel=3,
         )

@@ -1,4 +1,4 @@
-"""Which weights a pass of a model uses, whichever way its layers are reached."""
+"""Which weights a forward pass uses, however it reaches the layers."""
 
 from __future__ import annotations
 

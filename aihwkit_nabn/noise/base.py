@@ -6,17 +6,21 @@ import inspect
 import math
 import numbers
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any, ClassVar
 
 import torch
 from aihwkit.inference.noise.base import BaseNoiseModel
 from torch import Tensor
 
-from aihwkit_nabn.drawing import current_generator
+from aihwkit_nabn.drawing import current_generator, drawing_from
 from aihwkit_nabn.errors import NabnError
+from aihwkit_nabn.seeding import derive_seed
 
+#: Named tensors a noise model keeps with a programmed tile.
+State = dict[str, Tensor]
 #: What `WeightNoiseModel.program` may return: the weights, alone or with the state that drift needs.
-Programmed = Tensor | tuple[Tensor, dict[str, Tensor]]
+Programmed = Tensor | tuple[Tensor, State]
 
 
 class WeightNoiseModel(BaseNoiseModel):
@@ -28,19 +32,26 @@ class WeightNoiseModel(BaseNoiseModel):
     obey ``torch.manual_seed``.
 
     Attributes:
-        strength: Name of the constructor argument at whose value 0 the model changes nothing at all.
+        strength: Name of the constructor argument at whose value 0 the model changes nothing at all, while its other
+            arguments are at their defaults.
         t_range_s: Shortest and longest time after programming, in seconds, at which the model may be asked.
         drifts: Whether the devices change with time, so that presets add a drift compensation.
         columnwise_mapping: Whether presets scale each output column to the conductance range. True suits models whose
             noise is given in conductance, False those whose noise is relative to the weights.
         varies: Whether the noise moves from one forward pass to the next; see `aihwkit_nabn.noise.runtime`.
         uses_layer_max: Whether whoever programs a layer has to set `layer_max`.
+        cycle_to_cycle: Whether programming the same chip again draws the model's noise anew. False: what it draws
+            belongs to the chip, as faults do.
+        main_option: Name of the constructor argument whose value may stand alone on the command line, ``NAME:VALUE``.
+        reads_file: Whether an option may name a file, so that its text does not say what the model is.
         relative_to_column: Whether `w_max` is that of each output's weights on the tile, ``[out, 1]``, rather than the
             layer's: what noise is relative to where each column is programmed at full range.
         layer_max: Maximum |weight| of the whole layer in the tile's units, a scalar or ``[out, 1]``, set by whoever
             programs a layer that was split over tiles. None: the maximum of the tile itself.
         chip_seed: Seed of the chip, set by whoever programs it, for what all its tiles have in common. None: the tile
             stands alone.
+        tile: Which tile of the chip this is, set likewise: the layer's name and the tile's.
+        cycle: How often the chip was programmed before, set likewise; see `program_chip`.
     """
 
     strength: ClassVar[str]
@@ -49,9 +60,14 @@ class WeightNoiseModel(BaseNoiseModel):
     columnwise_mapping: ClassVar[bool] = False
     varies: ClassVar[bool] = False
     uses_layer_max: ClassVar[bool] = True
+    cycle_to_cycle: ClassVar[bool] = True
     relative_to_column: ClassVar[bool] = False
+    main_option: ClassVar[str | None] = None
+    reads_file: ClassVar[bool] = False
     layer_max: Tensor | None = None
     chip_seed: int | None = None
+    tile: tuple[str, ...] = ()
+    cycle: int = 0
 
     def program(self, weights: Tensor, w_max: Tensor, generator: torch.Generator) -> Programmed:
         """Return the weights as the devices hold them right after programming.
@@ -67,9 +83,18 @@ class WeightNoiseModel(BaseNoiseModel):
         """
         raise NotImplementedError
 
-    def drift(
-        self, programmed: Tensor, state: dict[str, Tensor], t_inference: float, generator: torch.Generator
-    ) -> Tensor:
+    def program_cycle(self, weights: Tensor, w_max: Tensor, generator: torch.Generator) -> tuple[Tensor, State]:
+        """Return what `program` gives in this programming cycle of the chip, with the state, empty if there is none."""
+        if self.cycle and self.cycle_to_cycle:
+            # First as in the first cycle: what others draw after this from the same generator stays the chip's own.
+            self.program(weights.clone(), w_max, generator)
+            seed = derive_seed(self.chip_seed or 0, "cycle", self.cycle, *self.tile)
+            generator = torch.Generator().manual_seed(seed)
+        with drawing_from(generator) if self.cycle else nullcontext():
+            result = self.program(weights, w_max, generator)
+        return result if isinstance(result, tuple) else (result, {})
+
+    def drift(self, programmed: Tensor, state: State, t_inference: float, generator: torch.Generator) -> Tensor:
         """Return the weights `t_inference` seconds after programming; unchanged unless a subclass says otherwise.
 
         Args:
@@ -116,8 +141,7 @@ class WeightNoiseModel(BaseNoiseModel):
         """
         work = _work_copy(weights)
         # Where torch.randn_like draws from too, not a copy: a model that uses it then moves the same stream on.
-        result = self.program(work, self._w_max(work), current_generator())
-        programmed, state = result if isinstance(result, tuple) else (result, {})
+        programmed, state = self.program_cycle(work, self._w_max(work), current_generator())
         return self._like(programmed, weights, "program"), [state]
 
     @torch.no_grad()
@@ -182,7 +206,7 @@ class WeightNoiseModel(BaseNoiseModel):
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.options().items())})"
+        return WeightNoiseModel.__str__(self)
 
     def __str__(self, exclude_keys: list[str] | None = None, keys: list[str] | None = None) -> str:
         shown = {
@@ -198,6 +222,12 @@ def argument_names(model_class: type) -> list[str]:
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     parameters = list(inspect.signature(model_class).parameters.values())
     return [parameter.name for parameter in parameters if parameter.kind in kinds]
+
+
+def part_of(state: State, index: int) -> State:
+    """Return the tensors of a state that are named ``INDEX.NAME``, by their names."""
+    prefix = f"{index}."
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
 
 
 def _work_dtype(weights: Tensor) -> torch.dtype:

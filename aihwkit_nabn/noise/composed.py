@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from aihwkit_nabn.errors import NabnError
-from aihwkit_nabn.noise.base import WeightNoiseModel
+from aihwkit_nabn.noise.base import State, WeightNoiseModel, part_of
 from aihwkit_nabn.noise.registration import build_noise_model
-from aihwkit_nabn.noise.runtime import HoldingNoise, MovingNoise, State
+from aihwkit_nabn.noise.runtime import HoldingNoise, MovingNoise
 from aihwkit_nabn.seeding import derive_seed
 
 _HEALTHY = "healthy"
@@ -40,6 +40,8 @@ class ComposedNoise(MovingNoise):
         >>> ComposedNoise(["pcm", dict(type="stuck", p_off=0.02)]).drifts
         True
     """
+
+    cycle_to_cycle: ClassVar[bool] = False  # each effect says for itself
 
     def __init__(self, effects: Sequence[WeightNoiseModel | str | Mapping[str, Any]] = ()) -> None:
         super().__init__()
@@ -74,6 +76,11 @@ class ComposedNoise(MovingNoise):
         return any(effect.columnwise_mapping for effect in self.effects)
 
     @property
+    def reads_file(self) -> bool:  # type: ignore[override]
+        """Whether any effect may."""
+        return any(effect.reads_file for effect in self.effects)
+
+    @property
     def varies(self) -> bool:  # type: ignore[override]
         """Whether any effect moves while the chip works."""
         return any(effect.varies for effect in self.effects)
@@ -84,8 +91,7 @@ class ComposedNoise(MovingNoise):
         states: State = {}
         largest = {i: effect._w_max(weights) for i, effect in self._moving_parts() if effect.relative_to_column}
         for index, effect in self._moving_parts():
-            result = effect.program(weights, largest.get(index, w_max), generator)
-            weights, state = result if isinstance(result, tuple) else (result, {})
+            weights, state = effect.program_cycle(weights, largest.get(index, w_max), generator)
             states.update({f"{index}.{name}": tensor for name, tensor in state.items()})
         faults = self._faults()
         if faults:
@@ -100,9 +106,9 @@ class ComposedNoise(MovingNoise):
         weights = state[_HEALTHY].to(programmed) if _HEALTHY in state else programmed
         weights = weights.clone()
         for index, effect in self._moving_parts():
-            weights = effect.drift(weights, _part(state, index), t_inference, generator)
+            weights = effect.drift(weights, part_of(state, index), t_inference, generator)
         for index, fault in self._faults():
-            weights = fault.impose(weights, _part(state, index))
+            weights = fault.impose(weights, part_of(state, index))
         return weights
 
     def terms(self, state: State, n_samples: int) -> dict[Hashable, float]:
@@ -111,20 +117,20 @@ class ComposedNoise(MovingNoise):
             (index, key): factor
             for index, effect in self._moving_parts()
             if isinstance(effect, MovingNoise)
-            for key, factor in effect.terms(_part(state, index), n_samples).items()
+            for key, factor in effect.terms(part_of(state, index), n_samples).items()
         }
 
     def pattern(self, state: State, key: Hashable) -> Tensor:
         """Return one effect's pattern."""
         for index, effect in self._moving_parts():
             if isinstance(effect, MovingNoise) and isinstance(key, tuple) and key[0] == index:
-                return effect.pattern(_part(state, index), key[1])
+                return effect.pattern(part_of(state, index), key[1])
         raise NabnError(f"pattern must be named by one of the keys of terms(), got {key!r}")
 
     def hold(self, weights: Tensor, state: State) -> Tensor:
         """Return moved weights with every fault back in place."""
         for index, fault in self._faults():
-            weights = fault.hold(weights, _part(state, index))
+            weights = fault.hold(weights, part_of(state, index))
         return weights
 
     def _faults(self) -> list[tuple[int, HoldingNoise]]:
@@ -133,13 +139,9 @@ class ComposedNoise(MovingNoise):
     def _moving_parts(self) -> list[tuple[int, WeightNoiseModel]]:
         parts = [(i, effect) for i, effect in enumerate(self.effects) if not isinstance(effect, HoldingNoise)]
         for index, effect in parts:
+            effect.tile, effect.cycle = self.tile, self.cycle
             effect.chip_seed = None if self.chip_seed is None else derive_seed(self.chip_seed, "effect", index)
         return parts
-
-
-def _part(state: State, index: int) -> State:
-    prefix = f"{index}."
-    return {name[len(prefix) :]: tensor for name, tensor in state.items() if name.startswith(prefix)}
 
 
 def _as_models(effect: object) -> Sequence[WeightNoiseModel]:

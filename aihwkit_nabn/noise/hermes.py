@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from aihwkit.inference.noise.base import BaseNoiseModel
 from aihwkit.inference.noise.hermes import HermesNoiseModel
 
@@ -33,25 +35,14 @@ class Hermes(ScaledNoise):
         g_max_us: Conductance of the tile's largest weight, in uS, at most the characterised 10.35 (one device) or
             20.7 (two), which None stands for. aihwkit scales all noise with it, so the noise of the *weights* does not
             depend on it.
-        noise_scale: Factor on everything below; 0 switches the model off.
-        prog_noise_scale: Factor on the programming noise.
-        read_noise_scale: Factor on the read noise.
-        drift_scale: Factor on the drift exponents.
+        **options: As in `PCM`. ``devices_per_weight`` counts pairs of unit cells.
 
     Raises:
-        NabnError: `num_devices` is neither 1 nor 2, `g_max_us` is outside the range, or a scale is negative.
+        NabnError: `num_devices` is neither 1 nor 2, or an option is out of range.
     """
 
-    def __init__(
-        self,
-        num_devices: int = 2,
-        g_max_us: float | None = None,
-        noise_scale: float = 1.0,
-        prog_noise_scale: float = 1.0,
-        read_noise_scale: float = 1.0,
-        drift_scale: float = 1.0,
-    ) -> None:
-        super().__init__()
+    def __init__(self, num_devices: int = 2, g_max_us: float | None = None, **options: Any) -> None:
+        super().__init__(**options)
         if isinstance(num_devices, bool) or num_devices not in _G_MAX_US:
             raise NabnError(f"num_devices must be 1 or 2, got {num_devices!r}")
         self.num_devices = num_devices
@@ -59,7 +50,6 @@ class Hermes(ScaledNoise):
         self.g_max_us = (
             limit if g_max_us is None else check_number("g_max_us", g_max_us, exclusive_minimum=0.0, maximum=limit)
         )
-        self.set_scales(noise_scale, prog_noise_scale, read_noise_scale, drift_scale)
 
     def device(self) -> BaseNoiseModel:
         """Return aihwkit's ``HermesNoiseModel``."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
-from aihwkit.inference.noise.base import BaseNoiseModel
-from aihwkit.inference.noise.pcm import PCMLikeNoiseModel
 from torch import Tensor
 
 from aihwkit_nabn.errors import check_number
+from aihwkit_nabn.noise.base import State
 from aihwkit_nabn.noise.conductance import ScaledNoise
 from aihwkit_nabn.noise.registration import register_noise_model
 
@@ -18,9 +18,6 @@ _CHUNK = 1 << 16
 _ZERO = 1e-7  # aihwkit's smallest weight and smallest relative conductance
 _SIGMA = (0.26348 / 25, 1.9650 / 25, -1.1731 / 25)
 _T_0_S, _T_READ_S = 20.0, 250e-9
-
-
-State = dict[str, Tensor]
 
 
 def program_(
@@ -112,31 +109,19 @@ class PCM(ScaledNoise):
     Args:
         g_max_us: Conductance of the tile's largest weight, in uS; the fit was made at 25. aihwkit scales all noise with
             it, so the noise of the *weights* does not depend on it.
-        noise_scale: Factor on everything below; 0 switches the model off.
-        prog_noise_scale: Factor on the programming noise.
-        read_noise_scale: Factor on the read noise.
-        drift_scale: Factor on the drift exponents.
+        **options: Factors on the noise (`ScaledNoise`; ``drift_scale`` is one on the exponents), and the options of
+            cells (`ConductanceNoise`).
 
     Raises:
-        NabnError: `g_max_us` is not positive, or a scale is negative.
+        NabnError: `g_max_us` is not positive, or an option is out of range.
     """
 
-    def __init__(
-        self,
-        g_max_us: float = 25.0,
-        noise_scale: float = 1.0,
-        prog_noise_scale: float = 1.0,
-        read_noise_scale: float = 1.0,
-        drift_scale: float = 1.0,
-    ) -> None:
-        super().__init__()
+    def __init__(self, g_max_us: float = 25.0, **options: Any) -> None:
+        super().__init__(**options)
         self.g_max_us = check_number("g_max_us", g_max_us, exclusive_minimum=0.0)
-        self.set_scales(noise_scale, prog_noise_scale, read_noise_scale, drift_scale)
 
-    def program(self, weights: Tensor, w_max: Tensor, generator: torch.Generator) -> Tensor | tuple[Tensor, State]:
+    def program_devices(self, weights: Tensor, generator: torch.Generator) -> tuple[Tensor, State]:
         """Return the programmed weights, with the drift exponent ``nu`` of the device of each pair that conducts."""
-        if self.is_off(weights):
-            return weights
         weights = weights.contiguous()
         exponents = torch.empty_like(weights)
         program_(
@@ -148,15 +133,9 @@ class PCM(ScaledNoise):
         )
         return weights, {"nu": exponents}
 
-    def drift(self, programmed: Tensor, state: State, t_inference: float, generator: torch.Generator) -> Tensor:
+    def drift_devices(self, programmed: Tensor, state: State, t_inference: float, generator: torch.Generator) -> Tensor:
         """Return the weights after drift and accumulated read noise."""
-        if self.is_off(programmed):
-            return programmed
         self.require_state(state, "nu")
         programmed = programmed.contiguous()
         drift_(programmed, state["nu"], t_inference, generator, read_scale=self.noise_scale * self.read_noise_scale)
         return programmed
-
-    def device(self) -> BaseNoiseModel:
-        """Return aihwkit's ``PCMLikeNoiseModel``."""
-        return PCMLikeNoiseModel(g_max=self.g_max_us, **self.scales())

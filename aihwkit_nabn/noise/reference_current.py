@@ -36,6 +36,7 @@ class ReferenceCurrentVariation(WeightNoiseModel):
     """
 
     strength: ClassVar[str] = "sigma"
+    cycle_to_cycle: ClassVar[bool] = False
 
     def __init__(self, sigma: float = 0.1, shared: float = 0.5) -> None:
         super().__init__()

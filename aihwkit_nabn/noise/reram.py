@@ -12,7 +12,8 @@ from aihwkit.inference.noise.reram import ReRamCMONoiseModel, ReRamWan2022NoiseM
 from torch import Tensor
 
 from aihwkit_nabn.errors import NabnError, check_number
-from aihwkit_nabn.noise.conductance import TEN_YEARS_S, ConductanceNoise, ScaledNoise
+from aihwkit_nabn.noise.base import State
+from aihwkit_nabn.noise.conductance import ConductanceNoise, ScaledNoise, join_pair, split_pair, unit_noise
 from aihwkit_nabn.noise.registration import register_noise_model
 
 _DAY_S = 86_400.0
@@ -46,10 +47,7 @@ class _SingleDevice(SingleDeviceConductanceConverter):
     """aihwkit's mapping, for whole matrices instead of row by row, and for weights that are all equal."""
 
     def convert_to_conductances(self, weights: Tensor) -> tuple[list[Tensor], dict[str, Tensor]]:
-        low, high = weights.min(), weights.max()
-        if low == high:
-            high = weights.abs().amax().clamp(min=_SMALLEST_WEIGHT)
-            low = -high
+        low, high = _weight_range(weights)
         us_per_weight = (self.g_max - self.g_min) / (high - low)
         return [(weights - low) * us_per_weight + self.g_min], {"scale_ratio": us_per_weight, "min": low}
 
@@ -57,26 +55,19 @@ class _SingleDevice(SingleDeviceConductanceConverter):
         return super().convert_back_to_weights(conductances[0], params)
 
 
+def _weight_range(weights: Tensor) -> tuple[Tensor, Tensor]:
+    low, high = weights.aminmax()
+    if low == high:
+        high = weights.abs().amax().clamp(min=_SMALLEST_WEIGHT)
+        low = -high
+    return low, high
+
+
 def _polynomial(coefficients: list[float], x: Tensor) -> Tensor:
     value = torch.zeros_like(x)
     for coefficient in reversed(coefficients):
         value = value * x + coefficient
     return value
-
-
-def _split_pair(signed: Tensor) -> Tensor:
-    return torch.stack([signed.clamp(min=0.0), (-signed).clamp(min=0.0)])
-
-
-def _join_pair(pair: Tensor) -> Tensor:
-    plus, minus = pair.clamp(min=0.0)
-    return plus - minus
-
-
-def _unit_noise(pair: Tensor, generator: torch.Generator) -> Tensor:
-    # One draw per device of the pair, in aihwkit's order.
-    draws = [torch.randn(half.shape, generator=generator, dtype=half.dtype) for half in pair]
-    return torch.stack(draws)
 
 
 @register_noise_model("reram_wan")
@@ -99,18 +90,17 @@ class ReRAMWan(ConductanceNoise):
     Args:
         g_max_us: Conductance of the tile's largest weight, in uS. The noise is scaled with it, so the noise of the
             *weights* does not depend on it.
-        noise_scale: Factor on s; 0 switches the model off.
+        **options: ``noise_scale``, the factor on s, and the options of cells (`ConductanceNoise`).
 
     Raises:
-        NabnError: `g_max_us` is not positive, or `noise_scale` is negative.
+        NabnError: `g_max_us` is not positive, or an option is out of range.
     """
 
     t_range_s: ClassVar[tuple[float, float]] = (0.0, 2 * _DAY_S)
 
-    def __init__(self, g_max_us: float = _WAN_G_MAX_US, noise_scale: float = 1.0) -> None:
-        super().__init__()
+    def __init__(self, g_max_us: float = _WAN_G_MAX_US, **options: Any) -> None:
+        super().__init__(**options)
         self.g_max_us = check_number("g_max_us", g_max_us, exclusive_minimum=0.0)
-        self.noise_scale = check_number("noise_scale", noise_scale, minimum=0.0)
 
     def device(self) -> BaseNoiseModel:
         """Return aihwkit's model, the source of the coefficients, with the g_max they were fitted at put right."""
@@ -132,30 +122,26 @@ class ReRAMWan(ConductanceNoise):
             sigma = torch.lerp(_polynomial(coefficients[times[later - 1]], x), sigma, part)
         return self.noise_scale * sigma * (self.g_max_us / _WAN_G_MAX_US)
 
-    def program(
-        self, weights: Tensor, w_max: Tensor, generator: torch.Generator
-    ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
+    def program_devices(self, weights: Tensor, generator: torch.Generator) -> tuple[Tensor, State]:
         """Return the weights at 1 s, with the pairs' targets and undisturbed values (before the cut-off at 0) in uS."""
-        if self.is_off(weights):
-            return weights
         us_per_weight = self.g_max_us / weights.abs().amax().clamp(min=_SMALLEST_WEIGHT)
-        target = _split_pair(weights * us_per_weight)
-        latent = target + self.sigma_us(target, 0.0) * _unit_noise(target, generator)
+        target = split_pair(weights * us_per_weight)
+        latent = target + self.sigma_us(target, 0.0) * unit_noise(target, generator)
         state = {"target_us": target, "latent_us": latent, "us_per_weight": us_per_weight}
-        return _join_pair(latent) / us_per_weight, state
+        return join_pair(latent) / us_per_weight, state
 
-    def drift(
-        self, programmed: Tensor, state: dict[str, Tensor], t_inference: float, generator: torch.Generator
-    ) -> Tensor:
+    def drift_devices(self, programmed: Tensor, state: State, t_inference: float, generator: torch.Generator) -> Tensor:
         """Return the weights at `t_inference`: each device's error grown to the spread of that time."""
-        if self.is_off(programmed) or t_inference <= 1.0:
+        if t_inference <= 1.0:
             return programmed
         self.require_state(state, "latent_us")
-        target, latent = state["target_us"], state["latent_us"]
+        target, latent, us_per_weight = state["target_us"], state["latent_us"], state["us_per_weight"]
         before, now = self.sigma_us(target, 0.0), self.sigma_us(target, t_inference)
         kept = (latent - target) * (now / before).clamp(max=1.0)
-        step = (now.square() - before.square()).clamp(min=0.0).sqrt() * _unit_noise(target, generator)
-        return _join_pair(target + kept + step) / state["us_per_weight"]
+        step = (now.square() - before.square()).clamp(min=0.0).sqrt() * unit_noise(target, generator)
+        # The difference is what other effects of a composition have done to the weights since.
+        others = programmed - (join_pair(latent) / us_per_weight).to(programmed)
+        return join_pair(target + kept + step) / us_per_weight + others
 
 
 @register_noise_model("reram_cmo")
@@ -183,34 +169,26 @@ class ReRAMCMO(ScaledNoise):
         g_min_us: Conductance of its smallest, in uS, at least 0 and below `g_max_us`.
         acceptance_range_percent: Where programming stops, 0.2 or 2 percent of the target. 0.2 is what aihwkit's default
             comes to: it is written as 0.02, which its table does not have.
-        noise_scale: Factor on everything below; 0 switches the model off.
-        prog_noise_scale: Factor on the programming noise.
-        read_noise_scale: Factor on the read noise.
-        drift_scale: Factor on the relaxation, mean and spread.
+        **options: Factors on the noise (`ScaledNoise`; ``drift_scale`` is one on the relaxation, mean and spread), and
+            the options of cells (`ConductanceNoise`).
 
     Raises:
-        NabnError: a conductance or a scale is outside its range, or the acceptance range is neither.
+        NabnError: an option is out of range, or the acceptance range is neither.
     """
-
-    t_range_s: ClassVar[tuple[float, float]] = (0.0, TEN_YEARS_S)
 
     def __init__(
         self,
         g_max_us: float = 88.199997,
         g_min_us: float = 9.0,
         acceptance_range_percent: float = 0.2,
-        noise_scale: float = 1.0,
-        prog_noise_scale: float = 1.0,
-        read_noise_scale: float = 1.0,
-        drift_scale: float = 1.0,
+        **options: Any,
     ) -> None:
-        super().__init__()
+        super().__init__(**options)
         self.g_min_us = check_number("g_min_us", g_min_us, minimum=0.0)
         self.g_max_us = check_number("g_max_us", g_max_us, exclusive_minimum=self.g_min_us)
         if acceptance_range_percent not in (0.2, 2):
             raise NabnError(f"acceptance_range_percent must be 0.2 or 2, got {acceptance_range_percent!r}")
         self.acceptance_range_percent = acceptance_range_percent
-        self.set_scales(noise_scale, prog_noise_scale, read_noise_scale, drift_scale)
 
     def device(self) -> BaseNoiseModel:
         """Return aihwkit's ``ReRamCMONoiseModel`` with the mapping and the relaxation made safe."""
@@ -220,3 +198,8 @@ class ReRAMCMO(ScaledNoise):
             acceptance_range=self.acceptance_range_percent,
             **self.scales(),
         )
+
+    def conductance_range(self, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return which weights stand for no conductance, for g_min, and for g_max."""
+        lowest, largest = _weight_range(weights)
+        return lowest - self.g_min_us * (largest - lowest) / (self.g_max_us - self.g_min_us), lowest, largest

@@ -6,15 +6,13 @@ All three are optional. `WeightNoiseModel.varies` and `HoldingNoise` say which a
 from __future__ import annotations
 
 from collections.abc import Hashable
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from aihwkit_nabn.noise.base import WeightNoiseModel
+from aihwkit_nabn.noise.base import State, WeightNoiseModel
 from aihwkit_nabn.seeding import derive_seed
-
-#: Named tensors a noise model keeps with a programmed tile.
-State = dict[str, Tensor]
 
 
 def chip_normal(model: WeightNoiseModel, key: str, generator: torch.Generator) -> float:
@@ -36,6 +34,8 @@ class HoldingNoise(WeightNoiseModel):
     In a composition they act after everything else, at programming, after each drift and at each step of a noise that
     moves.
     """
+
+    cycle_to_cycle: ClassVar[bool] = False
 
     def stick(self, weights: Tensor, full_scale: Tensor, generator: torch.Generator) -> tuple[Tensor, State]:
         """Return the weights with the faults in place, and the state that says where those are.

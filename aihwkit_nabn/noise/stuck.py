@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from aihwkit_nabn.errors import NabnError, check_number
+from aihwkit_nabn.noise.base import State
 from aihwkit_nabn.noise.registration import register_noise_model
-from aihwkit_nabn.noise.runtime import HoldingNoise, State
+from aihwkit_nabn.noise.runtime import HoldingNoise
 
 
 @register_noise_model("stuck")

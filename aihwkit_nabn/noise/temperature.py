@@ -39,6 +39,7 @@ class TemperatureVariation(WeightNoiseModel):
     """
 
     strength: ClassVar[str] = "temperature_coefficient_per_k"
+    cycle_to_cycle: ClassVar[bool] = False
 
     def __init__(
         self,

@@ -50,6 +50,7 @@ class ThermalCrosstalk(WeightNoiseModel):
 
     strength: ClassVar[str] = "thermal_resistance_k_per_uw"
     columnwise_mapping: ClassVar[bool] = True
+    cycle_to_cycle: ClassVar[bool] = False
 
     def __init__(
         self,

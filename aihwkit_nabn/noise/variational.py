@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from aihwkit_nabn.errors import NabnError, check_number, suggestion
+from aihwkit_nabn.noise.base import State
 from aihwkit_nabn.noise.registration import register_noise_model
-from aihwkit_nabn.noise.runtime import MovingNoise, State
+from aihwkit_nabn.noise.runtime import MovingNoise
 from aihwkit_nabn.seeding import derive_seed
 
 SCHEDULES = ("constant", "ramp", "sine", "steps", "walk")
@@ -91,6 +92,7 @@ class VariationalNoise(MovingNoise):
 
     strength: ClassVar[str] = "sigma"
     varies: ClassVar[bool] = True
+    cycle_to_cycle: ClassVar[bool] = False
 
     def __init__(
         self,

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Subset
 
 from aihwkit_nabn.errors import CalibrationError
 from aihwkit_nabn.evaluation.methods import PLAIN
+from aihwkit_nabn.openmmlab.config import pipelines_in, type_name
 from aihwkit_nabn.openmmlab.passes import TESTED, calibration_pass, run_pass
 from aihwkit_nabn.seeding import derive_seed, private_rng
 
@@ -57,7 +58,7 @@ class CalibrationImages:
         if name == PLAIN:
             dataset = with_test_pipeline(dataset, _test_pipeline(cfg))
         for kind in skips:
-            dataset = _without(dataset, kind)
+            _leave_out(dataset, kind)
         self.seed = derive_seed(seed, "calibration images", name)
         self.dataset = _build(dataset, cfg.get("default_scope"))
         total = len(self.dataset)
@@ -93,24 +94,14 @@ class TwinImages:
     """Calibration images of which the reference sees a twin: the same images, some transforms left out.
 
     Args:
-        cfg: The config.
-        name: As for `CalibrationImages`, and so are the next three.
-        max_samples: Number of images.
-        batch_size: Images per batch.
-        seed: Which images.
-        skips: Types of transforms that only the chip's images go through, such as ``CompressJPEG``.
-
-    Raises:
-        CalibrationError: as `CalibrationImages`.
+        reference: What the digital model sees.
+        chip: What the chip sees.
     """
 
     same_on_all_ranks = True
 
-    def __init__(
-        self, cfg: Any, name: str, max_samples: int | None, batch_size: int | None, seed: int, skips: Sequence[str]
-    ) -> None:
-        self.chip = CalibrationImages(cfg, name, max_samples, batch_size, seed)
-        self.reference = CalibrationImages(cfg, name, max_samples, batch_size, seed, skips)
+    def __init__(self, reference: CalibrationImages, chip: CalibrationImages) -> None:
+        self.reference, self.chip = reference, chip
 
     def __len__(self) -> int:
         return len(self.chip)
@@ -122,10 +113,15 @@ class TwinImages:
 def calibration_images(
     cfg: Any, name: str, max_samples: int | None, batch_size: int | None, seed: int, skips: Sequence[str] = ()
 ) -> CalibrationImages | TwinImages:
-    """Return calibration images, of which the reference sees a twin where there are transforms that it skips."""
-    if skips:
-        return TwinImages(cfg, name, max_samples, batch_size, seed, skips)
-    return CalibrationImages(cfg, name, max_samples, batch_size, seed)
+    """Return calibration images, of which the reference sees a twin where there are transforms that it skips.
+
+    Arguments and errors are those of `CalibrationImages`; `skips` are transforms that only the chip's images go
+    through, such as ``CompressJPEG``.
+    """
+    images = CalibrationImages(cfg, name, max_samples, batch_size, seed)
+    if not skips:
+        return images
+    return TwinImages(CalibrationImages(cfg, name, max_samples, batch_size, seed, skips), images)
 
 
 def calibration_forward(model: nn.Module, batch: Any) -> Any:
@@ -201,34 +197,17 @@ def _test_pipeline(cfg: Any) -> list[Any]:
     raise CalibrationError("the config has no test_dataloader whose pipeline calibration images could go through")
 
 
-def _without(dataset: Any, kind: str) -> Any:
-    """Return a data set's config without the transforms of a type, wrappers included."""
-    seen: list[str] = []
-    stripped = _strip(dataset, kind, seen)
-    if kind not in seen:
-        known = ", ".join(dict.fromkeys(seen)) or "none"
+def _leave_out(dataset: Any, kind: str) -> None:
+    """Take the transforms of a type out of the pipelines of a data set's config."""
+    pipelines = list(pipelines_in(dataset))
+    names = [type_name(step.get("type")) for pipeline in pipelines for step in pipeline]
+    if kind not in names:
         raise CalibrationError(
-            f"reference_skips: {kind!r} is no transform of the calibration images' pipeline; it has {known}"
+            f"reference_skips: {kind!r} is not a transform in the calibration images' pipeline, which has "
+            f"{', '.join(dict.fromkeys(names)) or 'none'}"
         )
-    return stripped
-
-
-def _strip(part: Any, kind: str, seen: list[str]) -> Any:
-    if isinstance(part, (list, tuple)):
-        return type(part)(_strip(entry, kind, seen) for entry in part)
-    if not isinstance(part, dict):
-        return part
-    left = {key: _strip(value, kind, seen) for key, value in part.items() if key != "pipeline"}
-    if "pipeline" in part:
-        names = [type_name(step.get("type")) for step in part["pipeline"]]
-        seen += names
-        left["pipeline"] = [step for step, name in zip(part["pipeline"], names, strict=True) if name != kind]
-    return left
-
-
-def type_name(kind: object) -> str:
-    """Return the bare name of a type in a config: given as text, with a scope or without, or as a class."""
-    return str(getattr(kind, "__name__", kind)).rpartition(".")[2]
+    for pipeline in pipelines:
+        pipeline[:] = [step for step in pipeline if type_name(step.get("type")) != kind]
 
 
 def _build(dataset: Any, scope: str | None) -> Any:
@@ -238,8 +217,8 @@ def _build(dataset: Any, scope: str | None) -> Any:
     except FileNotFoundError as error:
         missing = error.filename or error
         raise CalibrationError(
-            f"calibration images come from train_dataloader.dataset, which is not there: {missing}"
+            f"calibration images come from train_dataloader.dataset, which does not exist: {missing}"
         ) from error
     if len(built) == 0:
-        raise CalibrationError("calibration images come from train_dataloader.dataset, which holds no image")
+        raise CalibrationError("calibration images come from train_dataloader.dataset, which is empty")
     return built

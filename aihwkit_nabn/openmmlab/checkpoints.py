@@ -1,21 +1,23 @@
-"""Checkpoints: reading upstream's safely, and keeping a chip beside the digital weights in our own."""
+"""Checkpoints: reading upstream's safely, and storing a chip beside the digital weights in ours."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
 from aihwkit_nabn.chip.variation import rewind_variation
 from aihwkit_nabn.data.state_dicts import find_weights, fitting_weights
 from aihwkit_nabn.errors import NabnError, NotProgrammedError
+from aihwkit_nabn.files import write_bytes
 from aihwkit_nabn.nn import calibration_tensors, load_calibration_tensors
 from aihwkit_nabn.nn.layers import named_analog_layers
+from aihwkit_nabn.openmmlab.iterations import unwrapped
 
 CHIP_KEY = "aihwkit_nabn"
 """Where a checkpoint keeps its chip; every other entry is what mmengine writes for the digital model."""
@@ -35,8 +37,7 @@ class FitCheckpoint(Hook):
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
         """Change the checkpoint before its weights are copied."""
-        inner = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        for note in fit_checkpoint(inner, checkpoint, self.take):
+        for note in fit_checkpoint(unwrapped(runner.model), checkpoint, self.take):
             runner.logger.warning(note)
 
 
@@ -70,7 +71,7 @@ def fit_checkpoint(model: nn.Module, checkpoint: dict[str, Any], take: str | Non
         )
     weights = find_weights(checkpoint, own, "the checkpoint", take=take)
     if not _fits(weights.state, own):
-        raise NabnError("the checkpoint: of another network: no tensor has the shape that this network's has")
+        raise NabnError("the checkpoint is of another network: no tensor has the shape that this network needs")
     checkpoint["state_dict"] = weights.state
     return weights.notes("the checkpoint")
 
@@ -90,12 +91,7 @@ def drop_placeholders(module: nn.Module, state_dict: dict[str, Any], *_: Any) ->
 
 
 def chip_record(model: nn.Module, settings: str) -> dict[str, Any]:
-    """Return what a checkpoint keeps of a chip: tensors and text only.
-
-    Args:
-        model: A programmed analog model.
-        settings: Which chip it is, in words; compared when it is read back.
-    """
+    """Return what a checkpoint keeps of a programmed model: tensors and text only, `settings` to know the chip by."""
     rewind_variation(model)  # the weights as programmed; the next forward pass moves them to where they were
     layers: dict[str, Any] = dict(named_analog_layers(model))
     return {
@@ -107,12 +103,7 @@ def chip_record(model: nn.Module, settings: str) -> dict[str, Any]:
 
 
 def restore_chip(model: nn.Module, record: Any, settings: str) -> bool:
-    """Give a programmed model the calibration that was stored with the same chip.
-
-    Args:
-        model: The analog model, programmed by the same settings.
-        record: What `chip_record` returned, as it came out of the file.
-        settings: This run's.
+    """Give a programmed model the calibration that `chip_record` stored with the same chip.
 
     Returns:
         False if the record is of another chip by its settings; then nothing is changed.
@@ -120,8 +111,9 @@ def restore_chip(model: nn.Module, record: Any, settings: str) -> bool:
     Raises:
         NabnError: the record is malformed or of a newer version, or its weights are not this chip's.
     """
-    if not isinstance(record, dict) or record.get("version") != _VERSION:
-        raise NabnError(f"the checkpoint's chip must be of version {_VERSION}, got {_version_of(record)!r}")
+    version = record.get("version") if isinstance(record, dict) else type(record).__name__
+    if version != _VERSION:
+        raise NabnError(f"the checkpoint's chip must be of version {_VERSION}, got {version!r}")
     weights: Any = record.get("weights")
     calibration: Any = record.get("calibration")
     if not _tensors(weights) or not _tensors(calibration):
@@ -135,8 +127,8 @@ def restore_chip(model: nn.Module, record: Any, settings: str) -> bool:
         now, stored = layer.weight, weights[name]
         if now.shape != stored.shape or not torch.allclose(now.cpu(), stored.to(now.dtype), rtol=1e-4, atol=1e-6):
             raise NotProgrammedError(
-                f"layer {name!r}: the chip programmed now is not the one in the checkpoint; were the digital weights "
-                "changed, or was it written by another version?"
+                f"layer {name!r}: the chip programmed now is not the one in the checkpoint; did the digital "
+                "weights change, or did another version write it?"
             )
     load_calibration_tensors(model, calibration)
     return True
@@ -144,14 +136,9 @@ def restore_chip(model: nn.Module, record: Any, settings: str) -> bool:
 
 def write_checkpoint(path: Path, state_dict: dict[str, Tensor], meta: dict[str, Any], record: dict[str, Any]) -> None:
     """Write a checkpoint that mmengine reads as the digital model's and `AnalogHook` as the chip's, in one step."""
-    part = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save({"meta": meta, "state_dict": state_dict, CHIP_KEY: record}, part)
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise NabnError(f"cannot write checkpoint {str(path)!r}: {error}") from error
+    content = io.BytesIO()
+    torch.save({"meta": meta, "state_dict": state_dict, CHIP_KEY: record}, content)
+    write_bytes(path, content.getvalue())
 
 
 def digital_state(model: nn.Module) -> dict[str, Tensor]:
@@ -161,7 +148,3 @@ def digital_state(model: nn.Module) -> dict[str, Tensor]:
 
 def _tensors(value: object) -> bool:
     return isinstance(value, dict) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in value.items())
-
-
-def _version_of(record: object) -> object:
-    return record.get("version") if isinstance(record, dict) else type(record).__name__

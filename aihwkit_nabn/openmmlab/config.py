@@ -8,7 +8,7 @@ import importlib.util
 import io
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -237,10 +237,23 @@ def without_downloads(settings: Any) -> Any:
 
 
 def _is_pretrained(value: Any) -> bool:
-    return isinstance(value, Mapping) and getattr(value.get("type"), "__name__", value.get("type")) in (
-        "Pretrained",
-        "PretrainedInit",
-    )
+    return isinstance(value, Mapping) and type_name(value.get("type")) in ("Pretrained", "PretrainedInit")
+
+
+def type_name(kind: object) -> str:
+    """Return the bare name of a type in a config: given as text, with a scope or without, or as a class."""
+    return str(getattr(kind, "__name__", kind)).rpartition(".")[2]
+
+
+def pipelines_in(part: Any) -> Iterator[list[Any]]:
+    """Yield the pipelines in a data set's config, those of the sets that it wraps too."""
+    if isinstance(part, Mapping):
+        if isinstance(part.get("pipeline"), list):
+            yield part["pipeline"]
+        part = list(part.values())
+    if isinstance(part, (list, tuple)):
+        for entry in part:
+            yield from pipelines_in(entry)
 
 
 def _config_folder(scope: str) -> Path:

@@ -1,30 +1,21 @@
-"""Example pictures: what the digital network, the chip, and the calibrated chip see in the first test images."""
+"""Example pictures of a config's test set, see `aihwkit_nabn.evaluation.examples`."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+import functools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 import torch
 from mmengine.dataset import pseudo_collate
-from PIL import Image, ImageDraw
+from PIL import Image
 from torch import nn
 
-from aihwkit_nabn.chip import set_read_noise_seed
-from aihwkit_nabn.evaluation.methods import PLAIN, label_methods
-from aihwkit_nabn.evaluation.protocol import EvaluationProtocol
-from aihwkit_nabn.files import write_text
-from aihwkit_nabn.results import Cell, Results
-from aihwkit_nabn.results.placement import excluded_names
-from aihwkit_nabn.seeding import derive_seed
-
-_WIDTH = 480  # pixels of a drawn picture at most
-_SCORE = 0.4  # boxes below it are not drawn
-_OPACITY = 0.6
+from aihwkit_nabn.evaluation.examples import SCORE, Example, View
+from aihwkit_nabn.evaluation.examples import write_examples as write
+from aihwkit_nabn.results import Results
 
 
 def write_examples(
@@ -34,123 +25,36 @@ def write_examples(
 
     The setting is the one that costs most without calibration, the method the best one there, the chip the first.
 
-    Args:
-        result: What was measured.
-        model: The digital model.
-        arguments: What `evaluate` was called with.
-        dataset: The test set.
-        count: Number of images at most.
-        folder: Gets JPEG files and ``examples.json``, which names them.
-
-    Returns:
-        The folder.
+    `arguments` are those that `evaluate` was called with. The folder, which is returned, gets JPEG files and
+    ``examples.json``, which names them.
     """
-    cells = result.cells()
-    worst = min((c for c in cells if not c.calibrated), key=lambda c: c.estimate.mean)
-    rivals = [c for c in cells if c.calibrated and c.record.scenario == worst.record.scenario]
-    best: Cell | None = max(rivals, key=lambda c: c.estimate.mean, default=None)
     samples = [dataset[index] for index in range(min(count, len(dataset)))]
-    seen = [("digital", _predict(model, samples))]
-    seen += _on_chip(model, arguments, worst, best, samples)
-    classes = list(dataset.metainfo.get("classes") or ())
-    colors = _colors(len(classes))
-    images = []
-    for number, sample in enumerate(samples):
+    examples = []
+    for sample in samples:
         data = sample["data_samples"]
         picture = Image.open(data.img_path).convert("RGB")
-        views = [("ground truth", data, True), *((title, found[number], False) for title, found in seen)]
-        panels = []
-        for index, (title, view, truth) in enumerate(views):
-            drawn = _draw(picture, view, colors, truth=truth)
-            if drawn is not None:
-                file = folder / f"{number:02d}_{index}.jpg"
-                folder.mkdir(parents=True, exist_ok=True)
-                drawn.save(file, quality=80, optimize=True)
-                panels.append({"title": title, "file": file.name})
-        images.append({"name": Path(data.img_path).name, "panels": panels})
-    content = {
-        "scenario": worst.record.scenario,
-        "chip_seed": worst.record.chip_seed,
-        "method": None if best is None else best.record.method,
-        "classes": [
-            {"name": name, "color": f"#{r:02x}{g:02x}{b:02x}"} for name, (r, g, b) in zip(classes, colors, strict=True)
-        ],
-        "images": images,
-    }
-    write_text(folder / "examples.json", json.dumps(content, indent=1) + "\n")
-    return folder
+        examples.append(Example(name=Path(data.img_path).name, picture=picture, truth=view_of(data, truth=True)))
+    classes = list(dataset.metainfo.get("classes") or ())
+    return write(result, model, arguments, examples, functools.partial(predict, samples=samples), classes, folder)
 
 
-def _on_chip(
-    model: nn.Module, arguments: Mapping[str, Any], worst: Cell, best: Cell | None, samples: list[Any]
-) -> list[tuple[str, list[Any]]]:
-    scenario = next(s for s in arguments["scenarios"] if s.name == worst.record.scenario)
-    sets, seed = arguments["calibration_batches"] or {}, arguments["seed"]
-    exclude = arguments["exclude"]
-    protocol = EvaluationProtocol(
-        model,
-        seed=seed,
-        forward_fn=arguments["forward_fn"],
-        reference_forward_fn=arguments["reference_forward_fn"],
-        exclude=excluded_names(exclude),
-        range_batches=sets.get(PLAIN),
-    )
-    analog = protocol.convert(scenario.rpu_config)
-    protocol.program(analog, scenario, seed)  # of the first chip, whose record a cell holds
-    set_read_noise_seed(analog, derive_seed(seed, "evaluate"))
-    seen = [("on the chip", _predict(analog, samples))]
-    if best is not None:
-        # By its label: one method may be there with several options.
-        spec = next(s for s in label_methods(arguments["methods"]) if s.label == best.record.method)
-        protocol.calibrate_with(analog, seed, spec.method, sets.get(str(spec.batches)), **spec.options)
-        set_read_noise_seed(analog, derive_seed(seed, "evaluate"))
-        seen.append((f"on the chip, {best.record.method}", _predict(analog, samples)))
-    return seen
-
-
-def _predict(model: nn.Module, samples: list[Any]) -> list[Any]:
+def predict(model: nn.Module, samples: Sequence[Any], score: float = SCORE) -> list[View]:
+    """Return what a network finds in samples of a test set, without boxes below a score."""
     network: Any = model
     with torch.no_grad():
-        return [network.test_step(pseudo_collate([sample]))[0].cpu() for sample in samples]
+        found = [network.test_step(pseudo_collate([sample]))[0].cpu() for sample in samples]
+    return [view_of(one, truth=False, score=score) for one in found]
 
 
-def _colors(count: int) -> list[tuple[int, int, int]]:
-    palette = matplotlib.colormaps["tab10" if count <= 10 else "tab20"]
-    colors = [palette(index % palette.N) for index in range(count)]
-    return [(round(255 * red), round(255 * green), round(255 * blue)) for red, green, blue, _ in colors]
-
-
-def _draw(picture: Image.Image, view: Any, colors: list[tuple[int, int, int]], *, truth: bool) -> Image.Image | None:
-    """Return the picture with boxes or classes drawn on it; None where the view holds neither."""
-    drawn = picture.copy()
-    segments = getattr(view, "gt_sem_seg" if truth else "pred_sem_seg", None)
-    instances = getattr(view, "gt_instances" if truth else "pred_instances", None)
+def view_of(sample: Any, *, truth: bool, score: float = SCORE) -> View:
+    """Return what a data sample holds, of its labels or its predictions."""
+    segments = getattr(sample, "gt_sem_seg" if truth else "pred_sem_seg", None)
+    instances = getattr(sample, "gt_instances" if truth else "pred_instances", None)
     if segments is not None:
-        labels = segments.data.squeeze(0).cpu().numpy().astype(np.int64)
-        known = labels < len(colors)
-        table = np.asarray([*colors, (0, 0, 0)], dtype=np.float64)
-        overlay = table[np.where(known, labels, len(colors))]
-        if labels.shape != (picture.height, picture.width):
-            return None
-        opacity = np.where(known, _OPACITY, 0.0)[..., None]
-        mixed = (1 - opacity) * np.asarray(picture, dtype=np.float64) + opacity * overlay
-        drawn = Image.fromarray(mixed.round().astype(np.uint8))
-        return _scaled(drawn)
+        return View(segments=segments.data.squeeze(0).cpu().numpy().astype(np.int64))
     if instances is None or "bboxes" not in instances:
-        return None
+        return View()
     if not truth:
-        instances = instances[instances.scores > _SCORE]
+        instances = instances[instances.scores > score]
     boxes = getattr(instances.bboxes, "tensor", instances.bboxes)
-    scale = min(1.0, _WIDTH / drawn.width)
-    drawn = _scaled(drawn)
-    pen = ImageDraw.Draw(drawn)
-    for box, label in zip(boxes.tolist(), instances.labels.tolist(), strict=True):
-        x1, y1, x2, y2 = (value * scale for value in box)
-        pen.rectangle((min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)), outline=colors[label], width=2)
-    return drawn
-
-
-def _scaled(picture: Image.Image) -> Image.Image:
-    if picture.width <= _WIDTH:
-        return picture
-    return picture.resize((_WIDTH, round(picture.height * _WIDTH / picture.width)))
+    return View(boxes=list(zip(boxes.tolist(), instances.labels.tolist(), strict=True)))

@@ -28,10 +28,10 @@ from aihwkit_nabn.openmmlab.batches import (
 )
 from aihwkit_nabn.openmmlab.checkpoints import (
     CHIP_KEY,
+    FitCheckpoint,
     chip_record,
     digital_state,
     drop_placeholders,
-    fit_checkpoint,
     restore_chip,
     write_checkpoint,
 )
@@ -53,23 +53,22 @@ class AnalogHook(Hook):
     ``custom_hooks = [dict(type='AnalogHook', rpu_config=dict(type='PCMPreset'), t_inference='1d')]``
 
     Before a test, after the checkpoint has been loaded, a copy of the model is converted, programmed and calibrated;
-    while training, the same happens for each validation. It comes after hooks that change weights for a test (moving
-    averages). The copy is the runner's model inside the iterations of the test alone: at every other point all hooks
-    meet the digital model, and training goes on with it as if there had been no chip.
+    during training, the same happens for each validation. The hook runs after those that change weights for a test
+    (moving averages). The copy is the runner's model inside the iterations of the test alone: all other code sees the
+    digital model, and training goes on with it as if there had been no chip.
 
     Args:
         rpu_config: The noise setting, see `build_rpu_config`.
         seed: The chip's seed.
         t_inference: Time after programming: seconds or text such as ``'1d'``.
-        calibration: None for the chip as programmed, True for the default method, or
-            ``dict(method='paired', max_samples=256)``, each entry of which may be left out, with optional
-            ``batch_size`` (images per calibration batch), ``pipeline`` (``'train'`` or ``'test'``),
-            ``reference_skips`` (see `build_methods`) and the method's own options. The images are the train set's,
-            without labels.
+        calibration: None for the chip as programmed, True for the default method, or ``dict(method='paired',
+            max_samples=256)``. Both entries are optional, as are ``batch_size`` (images per calibration batch),
+            ``pipeline`` (``'train'`` or ``'test'``), ``reference_skips`` (see `build_methods`) and the method's own
+            options. The images are the train set's, without labels.
         exclude: Names of modules that stay digital, ``*`` and ``?`` match; or files that `nabn place` wrote.
-        in_val: Whether validations while training are on the chip too.
-        out_file: After a test, write a checkpoint with the chip and its calibration: a path, relative to the work
-            folder. Tested with the same hook, it gives the same chip without calibrating again.
+        in_val: Whether validations during training run on the chip too.
+        out_file: Where to write a checkpoint with the chip and its calibration after a test, relative to the work
+            folder. Tested with the same hook, the checkpoint gives the same chip without calibrating again.
 
     Attributes:
         enabled: False leaves the model alone.
@@ -112,8 +111,7 @@ class AnalogHook(Hook):
     def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
         """Remember the chip of a checkpoint that has one."""
         if self.enabled:
-            for note in fit_checkpoint(unwrapped(runner.model), checkpoint):
-                runner.logger.warning(note)
+            FitCheckpoint().after_load_checkpoint(runner, checkpoint)
         self._stored = checkpoint.get(CHIP_KEY)
 
     @property
@@ -213,7 +211,7 @@ class AnalogHook(Hook):
         runner.logger.info(
             "the checkpoint's own chip and calibration are used"
             if found
-            else "the checkpoint holds a chip of other settings: it is not used"
+            else "the checkpoint's chip has other settings, so it is not used"
         )
         return found
 
@@ -282,7 +280,7 @@ def start_test(runner: Any) -> nn.Module:
     for hook in runner.hooks:
         if isinstance(hook, AnalogHook) and hook.enabled:
             hook.enabled = False
-            runner.logger.info("AnalogHook is switched off: the model is converted for every noise setting anew")
+            runner.logger.info("AnalogHook is switched off: this run converts the model itself, for each noise setting")
     runner.call_hook("before_test")
     runner.call_hook("before_test_epoch")
     return unwrapped(runner.model).eval()

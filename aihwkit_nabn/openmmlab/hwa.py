@@ -10,12 +10,12 @@ from mmengine.hooks import Hook
 
 from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.nn.rewiring import copy_whole
-from aihwkit_nabn.openmmlab.batches import type_name
-from aihwkit_nabn.openmmlab.config import register_modules, scope_of
+from aihwkit_nabn.openmmlab.config import register_modules, scope_of, type_name
 from aihwkit_nabn.openmmlab.iterations import unwrapped
 from aihwkit_nabn.openmmlab.training import HardwareAwareTrainingHook
 from aihwkit_nabn.seeding import derive_seed, isolated_rng
 from aihwkit_nabn.training import TrainedModel, TrainingNoise
+from aihwkit_nabn.training.recipe import Recipe
 from aihwkit_nabn.training.report import TrainingReport
 
 if TYPE_CHECKING:
@@ -27,14 +27,10 @@ _SHARE = 0.1  # of the learning rate that the config trains with, as aihwkit's r
 
 
 def check_training(config: Config, learning_rate: float | None = None) -> float:
-    """Return the learning rate a config would be trained with.
-
-    Args:
-        config: From `load_config`.
-        learning_rate: The one asked for; None: a tenth of the config's.
+    """Return the learning rate to train a config's model with: the one asked for, or a tenth of the config's.
 
     Raises:
-        NabnError: the config says not how it is trained, or not at which learning rate.
+        NabnError: the config does not say how it is trained, or at which learning rate.
     """
     for field in ("train_dataloader", "optim_wrapper"):
         if not config.get(field):
@@ -54,12 +50,9 @@ def train_config(
     *,
     noise: TrainingNoise,
     rpu_config: Any,
-    epochs: int,
-    learning_rate: float | None,
-    clip_sigma: float | None,
-    seed: int,
-    workers: int | None = None,
+    recipe: Recipe,
     work_dir: str,
+    workers: int | None = None,
 ) -> TrainedModel:
     """Fine-tune a config's model with the noise of a chip in its weights, as `HardwareAwareTrainingHook` does.
 
@@ -72,25 +65,22 @@ def train_config(
         model: The config's digital network; not changed.
         noise: What is drawn into the weights.
         rpu_config: The chip's configuration.
-        epochs: Passes over the train set, >= 1.
-        learning_rate: At the start; None: a tenth of the config's.
-        clip_sigma: See `HardwareAwareTrainingHook`.
-        seed: Of the noise, the order of the images and their augmentation.
-        workers: Processes that read images; None: as the config has it.
+        recipe: Its seed is that of the noise, the order of the images and their augmentation.
         work_dir: Folder of mmengine's logs.
+        workers: Processes that read images; None: as the config has it.
 
     Raises:
         NabnError: see `check_training`.
     """
     from mmengine.runner import Runner
 
-    rate = check_training(config, learning_rate)
+    rate, epochs = check_training(config, recipe.learning_rate), recipe.epochs
     started = time.perf_counter()
     register_modules(scope_of(config))
     watch = _Watch()
-    with isolated_rng(derive_seed(seed, "training")):
-        runner = Runner.from_cfg(_training_config(config, checkpoint, epochs, rate, seed, workers, work_dir))
-        runner.register_hook(_AtNoise(model, noise, rpu_config, clip_sigma, seed))
+    with isolated_rng(derive_seed(recipe.seed, "training")):
+        runner = Runner.from_cfg(_training_config(config, checkpoint, recipe, rate, workers, work_dir))
+        runner.register_hook(_AtNoise(model, noise, rpu_config, recipe))
         runner.register_hook(watch)
         runner.train()
     twin = copy_whole(model)
@@ -108,8 +98,8 @@ def train_config(
             "optimizer": str(config.optim_wrapper.optimizer.get("type")),
             "learning_rate": rate,
             "schedule": "cosine",
-            "clip_sigma": clip_sigma,
-            "seed": seed,
+            "clip_sigma": recipe.clip_sigma,
+            "seed": recipe.seed,
             "converters": False,
         },
         on_tiles=watch.on_tiles,
@@ -118,7 +108,7 @@ def train_config(
 
 
 def _training_config(
-    config: Config, checkpoint: str, epochs: int, rate: float, seed: int, workers: int | None, work_dir: str
+    config: Config, checkpoint: str, recipe: Recipe, rate: float, workers: int | None, work_dir: str
 ) -> Config:
     cfg = config.copy()
     cfg.load_from, cfg.resume, cfg.work_dir, cfg.launcher = checkpoint, False, work_dir, "none"
@@ -132,15 +122,14 @@ def _training_config(
         loader.num_workers = workers
     if not loader.get("num_workers"):
         loader.persistent_workers = False
-    cfg.train_cfg = {"by_epoch": True, "max_epochs": epochs}
+    cfg.train_cfg = {"by_epoch": True, "max_epochs": recipe.epochs}
     cfg.optim_wrapper.optimizer.lr = rate
     cfg.param_scheduler = [
-        {"type": "CosineAnnealingLR", "T_max": epochs, "by_epoch": True, "convert_to_iter_based": True}
+        {"type": "CosineAnnealingLR", "T_max": recipe.epochs, "by_epoch": True, "convert_to_iter_based": True}
     ]
-    hooks = {**(cfg.get("default_hooks") or {}), "checkpoint": None}
-    cfg.default_hooks = hooks
+    cfg.default_hooks = {**(cfg.get("default_hooks") or {}), "checkpoint": None}
     cfg.custom_hooks = [hook for hook in cfg.get("custom_hooks") or () if type_name(hook.get("type")) not in _OURS]
-    cfg.randomness = {"seed": derive_seed(seed, "training") % 2**32}
+    cfg.randomness = {"seed": derive_seed(recipe.seed, "training") % 2**32}
     cfg.log_level = "WARNING"
     cfg.experiment_name = f"hardware_aware_{time.time_ns()}"
     return cfg
@@ -149,12 +138,9 @@ def _training_config(
 class _AtNoise(HardwareAwareTrainingHook):
     """Trains a network that is loaded already at a noise that is known already."""
 
-    def __init__(
-        self, model: nn.Module, noise: TrainingNoise, rpu_config: Any, clip_sigma: float | None, seed: int
-    ) -> None:
-        super().__init__(rpu_config, clip_sigma=clip_sigma, seed=seed)
-        self._model = model
-        self._given = noise
+    def __init__(self, model: nn.Module, noise: TrainingNoise, rpu_config: Any, recipe: Recipe) -> None:
+        super().__init__(rpu_config, clip_sigma=recipe.clip_sigma, seed=recipe.seed)
+        self._model, self._given = model, noise
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
         checkpoint["state_dict"] = self._model.state_dict()  # whichever of the file's weights these are

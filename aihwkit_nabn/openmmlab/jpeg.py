@@ -11,7 +11,7 @@ from PIL import Image
 
 from aihwkit_nabn.data.jpeg import check_quality, compress_image
 from aihwkit_nabn.errors import NabnError
-from aihwkit_nabn.openmmlab.batches import type_name
+from aihwkit_nabn.openmmlab.config import pipelines_in, type_name
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -21,7 +21,7 @@ _LOADERS = ("LoadImageFromFile", "LoadImageFromNDArray")
 
 @TRANSFORMS.register_module()
 class CompressJPEG:
-    """``dict(type='CompressJPEG', quality=30)`` behind ``LoadImageFromFile``: the image went through JPEG.
+    """Compresses images as JPEG: ``dict(type='CompressJPEG', quality=30)`` behind ``LoadImageFromFile``.
 
     Args:
         quality: From 1 to 95, Pillow's scale.
@@ -54,30 +54,18 @@ def compress_inputs(config: Config, quality: int) -> Config:
     Raises:
         NabnError: the quality is out of range, or a pipeline loads no image.
     """
-    check_quality(quality)
     config = copy.deepcopy(config)
+    transform = {"type": "CompressJPEG", "quality": check_quality(quality)}
     for field in ("test_dataloader", "train_dataloader"):
         dataset = (config.get(field) or {}).get("dataset")
-        if dataset and not _insert(dataset, quality):
-            raise NabnError(f"{field} of {config.filename!r} has no pipeline with {_LOADERS[0]}: no place for JPEG")
-    return config
-
-
-def _insert(part: Any, quality: int) -> bool:
-    """Insert the transform behind every loader in a data set's config, wrappers included; tell whether there is one."""
-    if isinstance(part, (list, tuple)):
-        return any([_insert(entry, quality) for entry in part])
-    if not isinstance(part, dict):
-        return False
-    found = False
-    for value in part.values():
-        found |= _insert(value, quality)
-    pipeline = part.get("pipeline")
-    if isinstance(pipeline, list):
-        places = [
-            i for i, step in enumerate(pipeline) if isinstance(step, dict) and type_name(step.get("type")) in _LOADERS
+        loaders = [
+            (pipeline, place)
+            for pipeline in pipelines_in(dataset)
+            for place, step in enumerate(pipeline)
+            if isinstance(step, dict) and type_name(step.get("type")) in _LOADERS
         ]
-        for place in reversed(places):
-            pipeline.insert(place + 1, {"type": "CompressJPEG", "quality": quality})
-        found |= bool(places)
-    return found
+        if dataset and not loaders:
+            raise NabnError(f"{field} of {config.filename!r} has no pipeline with {_LOADERS[0]}: no place for JPEG")
+        for pipeline, place in reversed(loaders):
+            pipeline.insert(place + 1, dict(transform))
+    return config

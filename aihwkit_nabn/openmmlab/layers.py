@@ -88,12 +88,9 @@ class NoiseAwareDeformConv2d(NoiseAwareLayer):
     def from_digital(
         cls, module: Any, rpu_config: RPUConfigBase, tile_module_class: object = None
     ) -> NoiseAwareDeformConv2d:
-        """Return the analog form of mmcv's layer, weights copied.
+        """Return the analog form of mmcv's layer, of any geometry, weights copied.
 
-        Args:
-            module: The layer; any stride, padding, dilation, groups and deform_groups.
-            rpu_config: Configuration of the tiles; taken over as it is.
-            tile_module_class: Not used: the layer always holds a tile array. Part of aihwkit's signature.
+        `tile_module_class` is part of aihwkit's signature, and not used: the layer always holds a tile array.
         """
         geometry: dict[str, Any] = {
             name: _pair(getattr(module, name)) for name in ("kernel_size", "stride", "padding", "dilation")

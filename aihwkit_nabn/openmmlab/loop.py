@@ -34,8 +34,8 @@ from aihwkit_nabn.seeding import check_seed
 class AnalogTestLoop(TestLoop):
     """``test_cfg = dict(type='AnalogTestLoop', rpu_config=dict(type='PCMPreset'), methods=['none', 'paired'])``.
 
-    Runs under the upstream ``test.py``. Ends with a table, a folder ``analog`` in the run's log folder (JSON, tables,
-    plots), and scalars for the visualizer. An `AnalogHook` in the same config is switched off.
+    Runs under the upstream ``test.py``. Prints a table, writes a folder ``analog`` (JSON, tables, plots) into the run's
+    log folder, and gives scalars to the visualizer. An `AnalogHook` in the same config is switched off.
 
     Args:
         runner: Given by mmengine, as are the next two.
@@ -46,19 +46,19 @@ class AnalogTestLoop(TestLoop):
         methods: See `build_methods`; the chip as programmed (``'none'``) is always among them.
         chips: Number of chips per scenario.
         seed: Chip ``i`` is programmed with ``seed + i``; also fixes the calibration images.
-        calibration_seed: Fixes the calibration images in its place.
+        calibration_seed: Fixes the calibration images instead.
         max_samples: Number of calibration images; None takes the whole train set.
         calibration_batch_size: Images per calibration batch; None: as the train set's loader has it.
         pipeline: ``'train'`` or ``'test'`` for the calibration images of all methods; None: what suits each.
         exclude: Names of modules that stay digital, ``*`` and ``?`` match; or files that `nabn place` wrote.
         fp16: Measure under autocast.
         per_class: Report mIoU and box mAP also class by class, as ``mIoU/car``.
-        examples: Number of test images whose predictions are drawn, digital, on the first chip as programmed, and on
-            the calibrated chip: in the folder ``examples`` beside the results.
+        examples: Number of test images whose predictions are drawn into the folder ``examples`` beside the results:
+            digital, on the first chip as programmed, and on the calibrated chip.
         take: Which weights of a checkpoint that holds several: ``'model'``, ``'ema'`` or their place in it; None: those
             that mmengine takes.
-        records: File that keeps measurements as they come; None: ``records.jsonl`` beside the results.
-        resume: Go on with what an interrupted run of the same network and settings left in `records`.
+        records: File to keep each measurement in as soon as it is made; None: ``records.jsonl`` beside the results.
+        resume: Continue the interrupted run of the same network and settings that wrote `records`.
 
     Raises:
         NabnError: an argument has a value that is not allowed.

@@ -19,18 +19,13 @@ _MAIN = ("bbox_mAP", "mIoU", "segm_mAP")
 def evaluator_of(loop: Any, *, fp16: bool = False, per_class: bool = False) -> Callable[[nn.Module], dict[str, float]]:
     """Return ``eval_fn(model)``: the loop's data through the model's ``test_step`` into the loop's evaluator.
 
-    The result holds every number the evaluator reports, those people quote first; text and NaN are left out.
-
-    Args:
-        loop: Has the data and the evaluator.
-        fp16: Measure under autocast.
-        per_class: Let COCO's and mmsegmentation's metrics report every class too, as ``bbox_mAP/car``, ``mIoU/car``.
+    The result holds every number the evaluator reports, those people quote first; text and NaN are left out. With
+    `per_class`, COCO's and mmsegmentation's metrics report every class too, as ``bbox_mAP/car``, ``mIoU/car``.
     """
     count_only_tested(loop)
     for metric in loop.evaluator.metrics:
         measure_without_boxes(metric)
-    if per_class:
-        for metric in loop.evaluator.metrics:
+        if per_class:
             report_classes(metric)
 
     def eval_fn(model: nn.Module) -> dict[str, float]:
@@ -51,8 +46,7 @@ def numbers_of(metrics: dict[str, Any]) -> dict[str, float]:
         for name, value in metrics.items()
         if isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(float(value))
     }
-    order = sorted(found, key=lambda name: (_rank(name), list(found).index(name)))
-    return {name: found[name] for name in order}
+    return {name: found[name] for name in sorted(found, key=_rank)}
 
 
 def _rank(name: str) -> int:

@@ -1,4 +1,4 @@
-"""What to install where a config names a package that is not there."""
+"""What to install where a config names a package that is not installed."""
 
 from __future__ import annotations
 
@@ -29,9 +29,6 @@ _WORDS = (
 @contextlib.contextmanager
 def explained(what: str) -> Iterator[None]:
     """Say what to install if something inside fails because a package is missing; other errors stay what they are.
-
-    Args:
-        what: What needs it, for the message.
 
     Raises:
         MissingDependencyError: a package is missing.

@@ -1,4 +1,4 @@
-"""Keeping what mmengine and the metrics print in a file."""
+"""Writing what mmengine and the metrics print to a file."""
 
 from __future__ import annotations
 

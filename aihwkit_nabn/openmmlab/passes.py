@@ -34,11 +34,7 @@ def calibration_pass(network: nn.Module, data: Any) -> str:
     """Return the name of the pass that a network is calibrated through.
 
     A chip and its digital model take the same one: what either of them finds in an image may decide whether a layer
-    runs at all.
-
-    Args:
-        network: Digital or analog.
-        data: A batch from its `data_preprocessor`, on which it is tried if it has not been yet.
+    runs at all. `data`, a batch from the `data_preprocessor`, is what a network is tried on the first time.
     """
     if network not in _PASSES:
         known = next((name for other, name in list(_PASSES.items()) if _same_network(network, other)), None)
@@ -137,16 +133,12 @@ def _copied(sample: Any, size: tuple[int, ...] | None) -> Any:
 def _undisturbed(network: nn.Module) -> Iterator[None]:
     """Let a network be tried out inside the block: no noise is drawn, and whoever watches it sees nothing."""
     parts = [m for m in network.modules() if isinstance(m, (OutputAlignment, NoiseAwareBatchNorm))]
-    kept = [(part, part.observer, getattr(part, "live", None)) for part in parts]
+    kept = [(part, name, getattr(part, name)) for part in parts for name in ("observer", "live") if hasattr(part, name)]
     with torch.no_grad(), unwatched(), exact_products(network), isolated_rng(0):
         try:
-            for part in parts:
-                part.observer = None
-                if isinstance(part, NoiseAwareBatchNorm):
-                    part.live = None
+            for part, name, _ in kept:
+                setattr(part, name, None)
             yield
         finally:
-            for part, observer, live in kept:
-                part.observer = observer
-                if isinstance(part, NoiseAwareBatchNorm):
-                    part.live = live
+            for part, name, value in kept:
+                setattr(part, name, value)

@@ -10,7 +10,8 @@ import importlib.metadata
 import importlib.util
 import pickle
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import numpy as np
 import torch
 
 from aihwkit_nabn.data.weights import DAMAGED, PLAIN
-from aihwkit_nabn.errors import NabnError
+from aihwkit_nabn.errors import NabnError, first_line
 
 
 def allow_mmengine_checkpoints() -> None:
@@ -58,7 +59,7 @@ def _history_attribute(owner: Any, name: str) -> Any:
     from mmengine.logging.history_buffer import HistoryBuffer
 
     if not (isinstance(owner, HistoryBuffer) or owner is HistoryBuffer) or name.startswith("_"):
-        raise pickle.UnpicklingError(f"attribute {name!r} of a {type(owner).__name__} is not to be looked up")
+        raise pickle.UnpicklingError(f"attribute {name!r} of a {type(owner).__name__} must not be looked up")
     return getattr(owner, name)
 
 
@@ -74,14 +75,12 @@ def _load_safely(file: Any, map_location: Any = None, weights_only: bool | None 
     try:
         content = torch.load(file, map_location=map_location, weights_only=True)
     except DAMAGED as error:
-        raise NabnError(
-            f"checkpoint {file} is damaged or no checkpoint: {(str(error) or 'it ends too early').splitlines()[0]}"
-        ) from error
+        reason = first_line(error) if str(error) else "it ends too early"
+        raise NabnError(f"checkpoint {file} is damaged or not a checkpoint: {reason}") from error
     except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0] if str(error) else "unreadable"
         raise NabnError(
             f"checkpoint {file} is damaged or holds more than tensors and plain data, which could run code when read: "
-            f"{reason}; if you trust it, allow its classes with torch.serialization.add_safe_globals"
+            f"{first_line(error)}; if you trust it, allow its classes with torch.serialization.add_safe_globals"
         ) from error
     if not isinstance(content, dict):
         raise NabnError(f"checkpoint {file} must hold a state dict, got a {type(content).__name__}")
@@ -138,18 +137,23 @@ def measure_without_boxes(metric: Any) -> None:
     score of 0, which meets no object. Other metrics stay as they are; calling it twice does nothing more. Upstream:
     open-mmlab/mmdetection#8907; can go when it reports zeros.
     """
-    if not hasattr(metric, "_coco_api") or getattr(metric, "_nabn_without_boxes", False):
+    if not hasattr(metric, "_coco_api"):
         return
-    original = metric.compute_metrics
 
-    def compute(results: Any) -> Any:
+    def compute(original: Any, results: Any) -> Any:
         if results and not any(len(found["labels"]) for _, found in results):
             (truth, found), *others = results
             results = [(truth, found | _box_of_nothing(truth, "masks" in found)), *others]
         return original(results)
 
-    metric.compute_metrics = compute
-    metric._nabn_without_boxes = True
+    _change(metric, "_nabn_without_boxes", compute)
+
+
+def _change(metric: Any, mark: str, compute: Callable[[Any, Any], Any]) -> None:
+    """Let a metric compute its numbers by ``compute(its own function, results)``, unless the mark says it does."""
+    if not hasattr(metric, mark):
+        metric.compute_metrics = partial(compute, metric.compute_metrics)
+        setattr(metric, mark, True)
 
 
 def _box_of_nothing(truth: dict[str, Any], with_mask: bool) -> dict[str, Any]:
@@ -170,25 +174,20 @@ def report_classes(metric: Any) -> None:
     metrics stay as they are. Calling it twice does nothing more. Can go when both report classes as numbers in their
     results; today one has them in its log only.
     """
-    if getattr(metric, "_nabn_classes", False):
-        return
-    original = metric.compute_metrics
     if hasattr(metric, "classwise"):
         metric.classwise = True
 
-        def compute(results: Any) -> Any:
+        def compute(original: Any, results: Any) -> Any:
             return _renamed(original(results), f"{metric.metrics[-1]}_mAP")
 
     elif hasattr(metric, "total_area_to_metrics"):
 
-        def compute(results: Any) -> Any:
-            classes = metric.dataset_meta["classes"]
-            return {**original(results), **_class_iou(results, classes)}
+        def compute(original: Any, results: Any) -> Any:
+            return {**original(results), **_class_iou(results, metric.dataset_meta["classes"])}
 
     else:
         return
-    metric.compute_metrics = compute
-    metric._nabn_classes = True
+    _change(metric, "_nabn_classes", compute)
 
 
 def _renamed(metrics: Any, main: str) -> Any:

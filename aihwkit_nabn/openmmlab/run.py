@@ -61,9 +61,7 @@ def prepare(
 def build_loop(config: Config, *, take: str | None = None) -> Any:
     """Return the test loop of a config that is ready to measure: model built, weights loaded, nothing run.
 
-    Args:
-        config: From `prepare`.
-        take: Which weights of a checkpoint that holds several, see `AnalogTestLoop`.
+    The config comes from `prepare`; `take` is that of `AnalogTestLoop`.
 
     Raises:
         NabnError: something of the config cannot be built.
@@ -117,7 +115,7 @@ def _join_processes_without_gpu(config: Config) -> None:
     if config.launcher != "pytorch" or torch.cuda.is_available() or dist.is_initialized():
         return
     if "RANK" not in os.environ:
-        raise NabnError("launcher 'pytorch' is for processes that torchrun starts, and this is none: RANK is not set")
+        raise NabnError("launcher 'pytorch' needs torchrun, which did not start this process: RANK is not set")
     dist.init_process_group("gloo")
     atexit.register(_leave_process_group)
     config.model_wrapper_cfg = {"type": "MMDistributedDataParallel", "device_ids": None}

@@ -1,4 +1,4 @@
-"""What configs may say, turned into the package's own objects, checked before anything runs."""
+"""Settings in configs: checked and turned into the package's own objects before anything runs."""
 
 from __future__ import annotations
 
@@ -174,22 +174,14 @@ def check_skips(method: CalibrationMethod | type[CalibrationMethod], skips: obje
 
 
 def check_pipeline(pipeline: object) -> str | None:
-    """Return `pipeline` if it is None or the name of one.
-
-    Raises:
-        NabnError: it is anything else.
-    """
+    """Return `pipeline` if it is None or the name of one, else raise a `NabnError`."""
     if pipeline is not None and pipeline not in PIPELINES:
         raise NabnError(f"pipeline must be 'train', 'test' or None (what suits the method), got {pipeline!r}")
     return pipeline
 
 
 def check_samples(field: str, value: object) -> int | None:
-    """Return a number of samples or None.
-
-    Raises:
-        NabnError: it is neither.
-    """
+    """Return a number of samples or None; raise a `NabnError` if it is neither."""
     return None if value is None else check_count(field, value, minimum=1)
 
 

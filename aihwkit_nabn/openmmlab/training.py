@@ -31,15 +31,15 @@ class HardwareAwareTrainingHook(Hook):
     In every iteration the weights that would lie on tiles carry new normal noise during forward and backward pass; the
     optimizer steps from the weights without noise, which are then clipped. Validations and checkpoints see the weights
     without noise, so that a checkpoint is one of the plain network, for every tool. Training can be resumed: the noise
-    depends on the seed and the iteration only. To be used for fine-tuning: `load_from` a trained checkpoint, a tenth of
-    its learning rate, a few epochs. Converters (``inp_bits``, ``out_bits``) are not simulated while training.
+    depends on the seed and the iteration only. Use it for fine-tuning: `load_from` a trained checkpoint, a tenth of its
+    learning rate, a few epochs. Converters (``inp_bits``, ``out_bits``) are not simulated while training.
 
     Args:
-        rpu_config: The chip's noise setting, see `build_rpu_config`; the noise that does the same to weights is drawn,
+        rpu_config: The chip's noise setting, see `build_rpu_config`; training draws the weight noise that matches it,
             see `aihwkit_nabn.training.matched_noise`.
-        t_inference: Time after programming whose noise is taken: seconds or text such as ``'1d'``.
-        strength: Factor on the noise: 1 is the right one, 0 trains without.
-        clip_sigma: Weights are clipped at so many standard deviations of their layer after each step; None: not.
+        t_inference: Time after programming that the noise is matched at: seconds or text such as ``'1d'``.
+        strength: Factor on the noise: 1 matches the chip, 0 trains without noise.
+        clip_sigma: Weights are clipped at this many standard deviations of their layer after each step; None: never.
         exclude: Names of modules that stay digital, ``*`` and ``?`` match; or files that `nabn place` wrote.
         seed: Of the noise; each rank draws its own.
 
@@ -79,15 +79,18 @@ class HardwareAwareTrainingHook(Hook):
         model = unwrapped(runner.model)
         noise = self.noise_for(model)
         columnwise = bool(self.rpu_config.mapping.weight_scaling_columnwise)
-        self._noise = WeightNoise(model, noise, clip_sigma=self.clip_sigma, columnwise=columnwise, exclude=self.exclude)
-        for optimizer in _optimizers(runner.optim_wrapper):
+        self._noise = weights = WeightNoise(
+            model, noise, clip_sigma=self.clip_sigma, columnwise=columnwise, exclude=self.exclude
+        )
+        wrapper = runner.optim_wrapper
+        for each in wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]:
             self._handles += [
-                optimizer.register_step_pre_hook(lambda *_: self._remove()),
-                optimizer.register_step_post_hook(lambda *_: self._clip()),
+                each.optimizer.register_step_pre_hook(lambda *_: weights.remove()),
+                each.optimizer.register_step_post_hook(lambda *_: weights.clip()),
             ]
         runner.logger.info(
             f"{type(self).__name__}: {self.name} at {self.t_inference:g} s, so training at {noise}"
-            f"{' of each output' if columnwise else ''}\n{self._noise.report}"
+            f"{' of each output' if columnwise else ''}\n{weights.report}"
         )
 
     def noise_for(self, model: nn.Module) -> TrainingNoise:
@@ -128,13 +131,3 @@ class HardwareAwareTrainingHook(Hook):
     def _remove(self) -> None:
         if self._noise is not None:
             self._noise.remove()
-
-    def _clip(self) -> None:
-        if self._noise is not None:
-            self._noise.clip()
-
-
-def _optimizers(wrapper: Any) -> list[torch.optim.Optimizer]:
-    if isinstance(wrapper, OptimWrapperDict):
-        return [each.optimizer for each in wrapper.values()]
-    return [wrapper.optimizer]

@@ -11,9 +11,10 @@ from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.files import write_text
 from aihwkit_nabn.reporting.plot import plot_accuracy
 from aihwkit_nabn.reporting.price import markdown_price, price_rows, verdict
-from aihwkit_nabn.reporting.table import markdown_overview, markdown_table
+from aihwkit_nabn.reporting.table import markdown_differences, markdown_overview
+from aihwkit_nabn.reporting.tables import class_by_class
+from aihwkit_nabn.reporting.text import missing_note
 from aihwkit_nabn.results import Results
-from aihwkit_nabn.results.metrics import main_metrics
 
 
 def write_report(result: Results, path: str | Path) -> Path:
@@ -33,18 +34,11 @@ def write_report(result: Results, path: str | Path) -> Path:
     if path.exists() and not path.is_dir():
         raise NabnError(f"path must be a folder, got the file {str(path)!r}")
     result.to_json(path / "results.json")
-    metrics = main_metrics(result.metrics)  # of the parts, such as one per class, only the numbers
+    metrics = result.main_metrics  # of the parts, such as one per class, only the numbers
     plots = plot_names(metrics)
-    sections = [
-        f"## {name}\n\n{markdown_overview(result, name)}\n![{name}]({plots[name]})\n\n"
-        f"## {name}, scenario by scenario\n\n{markdown_table(result, name)}"
-        for name in metrics
-    ]
-    if price_rows(result):
-        verdicts = "".join(f"\n{line}\n" for name in metrics for line in verdict(result, name))
-        sections.append(f"## price\n\n{markdown_price(result)}{verdicts}")
-    write_text(path / "table.md", "\n".join(sections))
-    summary = pd.concat([result.summary(name) for name in result.metrics], ignore_index=True)
+    write_text(path / "table.md", _document(result, plots))
+    known = [name for name in result.metrics if name not in result.missing] or result.metrics
+    summary = pd.concat([result.summary(name) for name in known], ignore_index=True)
     write_text(path / "table.csv", summary.to_csv(index=False))
     for name in metrics:
         plot_accuracy(result, path / plots[name], name)
@@ -52,6 +46,29 @@ def write_report(result: Results, path: str | Path) -> Path:
             close = (path / plots[name]).with_stem(f"{Path(plots[name]).stem}_close")
             plot_accuracy(result, close, name, leave_out=result.methods[:1])
     return path
+
+
+def _document(result: Results, plots: dict[str, str]) -> str:
+    """Return what is in ``table.md``: everything about the first metric, less about the others."""
+    sections = []
+    told: dict[tuple[float, ...], str] = {}
+    for name, plot in plots.items():
+        values = (result.digital[name], *(record.metrics[name] for record in result.records))
+        if values in told:
+            sections.append(f"## {name}\n\nThe same values as {told[values]}.\n")
+            continue
+        told[values] = name
+        sections.append(f"## {name}\n\n{markdown_overview(result, name)}\n![{name}]({plot})\n")
+        if len(told) == 1:
+            sections.append(f"## {name}, scenario by scenario\n\n{markdown_differences(result, name)}")
+        for table in class_by_class(result, name):
+            sections.append(f"## {name}, class by class: {table.caption}\n\n{table.markdown()}\n\nMeans over chips.\n")
+    if result.missing:
+        sections.append(f"{missing_note(result)}\n")
+    if price_rows(result):
+        verdicts = "".join(f"\n{line}\n" for name in plots for line in verdict(result, name))
+        sections.append(f"## price\n\n{markdown_price(result)}{verdicts}")
+    return "\n".join(sections)
 
 
 def plot_names(metrics: list[str]) -> dict[str, str]:

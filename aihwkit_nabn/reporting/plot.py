@@ -5,10 +5,11 @@ from __future__ import annotations
 import io
 import math
 import textwrap
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
+from typing import Any, Literal, TypeVar
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -20,7 +21,7 @@ from matplotlib.transforms import ScaledTranslation
 from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.files import write_bytes
 from aihwkit_nabn.reporting.style import line_styles
-from aihwkit_nabn.results import Cell, Record, Results
+from aihwkit_nabn.results import Cell, Results
 from aihwkit_nabn.times import format_time
 
 _DPI = 150
@@ -29,8 +30,11 @@ _MARK_GAP = 2.5  # points between the marks of neighbouring methods at one stren
 _PANEL_POINTS = 260  # how wide a panel is, at least
 
 
+Title = TypeVar("Title", str, str | None)
+
+
 @dataclass(frozen=True, kw_only=True)
-class _Axis:
+class Axis:
     """Where a panel's scenarios stand.
 
     Attributes:
@@ -75,26 +79,63 @@ def plot_accuracy(
         raise NabnError(f"path must end in .png, got {str(path)!r}")
     name = result.metric_name(metric)
     panels = cells_by_group(result, name, leave_out)
+    return draw_panels(path, panels, dict.fromkeys(panels, result.digital[name]), name, result.n_chips)
+
+
+def draw_panels(
+    path: Path,
+    panels: Mapping[Title, Sequence[Cell]],
+    digital: Mapping[Title, float | Mapping[str, float]],
+    metric: str,
+    chips: int,
+    axis: Axis | None = None,
+) -> Path:
+    """Draw one panel per title, with a legend for all, as a PNG file.
+
+    Args:
+        path: The file.
+        panels: Each panel's cells by its title.
+        digital: The digital model's value by title, and by scenario where it differs.
+        metric: What the vertical axis shows.
+        chips: Number of chips, for the legend.
+        axis: The horizontal axis of all panels; default: what suits each.
+
+    Raises:
+        NabnError: the file cannot be written.
+    """
     columns = 2 if len(panels) == 4 else min(len(panels), 3)
     rows = math.ceil(len(panels) / columns)
     # The object interface: pyplot would keep the figure, and a style the caller has set, for the whole process.
-    crowd = max(len({cell.record.scenario for cell in cells}) for cells in panels.values())
+    crowd = 0 if axis else max(len({cell.record.scenario for cell in cells}) for cells in panels.values())
     width = max(4.2, 0.7 * crowd)
     figure = Figure(figsize=(2.2 + width * columns, 0.4 + 3.4 * rows), dpi=_DPI, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns, sharey=True, squeeze=False).flatten()
-    for panel, (group, cells) in zip(axes, panels.items(), strict=False):
-        draw_panel(panel, cells, result.digital[name])
-        panel.set_title(textwrap.fill(group or "", 52), fontsize=10)
+    for panel, (title, cells) in zip(axes, panels.items(), strict=False):
+        draw_panel(panel, cells, digital[title], axis)
+        panel.set_title(textwrap.fill(title or "", 52), fontsize=10)
     for index, panel in enumerate(axes):
         panel.set_visible(index < len(panels))
         panel.tick_params(labelleft=index % columns == 0)
         if index % columns == 0:
-            panel.set_ylabel(name)
-    axes[0].set_ylim(*value_limits(panels, result.digital[name]))
-    _add_legend(figure, [r for r in result.records if r.method not in leave_out], result.n_chips)
+            panel.set_ylabel(metric)
+    lines = [line.values() if isinstance(line, Mapping) else [line] for line in digital.values()]
+    axes[0].set_ylim(*value_limits(panels, chain.from_iterable(lines)))
+    handles = [Line2D([], [], color="black", linestyle=(0, (5, 3)), linewidth=1.2, label="digital")]
+    for label, style in line_styles(cell.record for cells in panels.values() for cell in cells).items():
+        handles.append(Line2D([], [], **style.options, linewidth=1.6, label=textwrap.fill(label, 24)))
+    title = "1 chip" if chips == 1 else f"{chips} chips,\n95% interval"
+    figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=9, title=title, title_fontsize=9)
+    return write_png(figure, path)
+
+
+def write_png(figure: Figure, path: Path) -> Path:
+    """Write a figure, the same bytes every time.
+
+    Raises:
+        NabnError: the file cannot be written.
+    """
     buffer = io.BytesIO()
-    canvas.print_png(buffer, metadata={"Software": None})
+    FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
     write_bytes(path, buffer.getvalue())
     return path
 
@@ -109,16 +150,23 @@ def cells_by_group(result: Results, metric: str, leave_out: Collection[str] = ()
     return {group: cells for group, cells in panels.items() if cells}
 
 
-def value_limits(panels: Mapping[str | None, Sequence[Cell]], digital: float) -> tuple[float, float]:
-    """Return limits of the vertical axis with which every panel shows all its intervals and the digital value."""
-    lows, highs = zip(*(_ends(cell) for cells in panels.values() for cell in cells), strict=True)
-    return _padded(min(digital, *lows), max(digital, *highs))
+def value_limits(panels: Mapping[Title, Sequence[Cell]], digital: Iterable[float]) -> tuple[float, float]:
+    """Return limits of the vertical axis with which every panel shows all its intervals and the digital values."""
+    ends = [end for cells in panels.values() for cell in cells for end in _ends(cell)]
+    ends += [value for value in digital if not math.isnan(value)]
+    return _padded(min(ends), max(ends))
 
 
-def draw_panel(panel: Axes, cells: Sequence[Cell], digital: float) -> None:
-    """Draw one group's cells: a line per method with its intervals, and the digital value dashed across."""
-    axis = _axis(cells)
-    panel.axhline(digital, color="black", linestyle=(0, (5, 3)), linewidth=1.2, zorder=1)
+def draw_panel(
+    panel: Axes, cells: Sequence[Cell], digital: float | Mapping[str, float], axis: Axis | None = None
+) -> None:
+    """Draw a line per method with its intervals, and the digital value dashed across; see `draw_panels`."""
+    axis = axis or _axis(cells)
+    dashed: dict[str, Any] = {"color": "black", "linestyle": (0, (5, 3)), "linewidth": 1.2, "zorder": 1}
+    if isinstance(digital, Mapping):
+        panel.plot([axis.position[name] for name in digital], list(digital.values()), **dashed)
+    else:
+        panel.axhline(digital, **dashed)
     styles = line_styles(cell.record for cell in cells)
     if axis.log:
         panel.set_xscale("log")
@@ -138,12 +186,9 @@ def draw_panel(panel: Axes, cells: Sequence[Cell], digital: float) -> None:
             x,
             means,
             yerr=halves if any(halves) else None,
-            color=style.color,
-            marker=style.marker,
+            **style.options | ({} if joined else {"linestyle": "none"}),
             markersize=5.5,
-            markerfacecolor=style.face,
             markeredgewidth=1.0,
-            linestyle=style.linestyle if joined else "none",
             linewidth=1.6,
             elinewidth=1.0,
             capsize=2.5,
@@ -154,17 +199,7 @@ def draw_panel(panel: Axes, cells: Sequence[Cell], digital: float) -> None:
             panel.fill_between(x, lows, highs, color=style.color, alpha=0.12, linewidth=0, zorder=2)
     panel.set_xlabel(axis.label)
     if axis.ticks is not None:
-        crowded = not axis.joined and len(axis.ticks) > 5
-        wrap = max(12, 48 // len(axis.ticks))
-        texts = [
-            textwrap.shorten(text, 36, placeholder=" ...") if crowded else textwrap.fill(text, wrap)
-            for text in axis.ticks.values()
-        ]
-        panel.set_xticks(list(axis.ticks), texts, rotation=35 if crowded else 0, fontsize=9)
-        for tick in panel.get_xticklabels():
-            tick.set_horizontalalignment("right" if crowded else "center")
-            tick.set_rotation_mode("anchor" if crowded else "default")
-        panel.xaxis.set_minor_locator(NullLocator())
+        _set_ticks(panel, axis.ticks, named=not axis.joined)
     # The marks' small shift keeps matplotlib from finding the limits itself.
     first, last = min(axis.position.values()), max(axis.position.values())
     if not axis.joined:
@@ -177,9 +212,28 @@ def draw_panel(panel: Axes, cells: Sequence[Cell], digital: float) -> None:
             panel.set_xlim(*(10**exponent for exponent in _padded(math.log10(first), math.log10(last), room)))
         else:
             panel.set_xlim(*_padded(first, last, room))
-    panel.grid(axis="y", color="#dddddd", linewidth=0.6)
+    tidy(panel, "y")
+
+
+def tidy(panel: Axes, grid: Literal["x", "y"]) -> None:
+    """Give a panel the look of all plots: a pale grid along one direction, no frame."""
+    panel.grid(axis=grid, color="#dddddd", linewidth=0.6)
     panel.set_axisbelow(True)
     panel.spines[["top", "right"]].set_visible(False)
+
+
+def _set_ticks(panel: Axes, ticks: Mapping[float, str], *, named: bool) -> None:
+    crowded = named and len(ticks) > 5
+    texts = list(ticks.values())
+    if crowded:
+        texts = [textwrap.shorten(text, 36, placeholder=" ...") for text in texts]
+    elif named:
+        texts = [textwrap.fill(text, max(12, 48 // len(ticks))) for text in texts]
+    panel.set_xticks(list(ticks), texts, rotation=35 if crowded else 0, fontsize=9)
+    for tick in panel.get_xticklabels():
+        tick.set_horizontalalignment("right" if crowded else "center")
+        tick.set_rotation_mode("anchor" if crowded else "default")
+    panel.xaxis.set_minor_locator(NullLocator())
 
 
 def _ends(cell: Cell) -> tuple[float, float]:
@@ -195,26 +249,22 @@ def _padded(low: float, high: float, share: float = 0.06) -> tuple[float, float]
     return low - room, high + room
 
 
-def _axis(cells: Sequence[Cell]) -> _Axis:
+def _axis(cells: Sequence[Cell]) -> Axis:
     records = {cell.record.scenario: cell.record for cell in cells}.values()
     strengths = [record.strength for record in records]
     times = [record.t_inference for record in records]
-    distinct = len(set(strengths)) == len(strengths) and len({record.group for record in records}) == 1
-    if distinct and None not in strengths and len(strengths) > 1:
+    one_group = len({record.group for record in records}) == 1
+    if one_group and None not in strengths and len(set(strengths)) == len(strengths) > 1:
         positions = {record.scenario: float(record.strength or 0.0) for record in records}
-        return _Axis(position=positions, label="noise strength", ticks=_strength_ticks(sorted(positions.values())))
-    if set(strengths) == {None} and len(set(times)) == len(times) > 1 and len({r.group for r in records}) == 1:
+        return Axis(position=positions, label="noise strength", ticks=_strength_ticks(sorted(positions.values())))
+    if one_group and set(strengths) == {None} and len(set(times)) == len(times) > 1:
         # A logarithmic axis has no 0: right after programming stands a decade before the first later time.
         zero = min(time for time in times if time > 0) / 10
         at = {record.scenario: record.t_inference or zero for record in records}
         ticks = {record.t_inference or zero: format_time(record.t_inference) for record in records}
-        return _Axis(position=at, label="time after programming", ticks=ticks, log=True)
-    names = [record.scenario for record in records]
-    return _Axis(
-        position={name: float(index) for index, name in enumerate(names)},
-        ticks={float(index): name for index, name in enumerate(names)},
-        joined=False,
-    )
+        return Axis(position=at, label="time after programming", ticks=ticks, log=True)
+    names = {record.scenario: float(index) for index, record in enumerate(records)}
+    return Axis(position=names, ticks={place: name for name, place in names.items()}, joined=False)
 
 
 def _strength_ticks(strengths: Sequence[float]) -> dict[float, str] | None:
@@ -223,14 +273,3 @@ def _strength_ticks(strengths: Sequence[float]) -> dict[float, str] | None:
     if any(after - before < room for before, after in pairwise(strengths)):
         return None
     return {strength: f"{strength:g}" for strength in strengths}
-
-
-def _add_legend(figure: Figure, records: Sequence[Record], chips: int) -> None:
-    handles = [Line2D([], [], color="black", linestyle=(0, (5, 3)), linewidth=1.2, label="digital")]
-    for label, style in line_styles(records).items():
-        line = Line2D([], [], color=style.color, marker=style.marker, linestyle=style.linestyle, linewidth=1.6)
-        line.set_markerfacecolor(style.face)
-        line.set_label(textwrap.fill(label, 24))
-        handles.append(line)
-    title = "1 chip" if chips == 1 else f"{chips} chips,\n95% interval"
-    figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=9, title=title, title_fontsize=9)

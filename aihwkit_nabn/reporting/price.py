@@ -5,18 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
+from aihwkit_nabn.reporting.tables import Entry, Table
 from aihwkit_nabn.reporting.text import number_style
 from aihwkit_nabn.results import Estimate, Results, paired_difference
 
-_HEADERS = ("row", "images", "labels", "images passed", "training, s", "calibration, s per chip")
+_HEADERS = ["row", "images", "labels", "images passed", "training, s", "calibration, s per chip"]
 _NOTE = (
-    "Images passed: training images times epochs. Training is done once per noise setting (mean over settings), "
-    "calibration on every chip."
+    "Images passed: training images times epochs. Training runs once per noise setting (mean over settings), "
+    "calibration once per chip."
 )
 
 
@@ -107,27 +106,23 @@ def price_rows(result: Results) -> list[dict[str, Any]]:
 
 def markdown_price(result: Results) -> str:
     """Return images, labels and seconds of each row as GitHub markdown."""
-    lines = ["| " + " | ".join(_HEADERS) + " |", "| --- |" + " ---: |" * (len(_HEADERS) - 1)]
-    lines += ["| " + " | ".join(_texts(row)) + " |" for row in price_rows(result)]
-    return "\n".join([*lines, "", _NOTE]) + "\n"
+    return f"{_price_table(result).markdown()}\n\n{_NOTE}\n"
 
 
 def print_price(result: Results, console: Console) -> None:
     """Print images, labels and seconds of each row, and what calibration after training adds."""
-    table = Table(title=Text("price", style="bold"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for index, header in enumerate(_HEADERS):
-        table.add_column(Text(header), justify="right" if index else "left")
-    for row in price_rows(result):
-        table.add_row(*(Text(text) for text in _texts(row)))
-    console.print(table)
-    console.print(Text(_NOTE, style="dim"))
+    _price_table(result).print(console)
     for line in verdict(result):
         console.print(Text(line))
 
 
-def _texts(row: dict[str, Any]) -> list[str]:
+def _price_table(result: Results) -> Table:
     def seconds(value: float) -> str:
         return "" if not value else f"{value:.2f}" if value < 10 else f"{value:.0f}"
 
-    numbers = [f"{row[key]:,}" if row[key] else "0" for key in ("images", "labels", "images_passed")]
-    return [row["label"], *numbers, seconds(row["seconds_training"]), seconds(row["seconds_calibration"])]
+    rows = []
+    for row in price_rows(result):
+        texts = [f"{row[key]:,}" for key in ("images", "labels", "images_passed")]
+        texts += [seconds(row[key]) for key in ("seconds_training", "seconds_calibration")]
+        rows.append((row["label"], [Entry(text=text) for text in texts]))
+    return Table(caption="price", header=_HEADERS, rows=rows, notes=[_NOTE])

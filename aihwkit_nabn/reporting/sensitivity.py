@@ -2,88 +2,62 @@
 
 from __future__ import annotations
 
-import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-from aihwkit_nabn.files import write_bytes
+from aihwkit_nabn.reporting.plot import tidy, write_png
+from aihwkit_nabn.reporting.tables import Entry, Table
 from aihwkit_nabn.reporting.text import NumberStyle
-from aihwkit_nabn.results import Estimate, Results
-from aihwkit_nabn.results.layers import BUT, ONLY, WHOLE, LayerRank, rankings
+from aihwkit_nabn.results import Results
+from aihwkit_nabn.results.layers import BUT, ONLY, WHOLE, rankings
 
-TITLES = {ONLY: "only this layer on the chip", BUT: "every layer on the chip but this one"}
-
-
-def _digital(result: Results) -> float:
-    return result.digital[result.metric_name()]
+_TITLES = {ONLY: "only this layer on the chip", BUT: "every layer on the chip but this one"}
 
 
 def loss_style(result: Results) -> NumberStyle:
     """Return how losses are written: in the metric's own unit, a digit more than the metric itself."""
-    return NumberStyle(decimals=2 if abs(_digital(result)) > 1.5 else 4)
-
-
-def loss_text(value: Estimate, style: NumberStyle) -> str:
-    """Return a loss with its interval, or alone where one chip has none."""
-    return style.number(value.mean) if math.isnan(value.half_width) else style.estimate(value)
-
-
-def _share(rank: LayerRank) -> str:
-    return "" if math.isnan(rank.share) else f"{rank.share:.1%}"
+    return NumberStyle(decimals=2 if abs(result.digital[result.metric_name()]) > 1.5 else 4)
 
 
 def caption(result: Results) -> str:
     """Return what the numbers are."""
     chips = "1 chip" if result.n_chips == 1 else f"{result.n_chips} chips ± half of the 95% interval"
-    metric = f"{result.metric_name()} (digital: {_digital(result):.4g})"
+    metric = f"{result.metric_name()} (digital: {result.digital[result.metric_name()]:.4g})"
     return f"Loss of {metric}, mean over {chips}. Share: of the matrix weights."
+
+
+def sensitivity_tables(result: Results) -> Iterator[Table]:
+    """Yield a table per scenario, the layer that hurts most first, with bars relative to it."""
+    style = loss_style(result)
+    for scenario, on_chip, ranks in rankings(result):
+        largest = max((rank.losses[m].mean for rank in ranks for m in result.methods if rank.layer != WHOLE), default=0)
+        rows = []
+        for rank in ranks:
+            entries = [Entry(text="" if math.isnan(rank.share) else f"{rank.share:.1%}")]
+            for loss in (rank.losses[method] for method in result.methods):
+                bar = max(0.0, min(1.0, loss.mean / largest)) if largest > 0 and rank.layer != WHOLE else None
+                entries.append(Entry(text=style.estimate(loss), share=bar))
+            rows.append((rank.layer, entries))
+        header = ["layer", "share", *result.methods]
+        yield Table(caption=f"{scenario}: {_TITLES[on_chip]}", header=header, rows=rows)
 
 
 def print_sensitivity(result: Results, console: Console) -> None:
     """Print a table per scenario, the layer that hurts most first."""
-    style = loss_style(result)
-    for scenario, on_chip, ranks in rankings(result):
-        table = Table(
-            title=Text(f"{scenario}: {TITLES[on_chip]}", style="bold"),
-            title_justify="left",
-            box=box.SIMPLE_HEAD,
-            pad_edge=False,
-        )
-        table.add_column("layer", overflow="fold")
-        table.add_column("share", justify="right", no_wrap=True)
-        for method in result.methods:
-            table.add_column(Text(method), justify="right", no_wrap=True)
-        for rank in ranks:
-            table.add_row(Text(rank.layer), _share(rank), *(loss_text(rank.losses[m], style) for m in result.methods))
-        console.print(table)
+    for table in sensitivity_tables(result):
+        table.print(console)
     console.print(Text(caption(result), style="dim"))
 
 
 def sensitivity_markdown(result: Results) -> str:
     """Return the tables as GitHub markdown."""
-    style = loss_style(result)
-    lines: list[str] = []
-    for scenario, on_chip, ranks in rankings(result):
-        lines += [f"## {scenario}: {TITLES[on_chip]}", ""]
-        lines += [_row(["layer", "share", *result.methods]), _row(["---", *["---:"] * (1 + len(result.methods))])]
-        lines += [
-            _row([rank.layer, _share(rank), *(loss_text(rank.losses[m], style) for m in result.methods)])
-            for rank in ranks
-        ]
-        lines.append("")
-    return "\n".join([*lines, caption(result)]) + "\n"
-
-
-def _row(texts: Sequence[str]) -> str:
-    return "| " + " | ".join(text.replace("|", "\\|") for text in texts) + " |"
+    parts = [f"## {table.caption}\n\n{table.markdown()}" for table in sensitivity_tables(result)]
+    return "\n\n".join([*parts, caption(result)]) + "\n"
 
 
 def plot_sensitivity(result: Results, path: Path, most: int = 20) -> Path:
@@ -95,7 +69,6 @@ def plot_sensitivity(result: Results, path: Path, most: int = 20) -> Path:
     listed = [(s, [r for r in ranks if r.layer != WHOLE][:most]) for s, kind, ranks in rankings(result) if kind == ONLY]
     tallest = max(len(ranks) for _, ranks in listed)
     figure = Figure(figsize=(7.0, 0.9 * len(listed) + 0.24 * tallest * len(listed)), dpi=150, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
     axes = figure.subplots(len(listed), 1, squeeze=False).flatten()
     for panel, (scenario, ranks) in zip(axes, listed, strict=True):
         for index, method in enumerate(result.methods):
@@ -115,10 +88,6 @@ def plot_sensitivity(result: Results, path: Path, most: int = 20) -> Path:
         panel.invert_yaxis()
         panel.set_title(scenario, fontsize=10, parse_math=False)
         panel.set_xlabel(f"loss of {result.metric_name()}", parse_math=False)
-        panel.grid(axis="x", color="#dddddd", linewidth=0.6)
-        panel.spines[["top", "right"]].set_visible(False)
+        tidy(panel, "x")
     axes[0].legend(frameon=False, fontsize=8)
-    buffer = io.BytesIO()
-    canvas.print_png(buffer, metadata={"Software": None})
-    write_bytes(path, buffer.getvalue())
-    return path
+    return write_png(figure, path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from aihwkit_nabn.results import Record
 
@@ -45,6 +45,12 @@ class LineStyle:
     marker: str
     linestyle: _Dashes
     face: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What matplotlib's functions take to draw the line and its marks."""
+        look = {"color": self.color, "marker": self.marker, "linestyle": self.linestyle}
+        return {**look, "markerfacecolor": self.face}
 
 
 def line_styles(records: Iterable[Record]) -> dict[str, LineStyle]:

@@ -6,7 +6,7 @@ import math
 import re
 import statistics
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from aihwkit_nabn.results import DIGITAL, UNVERIFIED, Cell, Estimate, Results
@@ -40,7 +40,9 @@ class NumberStyle:
         return text.replace("-", "+" if signed else "", 1) if float(text) == 0 and text.startswith("-") else text
 
     def estimate(self, value: Estimate, *, signed: bool = False) -> str:
-        """Return mean and half-width of the interval."""
+        """Return mean and half-width of the interval; of one chip, which has none, the mean alone."""
+        if math.isnan(value.half_width):
+            return self.number(value.mean, signed=signed)
         return f"{self.number(value.mean, signed=signed)} {self.plus_minus} {self.number(value.half_width)}"
 
     def share(self, value: float) -> str:
@@ -65,7 +67,7 @@ def caption(result: Results, style: NumberStyle, *, turned: bool) -> str:
     """Return what the numbers of a table are; a turned one has the differences too."""
     chips = result.n_chips
     if chips == 1:
-        text = "1 chip, so without interval; more chips show what chance does."
+        text = "1 chip: no interval. Measure more chips to see how much they differ."
     else:
         text = f"Mean over {chips} chips {style.plus_minus} half of the 95% interval (Student t over the chips)."
     if turned:
@@ -76,9 +78,16 @@ def caption(result: Results, style: NumberStyle, *, turned: bool) -> str:
     return text
 
 
-def footnotes(result: Results, style: NumberStyle, cells: Iterable[Cell]) -> list[str]:
+def missing_note(result: Results) -> str:
+    """Return what stands in place of metrics that have no value."""
+    return f"Not shown: {', '.join(result.missing)}. The test images have no such objects (COCO reports -1)."
+
+
+def footnotes(result: Results, style: NumberStyle, cells: Sequence[Cell]) -> list[str]:
     """Return what must be said under a table: what hurts, what calibrating noted, what was not verified."""
     notes = [f"{style.mark} {WORSE}."] if any(cell.hurts for cell in cells) else []
+    if any(cell.record.method_name == "drift_compensation" for cell in cells):
+        notes.append("uncalibrated: without drift compensation, which has a row of its own; all other rows have it.")
     measured = Counter(record.method for record in result.records)
     said: dict[tuple[str, str], list[str]] = {}
     for record in result.records:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType
 from typing import Any, BinaryIO
 
 from aihwkit_nabn.errors import NabnError
@@ -28,15 +29,16 @@ class RecordLog:
     cut off when the file is opened again. One process at a time may have it open. Logs of version 0.1 are read too.
 
     Args:
-        path: The file; made if missing.
+        path: The file; made if missing. None: measurements are kept in memory only.
         setup: What must be the same for measurements to belong together, as plain values.
-        resume: Take in what is there; otherwise begin anew, an old file being kept as ``NAME.old``.
+        resume: Take in what is there; otherwise begin anew, an old file being kept as ``NAME.old``, ``NAME.old2``, ...
         mend: What a user can do about a file of another set-up, for messages.
-        rank: Of this process in a distributed run: all but the first keep measurements in memory only.
+        named: What a user calls a field of `setup`, for messages.
+        rank: Of this process in a distributed run: all but the first read what is there, write nothing, and keep
+            measurements in memory only.
         broadcast: Returns the first process's object in all of them.
 
     Attributes:
-        path: The file.
         records: By key, in the order in which they came.
         notes: What else was kept, by name.
 
@@ -47,31 +49,37 @@ class RecordLog:
 
     def __init__(
         self,
-        path: Path,
+        path: Path | None,
         setup: dict[str, Any],
         *,
         resume: bool = True,
         mend: str = "run with the same, or without --resume, or with another --out",
+        named: Mapping[str, str] = MappingProxyType({}),
         rank: int = 0,
         broadcast: Callable[[Any], Any] | None = None,
     ) -> None:
-        self.path = path
+        self.path = path or Path("records")
         self.records: dict[str, Record] = {}
         self.notes: dict[str, Any] = {}
         self._setup: dict[str, Any] = json.loads(json.dumps(setup, default=str))
-        self._mend = mend
+        self._mend, self._named = mend, named
         self._file: BinaryIO | None = None
-        if rank == 0:
+        if path is None:
+            pass
+        elif rank == 0:
             self._file = self._open()
             try:
                 if not resume and path.stat().st_size:
                     self.close()
-                    path.replace(path.with_name(f"{path.name}.old"))
+                    path.replace(_unused(path.with_name(f"{path.name}.old")))
                     self._file = self._open()
-                self._read(self._file)
+                self._file.seek(0)
+                self._take(self._file.read())
             except BaseException:
                 self.close()
                 raise
+        elif broadcast is None and path.is_file():
+            self._take(path.read_bytes())
         if broadcast is not None:
             self.records, self.notes = broadcast((self.records, self.notes))
 
@@ -105,16 +113,13 @@ class RecordLog:
         """
         old = self.notes.get(name, value)
         if old != value:
+            self.close()
             raise NabnError(f"{self.path} was made with {name} = {_text(old)}, not {_text(value)}; {self._mend}")
         self.note(name, value)
 
     def sorted_records(self) -> list[Record]:
         """Return the records by key, the same list for the same records."""
         return [self.records[key] for key in sorted(self.records)]
-
-    def done(self, scenario: str, chip_seed: int) -> set[str]:
-        """Return the labels of the methods that were measured on a chip."""
-        return {r.method for r in self.records.values() if (r.scenario, r.chip_seed) == (scenario, chip_seed)}
 
     def close(self) -> None:
         """Let go of the file."""
@@ -124,9 +129,7 @@ class RecordLog:
     def __enter__(self) -> RecordLog:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self.close()
 
     def _open(self) -> BinaryIO:
@@ -146,22 +149,33 @@ class RecordLog:
             pass
         return file
 
-    def _read(self, file: BinaryIO) -> None:
-        file.seek(0)
-        content = file.read()
+    def _take(self, content: bytes) -> None:
+        """Take in what the file holds."""
         whole = content.rfind(b"\n") + 1
         lines = content[:whole].splitlines()
         if lines:
             self._check_setup(lines[0])
-        for entry in _entries(self.path, lines):
-            if isinstance(entry, Record):
-                self.records[entry.key] = entry
-            else:
-                self.notes[entry[0]] = entry[1]
-        if whole < len(content):  # cut off in the middle of a write
-            file.truncate(whole)
+        for number, line in enumerate(lines[1:], start=2):
+            self._take_line(number, line)
+        if self._file is not None and whole < len(content):  # cut off in the middle of a write
+            self._file.truncate(whole)
         if not lines:
             self._write({"format": FORMAT, "version": VERSION, "setup": self._setup})
+
+    def _take_line(self, number: int, line: bytes) -> None:
+        where = f"line {number}"
+        try:
+            for entry in version_0_1.entries(parse_json(line)):
+                if "note" in entry:
+                    self.notes[str(entry["note"])] = _checked(self.path, where, str(entry["note"]), entry["value"])
+                else:
+                    record = read_record(self.path, where, entry["record"])
+                    self.records[record.key] = record
+        except (NabnError, ValueError, TypeError, KeyError, AttributeError) as error:
+            reason = f" ({error})" if isinstance(error, NabnError) else ""
+            raise NabnError(
+                f"{self.path} is damaged in {where}; take that line out, or use another --out{reason}"
+            ) from error
 
     def _check_setup(self, line: bytes) -> None:
         try:
@@ -174,6 +188,7 @@ class RecordLog:
             raise NabnError(f"{self.path} is no log of measurements, or damaged in line 1; {self._mend}")
         where, before, now = _difference("", old, self._setup)
         if where:
+            where = self._named.get(where, where)
             raise NabnError(f"{self.path} was made with {where} = {_text(before)}, not {_text(now)}; {self._mend}")
 
     def _write(self, entry: dict[str, Any]) -> None:
@@ -195,38 +210,17 @@ class RecordLog:
             raise NabnError(f"cannot write {self.path}: {reason}; what it holds already stays") from error
 
 
-def finished_keys(path: Path) -> set[str]:
-    """Return the keys of the whole records in a log, without opening it for writing; none where there is no file."""
-    try:
-        lines = path.read_bytes().split(b"\n")[:-1]
-    except FileNotFoundError:
-        return set()
-    except OSError as error:
-        raise NabnError(f"cannot read {path}: {error.strerror or error}") from error
-    return {entry.key for entry in _entries(path, lines) if isinstance(entry, Record)}
+def _unused(path: Path) -> Path:
+    """Return the path, with a number at its end if there is such a file."""
+    others = (path.with_name(f"{path.name}{number}") for number in itertools.count(2))
+    return next(each for each in itertools.chain([path], others) if not each.exists())
 
 
-def _entries(path: Path, lines: list[bytes]) -> Iterator[Record | tuple[str, Any]]:
-    """Yield the records, and the notes with their names, of the lines after the first."""
-    for number, line in enumerate(lines[1:], start=2):
-        try:
-            for entry in version_0_1.entries(parse_json(line)):
-                if "note" in entry:
-                    yield str(entry["note"]), _checked(path, number, str(entry["note"]), entry["value"])
-                else:
-                    yield read_record(path, f"line {number}", entry["record"])
-        except (NabnError, ValueError, TypeError, KeyError, AttributeError) as error:
-            reason = f" ({error})" if isinstance(error, NabnError) else ""
-            raise NabnError(
-                f"{path} is damaged in line {number}; take that line out, or use another --out{reason}"
-            ) from error
-
-
-def _checked(path: Path, number: int, name: str, value: Any) -> Any:
+def _checked(path: Path, where: str, name: str, value: Any) -> Any:
     """Return a note's value if it is of the form that all notes of its kind, the first word of their names, have."""
     kind = name.partition(" ")[0]
     if kind == DIGITAL:
-        return read_metrics(path, f"line {number}", value)
+        return read_metrics(path, where, value)
     whole = {
         "conversion": lambda: isinstance(value, str),
         "shifts": lambda: isinstance(value, list) and all(isinstance(part, dict) for part in value),

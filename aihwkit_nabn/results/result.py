@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,10 @@ from aihwkit_nabn.results.storage import read_result, write_result
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+
+_PLACE = ("scenario", "group", "strength", "t_inference", "method", "method_name")
+_COCO = re.compile(r"(mAP|AR)(_\w+)?(@\d+)?$")  # its names of metrics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +67,23 @@ class Results:
     def metrics(self) -> list[str]:
         """Names of the metrics; the first is the one shown where none is asked for."""
         return list(self.digital)
+
+    @property
+    def parts(self) -> dict[str, str]:
+        """The metrics that are a part of another, with its name: ``mIoU/car`` is a part of ``mIoU``."""
+        parents = {name: name.rpartition("/")[0] for name in self.digital}
+        return {name: parent for name, parent in parents.items() if parent in self.digital}
+
+    @property
+    def missing(self) -> list[str]:
+        """The metrics that COCO reports as -1: the test images have no object of that size."""
+        return [name for name, value in self.digital.items() if value == -1 and _COCO.search(name)]
+
+    @property
+    def main_metrics(self) -> list[str]:
+        """The metrics that are neither missing nor a part of another."""
+        left_out = {*self.parts, *self.missing}
+        return [name for name in self.digital if name not in left_out] or self.metrics[:1]
 
     @property
     def scenarios(self) -> list[str]:
@@ -165,12 +187,7 @@ class Results:
             difference = cell.difference or Estimate(n=cell.estimate.n, mean=nan, std=nan, low=nan, high=nan)
             rows.append(
                 {
-                    "scenario": cell.record.scenario,
-                    "group": cell.record.group,
-                    "strength": cell.record.strength,
-                    "t_inference": cell.record.t_inference,
-                    "method": cell.record.method,
-                    "method_name": cell.record.method_name,
+                    **{field: getattr(cell.record, field) for field in _PLACE},
                     "metric": name,
                     "digital": self.digital[name],
                     "n": cell.estimate.n,

@@ -87,12 +87,7 @@ def _record(path: Path, index: int, entry: Any, digital: dict[str, float]) -> Re
 
 
 def read_record(path: Path, where: str, entry: Any) -> Record:
-    """Return a measurement from what a file held.
-
-    Args:
-        path: The file.
-        where: Place in it, for errors.
-        entry: JSON values.
+    """Return a measurement from JSON values that stood somewhere in a file.
 
     Raises:
         NabnError: it is no measurement.

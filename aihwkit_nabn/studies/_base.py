@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from aihwkit_nabn.errors import NabnError
@@ -15,12 +16,7 @@ from aihwkit_nabn.workloads import LoadSettings, Workload, load_workload
 
 @dataclass(frozen=True, kw_only=True)
 class Note:
-    """Something else than a measurement that a study's log keeps, once.
-
-    Attributes:
-        name: Of the note.
-        value: Plain values.
-    """
+    """Something else than a measurement that a study's log keeps, once: plain values under a name."""
 
     name: str
     value: Any
@@ -71,13 +67,7 @@ class Study(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class WorkloadSource:
-    """Where every process finds a workload.
-
-    Attributes:
-        text: As `load_workload` takes it.
-        settings: As `load_workload` takes them.
-        options: As `load_workload` takes them.
-    """
+    """Where every process finds a workload: what `load_workload` takes."""
 
     text: str
     settings: LoadSettings = field(default_factory=LoadSettings)
@@ -89,28 +79,26 @@ class WorkloadSource:
 
 
 class WorkloadStudy(Study):
-    """A study of one workload.
+    """A study of one workload. What is a `functools.cached_property` of it is made anew in every process.
 
     Args:
         workload: The workload itself, for a study in this process, or where every process finds it.
         imports: See `Study`.
-
-    Attributes:
-        workload: The workload, loaded.
     """
 
     def __init__(self, workload: Workload | WorkloadSource, imports: tuple[str, ...] = ()) -> None:
         self.source, self.imports = workload, imports
-        self.workload = workload.load() if isinstance(workload, WorkloadSource) else workload
+
+    @cached_property
+    def workload(self) -> Workload:
+        """The workload, loaded."""
+        return self.source.load() if isinstance(self.source, WorkloadSource) else self.source
 
     def __getstate__(self) -> dict[str, Any]:
         if not isinstance(self.source, WorkloadSource):
             raise NabnError("worker processes need a workload by name: give the study a WorkloadSource, or no workers")
-        return {name: value for name, value in vars(self).items() if name != "workload"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        self.workload = state["source"].load()
+        made = {name for name in vars(self) if isinstance(getattr(type(self), name, None), cached_property)}
+        return {name: value for name, value in vars(self).items() if name not in made}
 
 
 class Worker:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from torch import nn
@@ -12,7 +14,7 @@ from torch import nn
 from aihwkit_nabn.calibration.session import match_reference
 from aihwkit_nabn.evaluation import MethodSpec, Scenario
 from aihwkit_nabn.evaluation.methods import label_methods
-from aihwkit_nabn.evaluation.plan import has_input_ranges, make_plan
+from aihwkit_nabn.evaluation.plan import Plan
 from aihwkit_nabn.evaluation.protocol import EvaluationProtocol
 from aihwkit_nabn.evaluation.settings import describe
 from aihwkit_nabn.nn.attention import split_attention
@@ -30,6 +32,9 @@ from aihwkit_nabn.workloads import CalibrationRequest, Workload
 
 Place = tuple[str, str]
 """A layer's name and what of the network is on the chip: `ONLY` it, or all `BUT` it."""
+
+Key = tuple[str, int | None, Place, str]
+"""Scenario, chip, place and method of a record."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,69 +95,55 @@ class LayersStudy(WorkloadStudy):
         self.request = request or CalibrationRequest(seed=seed)
         self.exclude = excluded_names(exclude)
         self.reverse = reverse
-        self._plan()
+        self.plan  # noqa: B018  # made at once, for its errors
 
-    def _plan(self) -> None:
-        found = self.workload
-        specs = label_methods(self.methods)
-        ranges = any(has_input_ranges(getattr(scenario, "rpu_config", None)) for scenario in self.scenarios)
-        self.plan = make_plan(
-            model=found.model,
-            scenarios=self.scenarios,
-            methods=specs,
-            chips=self.chips,
-            seed=self.seed,
-            calibration_batches=found.calibration_sets(specs, self.request, ranges=ranges),
-            functions={"eval_fn": found.eval_fn, "forward_fn": found.forward_fn},
-            max_samples=None,
-        )
-        self.protocol = EvaluationProtocol(
-            found.model,
-            found.eval_fn,
-            seed=self.seed,
-            forward_fn=found.forward_fn,
-            reference_forward_fn=found.reference_forward_fn,
-            exclude=self.exclude,
-            range_batches=self.plan.range_batches,
-        )
-        self._places: list[Place] = []
-        self.shares: dict[str, float] = {}
+    @cached_property
+    def plan(self) -> Plan:
+        """Scenarios, chips and methods, checked."""
+        methods = label_methods(self.methods)
+        return self.workload.plan(self.scenarios, methods, self.request, chips=self.chips, seed=self.seed)
 
-    def __getstate__(self) -> dict[str, Any]:
-        own = ("plan", "protocol", "_places", "shares")
-        return {name: value for name, value in super().__getstate__().items() if name not in own}
+    @cached_property
+    def protocol(self) -> EvaluationProtocol:
+        """How the network is measured."""
+        return self.workload.protocol(self.seed, exclude=self.exclude, range_batches=self.plan.range_batches)
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self._plan()
+    @cached_property
+    def shares(self) -> dict[str, float]:
+        """Each analog layer's share of the network's matrix weights."""
+        with self._measuring():
+            analog: Any = self.protocol.analog(self.plan.scenarios[0].rpu_config)
+        report = analog.conversion_report
+        weights = {entry.name: entry.n_weights for entry in report.converted}
+        return {name: weights.get(name, 0) / max(report.n_weights, 1) for name in named_analog_layers(analog)}
 
     @property
     def places(self) -> list[Place]:
         """What is measured on every chip: the whole network, then layer by layer."""
-        if not self._places:
-            with self._measuring():
-                analog = self.protocol.analog(self.plan.scenarios[0].rpu_config)
-            layers = named_analog_layers(analog)
-            self.shares = _weight_shares(analog, layers)
-            self._places = [(WHOLE, ONLY), *((name, ONLY) for name in layers)]
-            self._places += [(name, BUT) for name in layers] if self.reverse and len(layers) > 1 else []
-        return self._places
+        others = [(name, BUT) for name in self.shares] if self.reverse and len(self.shares) > 1 else []
+        return [(WHOLE, ONLY), *((name, ONLY) for name in self.shares), *others]
+
+    def _keys(self) -> Iterator[Key]:
+        """Yield everything that is measured, chip by chip."""
+        for scenario in self.plan.scenarios:
+            for chip in self.plan.chip_seeds:
+                for place in self.places:
+                    for method in self.plan.methods:
+                        yield scenario.name, chip, place, method.label
 
     def total(self, known: Mapping[str, Record]) -> int:
         """Return the number of records."""
-        return len(self.plan.scenarios) * len(self.plan.chip_seeds) * len(self.places) * len(self.plan.methods)
+        return self.plan.n_records * len(self.places)
 
     def jobs(self, known: Mapping[str, Record]) -> list[ChipJob]:
         """Return what is left, chip by chip."""
         done = {_key(record) for record in known.values()}
-        found = []
-        for index, scenario in enumerate(self.plan.scenarios):
-            for chip in self.plan.chip_seeds:
-                pairs = [(place, method.label) for place in self.places for method in self.plan.methods]
-                left = [(place, label) for place, label in pairs if (scenario.name, chip, place, label) not in done]
-                if left:
-                    found.append(ChipJob(scenario=index, chip_seed=chip, left=tuple(left)))
-        return found
+        left = [key for key in self._keys() if key not in done]
+        names = [scenario.name for scenario in self.plan.scenarios]
+        return [
+            ChipJob(scenario=names.index(name), chip_seed=chip, left=tuple(key[2:] for key in keys))
+            for (name, chip), keys in itertools.groupby(left, key=lambda key: key[:2])
+        ]
 
     def measure(self, job: ChipJob, loaded: None) -> Iterator[Record]:
         """Measure layer by layer on a chip."""
@@ -188,34 +179,19 @@ class LayersStudy(WorkloadStudy):
 
         Each layer's share of the weights is among the settings.
         """
-        places = self.places
         with self._measuring():
             digital = {self.metric: self.protocol.measure_digital()[self.metric]}
         by_key = {_key(record): record for record in known.values()}
-        order = [
-            (scenario.name, chip, place, method.label)
-            for scenario in self.plan.scenarios
-            for chip in self.plan.chip_seeds
-            for place in places
-            for method in self.plan.methods
-        ]
         value = digital[self.metric]
-        records = [
-            replace(by_key[key], metrics={self.metric: value_in(by_key[key], self.metric, value)}) for key in order
-        ]
+        found = [by_key[key] for key in self._keys()]
+        records = [replace(record, metrics={self.metric: value_in(record, self.metric, value)}) for record in found]
         settings = describe(self.workload.model, self.plan, max_samples=self.request.n, exclude=self.exclude)
         return Results(records=records, digital=digital, settings={**settings, SHARES: self.shares})
 
 
-def _key(record: Record) -> tuple[str, int | None, Place, str]:
+def _key(record: Record) -> Key:
     place = (str(record.axis("layer")), str(record.axis("on_chip")))
     return record.scenario, record.chip_seed, place, record.method
-
-
-def _weight_shares(analog: nn.Module, layers: Iterable[str]) -> dict[str, float]:
-    report: Any = analog.conversion_report
-    weights = {entry.name: entry.n_weights for entry in report.converted}
-    return {name: weights.get(name, 0) / max(report.n_weights, 1) for name in layers}
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -12,7 +13,6 @@ from torch import nn
 
 from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.evaluation import EvaluationResult, Scenario
-from aihwkit_nabn.evaluation.plan import has_input_ranges, make_plan
 from aihwkit_nabn.evaluation.protocol import EvaluationProtocol
 from aihwkit_nabn.evaluation.settings import describe, describe_shifts
 from aihwkit_nabn.nn.evaluation_mode import evaluation_mode
@@ -91,20 +91,19 @@ class RetrainingStudy(WorkloadStudy):
         self.settings, self.listed, self.request = list(settings), list(listed), request
         self.chip_seeds = [request.seed + index for index in range(chips)]
         self.recipe, self.folder, self.resume = recipe, out / TRAINED, resume
-        self._begin()
 
-    def _begin(self) -> None:
-        self.store = TrainedStore(self.folder, self.workload.model, resume=self.resume)
-        self._noises: dict[str, TrainingNoise] = {}
-        self._protocols: dict[int, EvaluationProtocol] = {}
+    @cached_property
+    def store(self) -> TrainedStore:
+        """The trained networks."""
+        return TrainedStore(self.folder, self.workload.model, resume=self.resume)
 
-    def __getstate__(self) -> dict[str, Any]:
-        own = ("store", "_noises", "_protocols")
-        return {name: value for name, value in super().__getstate__().items() if name not in own}
+    @cached_property
+    def _noises(self) -> dict[str, TrainingNoise]:
+        return {}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self._begin()
+    @cached_property
+    def _protocols(self) -> dict[int, EvaluationProtocol]:
+        return {}
 
     def total(self, known: Mapping[str, Record]) -> int:
         """Return the number of records."""
@@ -145,18 +144,7 @@ class RetrainingStudy(WorkloadStudy):
         self, protocol: EvaluationProtocol, contender: Contender, scenario: Scenario, chip: int, known: tuple[str, ...]
     ) -> Iterator[Record | Note]:
         place = contender.place(scenario)
-        ranges = has_input_ranges(place.rpu_config)
-        sets = self.workload.calibration_sets(contender.methods, self.request, ranges=ranges)
-        plan = make_plan(
-            model=protocol.model,
-            scenarios=[place],
-            methods=contender.methods,
-            chips=1,
-            seed=chip,
-            calibration_batches=sets,
-            functions={"eval_fn": protocol.eval_fn},
-            max_samples=None,
-        )
+        plan = self.workload.plan([place], contender.methods, self.request, chips=1, seed=chip)
         protocol.keep_only(place.rpu_config)
         protocol.range_batches = plan.range_batches
         analog: Any = protocol.analog(place.rpu_config)
@@ -194,13 +182,7 @@ class RetrainingStudy(WorkloadStudy):
         if id(network) not in self._protocols:
             mine = id(self.workload.model)
             self._protocols = {key: kept for key, kept in self._protocols.items() if key == mine}
-            self._protocols[id(network)] = EvaluationProtocol(
-                network,
-                self.workload.eval_fn,
-                seed=self.request.seed,
-                forward_fn=self.workload.forward_fn,
-                reference_forward_fn=self.workload.reference_forward_fn,
-            )
+            self._protocols[id(network)] = self.workload.protocol(self.request.seed, network)
         return self._protocols[id(network)]
 
     def result(self, log: RecordLog) -> EvaluationResult:

@@ -1,4 +1,4 @@
-"""To the analog model that is trained, and back to a digital one of the user's own architecture."""
+"""Converting a model to train it, and bringing the trained weights back into a digital copy."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from aihwkit_nabn.results.placement import Exclude, excluded_names
 def convert_for_training(
     model: nn.Module, rpu_config: RPUConfigBase, exclude: Exclude = (), **options: Any
 ) -> nn.Module:
-    """Convert a model as `convert_to_noise_aware` does, but for layers whose class computes their weight.
+    """Convert a model as `convert_to_noise_aware` does, except for layers whose class computes their weight.
 
     What their tiles hold has no parameter in the digital model, so it could be neither drawn noise into nor kept.
     """
@@ -32,9 +32,7 @@ def convert_for_training(
 def digital_twin(model: nn.Module, analog: nn.Module) -> nn.Module:
     """Return a copy of `model` with the weights and statistics of its analog form, in eval mode.
 
-    Args:
-        model: The digital model that was converted; not changed.
-        analog: Its conversion, in eval mode, so that no weight noise is drawn.
+    `analog` must be in eval mode, so that no weight noise is drawn.
     """
     twin = copy_whole(model)
     layers = named_analog_layers(analog)

@@ -65,8 +65,8 @@ def train_hardware_aware(
     A copy goes on aihwkit's tiles; each batch sees weights with new noise, and gradients go to the weights without it;
     after every step of aihwkit's ``AnalogOptimizer`` the weights are clipped, and where the configuration scales them
     to the tile's range, remapped. Input ranges of converters are learned. The learning rate falls along a cosine. What
-    aihwkit cannot hold stays digital, is trained along, and is named in the report. What requires no gradient stays
-    as it is.
+    aihwkit cannot hold stays digital, is trained too, and is named in the report. What requires no gradient is not
+    changed.
 
     The result is a digital network of the same class. Give it to `aihwkit_nabn.evaluate` like the original: the same
     seeds program the same devices. Input ranges are set there from images, as for any model.
@@ -74,8 +74,8 @@ def train_hardware_aware(
     Args:
         model: The trained digital network; neither it nor the caller's random generators are changed.
         batches: Batches with labels, run through once per epoch; or a function of the epoch's number (0, 1, ...) that
-            returns them, e.g. to augment anew. Where their number is not known beforehand, the learning rate stays
-            for the first epoch.
+            returns them, e.g. newly augmented. Where their number is not known beforehand, the learning rate is
+            constant in the first epoch.
         noise: What is drawn into the weights; `matched_noise` gives the one that suits a chip.
         rpu_config: The chip's configuration, for its mapping, converters and input ranges; None: perfect products.
         loss_fn: Called as ``loss_fn(model, batch)`` with the model in training mode; returns a scalar. Default: the
@@ -84,9 +84,9 @@ def train_hardware_aware(
         learning_rate: At the start, > 0; the recipe takes a tenth of what the network was trained with.
         optimizer: A torch optimizer's class.
         optimizer_options: Its options. Default, for SGD: ``momentum=0.9, weight_decay=5e-4``; for others none.
-        clip_sigma: Weights are clipped at so many standard deviations of their layer after each step; None: not.
+        clip_sigma: Weights are clipped at this many standard deviations of their layer after each step; None: never.
         exclude: Names of modules that stay digital, as `convert_to_noise_aware` takes them.
-        seed: Fixes the noise, and every other random number drawn while training.
+        seed: Fixes the noise and all other random numbers of the training.
         on_epoch: Called with the epoch's number and its mean loss.
 
     Raises:
@@ -98,15 +98,15 @@ def train_hardware_aware(
     if clip_sigma is not None:
         check_number("clip_sigma", clip_sigma, exclusive_minimum=0.0)
     seed = check_seed("seed", seed)
-    options = dict(OPTIMIZER_OPTIONS if optimizer is torch.optim.SGD else {})
-    options = options if optimizer_options is None else dict(optimizer_options)
+    if optimizer_options is None:
+        optimizer_options = OPTIMIZER_OPTIONS if optimizer is torch.optim.SGD else {}
     config = training_config(rpu_config, noise, clip_sigma)
     started = time.perf_counter()
     with isolated_run(model, seed), torch.enable_grad():
         analog: Any = convert_for_training(
             model, config, _excluded(model, exclude), specific_rpu_config_fun=spare_degenerate
         )
-        stepper: Any = _optimizer(optimizer, analog, learning_rate, options)
+        stepper: Any = _optimizer(optimizer, analog, learning_rate, optimizer_options)
         losses, sizes, steps = _train(analog, model, batches, loss_fn, stepper, epochs, learning_rate, on_epoch)
         twin = digital_twin(model, analog.eval())
     report = TrainingReport(
@@ -120,7 +120,7 @@ def train_hardware_aware(
         losses=tuple(losses),
         settings={
             "optimizer": optimizer.__name__,
-            "optimizer_options": {name: repr(value) for name, value in options.items()},
+            "optimizer_options": {name: repr(value) for name, value in optimizer_options.items()},
             "learning_rate": learning_rate,
             "schedule": "cosine",
             "clip_sigma": clip_sigma,

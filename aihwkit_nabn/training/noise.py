@@ -73,9 +73,9 @@ def matched_noise(
 ) -> TrainingNoise:
     """Return the training noise that does to weights what a chip does to them: the "right" noise to train at.
 
-    Gaussian weight noise relative to the layer's maximum or to each weight is taken as it is. Of any other setting a
-    few chips are programmed, and the noise is additive with the root mean square of the weights' error, drift
-    compensation included, as a fraction of each tile's largest weight; all weights of the model count alike.
+    Gaussian weight noise relative to the layer's maximum or to each weight is taken as it is. For any other setting, a
+    few chips are programmed, and the noise is additive: the root mean square of the weights' error, drift compensation
+    included, as a fraction of each tile's largest weight, over all weights of the model.
 
     Args:
         model: The digital model.

@@ -12,7 +12,7 @@ class Recipe:
     Attributes:
         epochs: Passes over the training set.
         learning_rate: At the start; None: a tenth of what the config trains with.
-        clip_sigma: Weights are clipped at so many standard deviations of their layer.
+        clip_sigma: Weights are clipped at this many standard deviations of their layer.
         seed: Of everything drawn.
     """
 

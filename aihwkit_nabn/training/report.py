@@ -1,4 +1,4 @@
-"""What a hardware-aware training cost and gave."""
+"""What hardware-aware training gave, and what it cost."""
 
 from __future__ import annotations
 
@@ -15,11 +15,8 @@ class TrainingReport:
     Attributes:
         noise: The weight noise in words.
         std: Its standard deviation, as `TrainingNoise` has it.
-        epochs: Passes over the training set.
-        images: Training images, each with its label.
-        images_seen: Images in all epochs together.
+        images: Training images, each with its label; `images_seen`: in all epochs together.
         steps: Steps of the optimizer.
-        seconds: Wall-clock time.
         losses: Mean training loss of each epoch.
         settings: Optimizer, learning rate, clipping, seed.
         on_tiles: What was trained on tiles and what stayed digital, in words.

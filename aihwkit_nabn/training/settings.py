@@ -1,4 +1,4 @@
-"""What a tile is told for hardware-aware training: noise, clipping, remapping, input ranges."""
+"""The tiles' configuration for hardware-aware training: noise, clipping, remapping, input ranges."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import nn
 
 from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.nn.reparametrization import is_trainable
-from aihwkit_nabn.simulator.config.checks import check_rpu_config
+from aihwkit_nabn.simulator.config.rpu_config import check_rpu_config
 from aihwkit_nabn.training.noise import TrainingNoise
 
 INPUT_RANGE_BATCHES = 50  # of the recipe: ranges follow the data so long, then they are learned
@@ -30,7 +30,7 @@ def training_config(rpu_config: RPUConfigBase | None, noise: TrainingNoise, clip
     Args:
         rpu_config: The chip's configuration: its mapping, converters and input ranges are kept; None: an ideal chip.
         noise: The modifier.
-        clip_sigma: Weights are clipped at so many standard deviations; None: not at all.
+        clip_sigma: Weights are clipped at this many standard deviations; None: never.
 
     Raises:
         NabnError: the configuration is not for aihwkit's torch tile, which alone can train with these.

@@ -23,20 +23,21 @@ class TrainedStore:
 
     Args:
         folder: The folder.
-        model: The digital network that was trained; a copy is filled when reading.
+        model: The digital network that is trained; a copy is filled when reading.
         resume: Read files that are there; otherwise train anew and replace them.
     """
 
     def __init__(self, folder: Path, model: nn.Module, *, resume: bool) -> None:
         self.folder, self.model, self.resume = folder, model, resume
-        self._known: dict[str, TrainedModel] = {}
+        self._latest: tuple[str, TrainedModel] | None = None  # others would fill the memory of a long run
+        self._trained: set[str] = set()  # in this run
 
     def path(self, name: str) -> Path:
         """Return the file of a network: ``additive 0.06, hwa`` lies in ``additive_0.06_hwa.safetensors``."""
         return self.folder / f"{re.sub(r'[^A-Za-z0-9.]+', '_', name)}.safetensors"
 
     def get(self, name: str, setup: dict[str, Any], train: Callable[[], TrainedModel]) -> TrainedModel:
-        """Return the network of this name, trained with `train` unless it is there.
+        """Return the network of this name, trained now unless its file is there.
 
         Args:
             name: Of the training.
@@ -46,18 +47,15 @@ class TrainedStore:
         Raises:
             NabnError: a file is damaged, of another set-up, or cannot be written.
         """
-        if name not in self._known:
+        if self._latest is None or self._latest[0] != name:
             path = self.path(name)
-            if self.resume and path.is_file():
-                self._known[name] = self._read(path, setup)
+            if (self.resume or name in self._trained) and path.is_file():
+                self._latest = name, self._read(path, setup)
             else:
-                self._known[name] = trained = train()
-                _write(path, trained, setup)
-        return self._known[name]
-
-    def forget(self, name: str) -> None:
-        """Let go of a network that is no longer needed; its file stays."""
-        self._known.pop(name, None)
+                self._latest = name, train()
+                _write(path, self._latest[1], setup)
+                self._trained.add(name)
+        return self._latest[1]
 
     def _read(self, path: Path, setup: dict[str, Any]) -> TrainedModel:
         try:

@@ -28,7 +28,7 @@ class WeightNoise:
     Args:
         model: The digital network; its parameters are changed in place.
         noise: What is drawn.
-        clip_sigma: Weights are clipped at so many standard deviations of their layer; None: not at all.
+        clip_sigma: Weights are clipped at this many standard deviations of their layer; None: never.
         columnwise: Whether the chip scales each output's weights to its range, so that "the largest weight" is each
             output's own.
         exclude: Names of modules that stay digital, as `convert_to_noise_aware` takes them.
@@ -71,7 +71,7 @@ class WeightNoise:
         if self._clean or self.noise.std == 0:
             return
         for name, linear_map in self.maps.items():
-            weight = self._weight(name)
+            _, weight = self._parameter(name)
             matrix = linear_map.to_matrix(weight)
             unit = torch.randn(matrix.shape, generator=generator, dtype=matrix.dtype, device=matrix.device)
             scale = matrix if self.noise.kind == "multiplicative" else self._largest(matrix)
@@ -83,7 +83,7 @@ class WeightNoise:
         """Give all weights back what they were, bit for bit; does nothing where there is no noise in them."""
         while self._clean:
             name, clean = self._clean.popitem()
-            self._weight(name).copy_(clean)
+            self._parameter(name)[1].copy_(clean)
 
     @torch.no_grad()
     def clip(self) -> None:
@@ -91,12 +91,10 @@ class WeightNoise:
         if self.clip_sigma is None:
             return
         for name, linear_map in self.maps.items():
-            if not self._parameter(name).requires_grad:
+            parameter, weight = self._parameter(name)
+            if not parameter.requires_grad or weight.numel() < 2:
                 continue
-            weight = self._weight(name)
             matrix = linear_map.to_matrix(weight)
-            if matrix.numel() < 2:
-                continue
             scale = self._largest(matrix) if self.columnwise else matrix.new_ones(())
             scaled = matrix / scale.clamp_min(torch.finfo(matrix.dtype).tiny)
             limit = self.clip_sigma * scaled.std() * scale
@@ -106,21 +104,17 @@ class WeightNoise:
         size = matrix.abs()
         return size.amax(1, keepdim=True) if self.columnwise else size.max()
 
-    def _parameter(self, name: str) -> nn.Parameter:
-        owner, _, last = name.rpartition(".")
-        parent: Any = self.model.get_submodule(owner)
-        if isinstance(parent, nn.MultiheadAttention) and last in _PROJECTIONS:
-            joint = parent._qkv_same_embed_dim
-            parameter: nn.Parameter = parent.in_proj_weight if joint else getattr(parent, f"{last}_weight")
-            return parameter
-        layer: Any = self.model.get_submodule(name)
-        return layer.weight
+    def _parameter(self, name: str) -> tuple[nn.Parameter, Tensor]:
+        """Return the parameter that holds a layer's weight, and the weight without its history: the memory itself.
 
-    def _weight(self, name: str) -> Tensor:
-        """Return the layer's weight without its history: the memory itself, looked up anew as hooks may exchange it."""
-        data = self._parameter(name).data
+        Looked up anew each time, since hooks may exchange it.
+        """
         owner, _, last = name.rpartition(".")
         parent: Any = self.model.get_submodule(owner)
-        if isinstance(parent, nn.MultiheadAttention) and last in _PROJECTIONS and parent._qkv_same_embed_dim:
-            return data.chunk(3)[_PROJECTIONS.index(last)]
-        return data
+        if not (isinstance(parent, nn.MultiheadAttention) and last in _PROJECTIONS):
+            layer: Any = self.model.get_submodule(name)
+            return layer.weight, layer.weight.data
+        if parent._qkv_same_embed_dim:
+            return parent.in_proj_weight, parent.in_proj_weight.data.chunk(3)[_PROJECTIONS.index(last)]
+        parameter: nn.Parameter = getattr(parent, f"{last}_weight")
+        return parameter, parameter.data

@@ -1,6 +1,6 @@
 """What can be put on chips and measured: one file per kind of workload, each entering itself in `WORKLOADS`.
 
-A workload is written ``KIND``, ``KIND:NAME``, or is the path of a config. Its file ends with
+A workload is written ``KIND`` or ``KIND:NAME``, or is a config's path or the place of a function. Its file ends with
 ``WORKLOADS.register("kind")(WorkloadKind(load=...))``.
 """
 
@@ -11,6 +11,7 @@ import pkgutil
 from typing import Any
 
 from aihwkit_nabn.errors import NabnError, UnknownNameError
+from aihwkit_nabn.extension import is_module
 from aihwkit_nabn.workloads._base import (
     SOURCES,
     WORKLOADS,
@@ -19,6 +20,8 @@ from aihwkit_nabn.workloads._base import (
     Workload,
     WorkloadKind,
 )
+
+_BY_PLACE = ("config", "function")  # kinds that nobody writes by name
 
 for _module in pkgutil.iter_modules(__path__):
     if not _module.name.startswith("_"):
@@ -36,23 +39,26 @@ def find_workload(text: str) -> tuple[WorkloadKind, str]:
         raise NabnError(f"a workload must be text, {', '.join(_forms())}, got {text!r}")
     if is_config(text):
         return WORKLOADS.get("config"), text
+    if is_function(text):
+        return WORKLOADS.get("function"), text
     kind, colon, name = text.partition(":")
-    if kind not in WORKLOADS or kind == "config":
+    if kind not in WORKLOADS or kind in _BY_PLACE:
         raise UnknownNameError("workload", text, _forms())
     found = WORKLOADS.get(kind)
     if found.named != bool(name) or bool(colon) != found.named:
         raise NabnError(f"workload {text!r} must be written {kind}:NAME" if found.named else f"{kind} takes no name")
-    return found, name
+    return found.of_names.get(name, found), name
 
 
 def load_workload(text: str, settings: LoadSettings | None = None, **options: Any) -> Workload:
     """Return a trained model with its data, ready to be measured.
 
     Args:
-        text: ``digits``, ``cifar10``, ``torchvision:NAME``, a config of mmdetection or mmsegmentation (``FILE.py``,
-            ``mmdet::FILE``, ``mmseg::FILE``), or what an extension has registered.
+        text: ``digits``, ``cifar10``, ``torchvision:NAME``, ``timm:NAME``, a function of your own (``FILE.py:NAME``,
+            ``PACKAGE.MODULE:NAME``), a config of mmdetection or mmsegmentation (``FILE.py``, ``mmdet::FILE``,
+            ``mmseg::FILE``), or what an extension has registered.
         settings: How much of the data, how it is read.
-        options: What the kind takes; for ``torchvision`` and configs ``checkpoint``, the file with the weights.
+        options: What the kind takes; for most ``checkpoint``, the file with the weights.
 
     Raises:
         NabnError: an option is unknown or missing, or what the text names cannot be loaded.
@@ -80,9 +86,17 @@ def is_config(text: str) -> bool:
     return text.endswith(".py") or "::" in text
 
 
+def is_function(text: str) -> bool:
+    """Return whether a workload means a function of the user's: ``FILE.py:NAME``, ``PACKAGE.MODULE:NAME``."""
+    where, _, name = text.rpartition(":")
+    if not name.isidentifier() or text.partition(":")[0] in WORKLOADS or "::" in text:
+        return False
+    return where.endswith(".py") or is_module(where)
+
+
 def _forms() -> list[str]:
-    kinds = [f"{kind}:NAME" if WORKLOADS.get(kind).named else kind for kind in WORKLOADS if kind != "config"]
-    return [*kinds, "FILE.py", "mmdet::FILE", "mmseg::FILE"]
+    kinds = [f"{kind}:NAME" if WORKLOADS.get(kind).named else kind for kind in WORKLOADS if kind not in _BY_PLACE]
+    return [*kinds, "FILE.py", "mmdet::FILE", "mmseg::FILE", "FILE.py:FUNCTION", "PACKAGE.MODULE:FUNCTION"]
 
 
 __all__ = [
@@ -94,5 +108,6 @@ __all__ = [
     "WorkloadKind",
     "find_workload",
     "is_config",
+    "is_function",
     "load_workload",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,8 @@ from aihwkit_nabn.data.classification import ImageSet
 from aihwkit_nabn.errors import NabnError, check_count, suggestion
 from aihwkit_nabn.evaluation import EvaluationResult, MethodSpec, Scenario, evaluate
 from aihwkit_nabn.evaluation.methods import AUGMENTED, PLAIN, suiting_set
-from aihwkit_nabn.evaluation.plan import EvalFn, has_input_ranges
+from aihwkit_nabn.evaluation.plan import EvalFn, Plan, has_input_ranges, make_plan
+from aihwkit_nabn.evaluation.protocol import EvaluationProtocol
 from aihwkit_nabn.registry import Registry
 from aihwkit_nabn.seeding import check_seed
 
@@ -75,14 +76,14 @@ class Workload:
     Attributes:
         model: The digital model, in eval mode, on its device.
         eval_fn: Called as ``eval_fn(model)``; returns metric names to numbers, higher being better.
-        calibration: Called with a `CalibrationRequest`; returns batches that can be run through again and again.
+        calibration: Called with a `CalibrationRequest`; returns batches; those of a generator are kept.
         forward_fn: Called as ``forward_fn(model, batch)`` when calibrating; None: as `aihwkit_nabn.calibrate` does.
         reference_forward_fn: The same for the digital model.
         train: Trains the model at a noise, on a chip's configuration, by a recipe; None where there are no labels.
         check_recipe: Raises a `NabnError` where a recipe cannot be followed; None: it always can.
         compressed: Called with a JPEG quality; returns the workload with its images compressed. None: it cannot.
         test_set: Returns the test images as the network takes them, for streams; None: it cannot.
-        write_examples: Draws test images as chips see them, see `aihwkit_nabn.openmmlab.examples`; None: it cannot.
+        write_examples: Draws test images as chips see them, see `aihwkit_nabn.evaluation.examples`; None: it cannot.
         held_back: Called with a number of images and a `CalibrationRequest`; returns an ``eval_fn`` on at most so many
             labelled images of the train set that are not among those requested, None where none are left. None: it
             cannot.
@@ -110,6 +111,26 @@ class Workload:
     facts: Mapping[str, Any] = field(default_factory=dict)
     rank: int = 0
     broadcast: Callable[[Any], Any] = lambda found: found
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "calibration", _kept(self.calibration))
+
+    def protocol(self, seed: int, model: nn.Module | None = None, **more: Any) -> EvaluationProtocol:
+        """Return how the model, or another network in its place, is measured.
+
+        Args:
+            seed: Of the run.
+            model: The other network.
+            more: What else `EvaluationProtocol` takes.
+        """
+        return EvaluationProtocol(
+            self.model if model is None else model,
+            self.eval_fn,
+            seed=seed,
+            forward_fn=self.forward_fn,
+            reference_forward_fn=self.reference_forward_fn,
+            **more,
+        )
 
     def calibration_sets(
         self, methods: Iterable[MethodSpec], request: CalibrationRequest, *, ranges: bool = False
@@ -154,7 +175,7 @@ class Workload:
     ) -> dict[str, Any]:
         """Return what `evaluate` hands to `aihwkit_nabn.evaluate`."""
         scenarios, methods = list(scenarios), list(methods)
-        ranges = any(has_input_ranges(scenario.rpu_config) for scenario in scenarios)
+        ranges = any(has_input_ranges(getattr(scenario, "rpu_config", None)) for scenario in scenarios)
         return {
             "scenarios": scenarios,
             "methods": methods,
@@ -166,6 +187,37 @@ class Workload:
             "reference_forward_fn": self.reference_forward_fn,
             "progress": self.rank == 0,
         }
+
+    def plan(
+        self,
+        scenarios: Iterable[Scenario],
+        methods: Iterable[MethodSpec],
+        request: CalibrationRequest,
+        *,
+        chips: int,
+        seed: int,
+    ) -> Plan:
+        """Return what `evaluate` would do, checked, with the first chip's seed."""
+        given = self.arguments(scenarios, methods, request, chips=chips) | {"seed": seed}
+        del given["progress"]
+        return make_plan(self.model, **given)
+
+
+def _kept(
+    calibration: Callable[[CalibrationRequest], Iterable[Any]],
+) -> Callable[[CalibrationRequest], Iterable[Any]]:
+    """Return the same with batches that can be run through again: those of a generator are kept in a list."""
+
+    def batches(request: CalibrationRequest) -> Iterable[Any]:
+        found = calibration(request)
+        if not isinstance(found, Iterator):
+            return found
+        kept = list(found)
+        if not kept:
+            raise NabnError("calibration of the workload gave an iterator that is used up; give a list or a DataLoader")
+        return kept
+
+    return batches
 
 
 def _set_of(spec: MethodSpec) -> str | None:
@@ -218,6 +270,8 @@ class WorkloadKind:
         named: Whether it is written ``KIND:NAME``.
         instead: What serves in place of an option that other kinds have, by its name, for messages.
         build: Returns the network of a name with random weights, without any data; None: it always has its weights.
+        explained: What an option that is missing must be, by its name, for messages.
+        of_names: Names with options of their own, and the kind in whose place they are taken.
     """
 
     load: Callable[..., Workload]
@@ -226,14 +280,24 @@ class WorkloadKind:
     named: bool = False
     instead: Mapping[str, str] = field(default_factory=dict)
     build: Callable[..., nn.Module] | None = None
+    explained: Mapping[str, str] = field(default_factory=dict)
+    of_names: dict[str, WorkloadKind] = field(default_factory=dict)
 
-    def checked(self, text: str, options: Mapping[str, Any], *, partial: bool = False) -> dict[str, Any]:
+    def checked(
+        self,
+        text: str,
+        options: Mapping[str, Any],
+        *,
+        partial: bool = False,
+        named: Callable[[str], str] = lambda name: name,
+    ) -> dict[str, Any]:
         """Return the options, checked.
 
         Args:
             text: The workload, for messages.
             options: By name.
             partial: Whether required ones may be missing.
+            named: Returns how the user writes an option, for messages.
 
         Raises:
             NabnError: one is unknown, missing, or has a value that is not allowed.
@@ -241,21 +305,20 @@ class WorkloadKind:
         for name in options:
             if name not in self.options:
                 instead = f"; use {self.instead[name]}" if name in self.instead else ""
-                known = ", ".join(self.options) or "no options"
+                known = ", ".join(map(named, self.options)) or "no options"
                 near = "" if instead else suggestion(name, self.options)
-                raise NabnError(f"{text} takes no {name}{near}{instead}; it takes {known}")
+                raise NabnError(f"{text} takes no {named(name)}{near}{instead}; it takes {known}")
         for name in self.required:
             if name not in options and not partial:
-                raise NabnError(f"{text} needs {name}{_explained(name)}")
-        return {name: self.options[name](f"{name} of {text}", value) for name, value in options.items()}
+                explained = {**_EXPLAINED, **self.explained}.get(name, "")
+                raise NabnError(f"{text} needs {named(name)}{explained}")
+        return {name: self.options[name](f"{named(name)} of {text}", value) for name, value in options.items()}
 
 
-def _explained(name: str) -> str:
-    texts = {
-        CHECKPOINT: ": the file with its trained weights",
-        "data": ": the folder with train/CLASS/images and val/CLASS/images",
-    }
-    return texts.get(name, "")
+_EXPLAINED = {
+    CHECKPOINT: ": the file with its trained weights",
+    "data": ": the folder with train/CLASS/images and val/CLASS/images",
+}
 
 
 def check_source(source: str, known: Sequence[str]) -> None:

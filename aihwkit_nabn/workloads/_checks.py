@@ -92,3 +92,14 @@ def short(value: object) -> str:
     """Return a value's text for a message, cut where it is long."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def check_arguments(field: str, value: object) -> dict[str, Any]:
+    """Return `value` if it is a mapping from names of arguments to values.
+
+    Raises:
+        NabnError: it is anything else.
+    """
+    if not isinstance(value, Mapping) or not all(isinstance(name, str) and name.isidentifier() for name in value):
+        raise NabnError(f"{field} must be a mapping from names of arguments to values, got {short(value)}")
+    return dict(value)

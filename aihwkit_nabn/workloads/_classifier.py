@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from aihwkit_nabn.seeding import derive_seed
 from aihwkit_nabn.training import TrainedModel, TrainingNoise, train_hardware_aware
 from aihwkit_nabn.training.recipe import Recipe
 from aihwkit_nabn.workloads._base import SOURCES, CalibrationRequest, LoadSettings, Workload, check_source
-from aihwkit_nabn.workloads._images import Images
+from aihwkit_nabn.workloads._images import Images, with_twins
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +41,7 @@ class Classifier:
         device: Where the model is.
         jpeg: Quality at which test and calibration images are compressed, or None.
         description: As `Workload` has it.
+        setup: As `Workload.facts` has it.
     """
 
     model: nn.Module
@@ -55,6 +56,7 @@ class Classifier:
     device: torch.device = torch.device("cpu")
     jpeg: int | None = None
     description: tuple[str, ...] = ()
+    setup: Mapping[str, Any] = field(default_factory=dict)
 
     def workload(self) -> Workload:
         """Return the classifier as a workload.
@@ -76,7 +78,7 @@ class Classifier:
             held_back=self.held_back,
             sources=SOURCES,
             description=self.description,
-            facts={"test_images": len(numbers), "other_data": self.other_name},
+            facts={"test_images": len(numbers), "other_data": self.other_name, "setup": self.setup},
         )
 
     def test_numbers(self) -> list[int]:
@@ -96,14 +98,7 @@ class Classifier:
         def batches(jpeg: int | None) -> Iterable[Tensor]:
             return source.batches(indices, size, images=request.images, seed=request.seed, jpeg=jpeg)
 
-        if not request.reference_skips:
-            return batches(self.jpeg)
-        if request.reference_skips != ("CompressJPEG",) or self.jpeg is None:
-            raise NabnError(
-                f"reference_skips of a classifier must be 'CompressJPEG', on compressed images, got "
-                f"{', '.join(request.reference_skips)}{'' if self.jpeg is not None else ' on images as they are'}"
-            )
-        return _Pairs(batches(None), batches(self.jpeg))
+        return with_twins(batches, request.reference_skips, self.jpeg)
 
     def chosen(self, request: CalibrationRequest) -> tuple[Images, list[int]]:
         """Return where calibration images come from, and their numbers.
@@ -148,16 +143,6 @@ class Classifier:
             rpu_config=rpu_config,
             **options,
         )
-
-
-class _Pairs:
-    """Batches of two forms of the same images."""
-
-    def __init__(self, clean: Iterable[Tensor], seen: Iterable[Tensor]) -> None:
-        self.clean, self.seen = clean, seen
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return zip(self.clean, self.seen, strict=True)
 
 
 class _Tested:

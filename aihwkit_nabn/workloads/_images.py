@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -13,8 +14,10 @@ from torchvision.datasets import ImageFolder
 
 from aihwkit_nabn.data.classification import ImageSet, image_batches
 from aihwkit_nabn.data.digits import load_digits
+from aihwkit_nabn.data.image_files import FileList, by_size, size_of
 from aihwkit_nabn.data.image_folder import ImageBatches, TransformedImages
 from aihwkit_nabn.data.jpeg import compress_image, compress_images
+from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.evaluation.methods import AUGMENTED
 from aihwkit_nabn.seeding import derive_seed
 
@@ -113,11 +116,72 @@ class FileImages:
     ) -> ImageBatches:
         transform = self.training if images == AUGMENTED else self.test
 
-        def whole(image: Image.Image) -> Tensor:
-            return transform(image if jpeg is None else compress_image(image, jpeg))
-
-        chosen = TransformedImages(self.folder, list(indices), whole if jpeg is not None else transform, seed)
+        chosen = TransformedImages(self.folder, list(indices), _through_jpeg(transform, jpeg), seed)
         return ImageBatches(chosen, batch_size=size, workers=self.workers, labelled=labelled)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SizedImages:
+    """Images in files of any size, without labels; those of one size go through the network together.
+
+    Attributes:
+        paths: The files.
+        test: From a PIL image to what the network takes.
+        training: The same, augmented at random.
+        workers: Processes that read them.
+    """
+
+    paths: Sequence[Path]
+    test: Callable[[Image.Image], Tensor]
+    training: Callable[[Image.Image], Tensor]
+    workers: int = 0
+
+    def groups(self, indices: Sequence[int], size: int) -> list[list[int]]:
+        """Return places in `indices` of the images that go through together, at most `size`."""
+        return by_size([size_of(self.paths[index]) for index in indices], size)
+
+    def batches(
+        self, indices: Sequence[int], size: int, *, images: str, seed: int = 0, jpeg: int | None = None
+    ) -> ImageBatches:
+        """As `Images.batches`, in the order of `groups`."""
+        transform = self.training if images == AUGMENTED else self.test
+        chosen = TransformedImages(FileList(self.paths), list(indices), _through_jpeg(transform, jpeg), seed)
+        return ImageBatches(chosen, workers=self.workers, labelled=False, groups=self.groups(indices, size))
+
+
+def _through_jpeg(transform: Callable[[Image.Image], Tensor], jpeg: int | None) -> Callable[[Image.Image], Tensor]:
+    return transform if jpeg is None else lambda image: transform(compress_image(image, jpeg))
+
+
+def with_twins(make: Callable[[int | None], Iterable[Tensor]], skips: Sequence[str], jpeg: int | None) -> Iterable[Any]:
+    """Return batches; where the digital model skips a transform, pairs of what it sees and what the chip sees.
+
+    Args:
+        make: Called with a JPEG quality; returns the batches.
+        skips: As `CalibrationRequest.reference_skips`.
+        jpeg: The quality that the chip's images have, or None.
+
+    Raises:
+        NabnError: there is no such transform.
+    """
+    if not skips:
+        return make(jpeg)
+    if tuple(skips) != ("CompressJPEG",) or jpeg is None:
+        raise NabnError(
+            f"reference_skips of a classifier or a torchvision network must be 'CompressJPEG', on compressed images, "
+            f"got {', '.join(skips)}{'' if jpeg is not None else ' on images as they are'}"
+        )
+    return _Pairs(make(None), make(jpeg))
+
+
+class _Pairs:
+    """Batches of two forms of the same images."""
+
+    def __init__(self, clean: Iterable[Tensor], seen: Iterable[Tensor]) -> None:
+        self.clean, self.seen = clean, seen
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return zip(self.clean, self.seen, strict=True)
 
 
 def digits_as(channels: int, size: int) -> ImageSet:

@@ -87,7 +87,7 @@ def read_config(name: str, cfg_options: Sequence[str] = ()) -> Config:
     """Return a config with ``KEY=VALUE`` texts merged into it.
 
     Raises:
-        NabnError: there is no such config, or an option does not fit.
+        NabnError: there is no such config, it defines no model, or an option does not fit.
         MissingDependencyError: OpenMMLab's packages are not installed.
     """
     if importlib.util.find_spec("mmengine") is None:
@@ -96,7 +96,10 @@ def read_config(name: str, cfg_options: Sequence[str] = ()) -> Config:
     from aihwkit_nabn.openmmlab.output import warnings_only
 
     with warnings_only():
-        return load_config(name, parse_cfg_options(list(cfg_options)))
+        config = load_config(name, parse_cfg_options(list(cfg_options)))
+    if not config.get("model"):
+        raise NabnError(f"{name} defines no model, so it is no config; for a function in it write {name}:FUNCTION")
+    return config
 
 
 @dataclass(frozen=True)
@@ -195,9 +198,9 @@ class _Config:
                 model,
                 noise=noise,
                 rpu_config=rpu_config,
-                workers=self.settings.loader_workers,
+                recipe=recipe,
                 work_dir=str(logs),
-                **vars(recipe),
+                workers=self.settings.loader_workers,
             )
 
     def compressed(self, quality: int) -> Workload:

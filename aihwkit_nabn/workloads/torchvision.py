@@ -1,4 +1,4 @@
-"""``torchvision:NAME``: any of torchvision's classifiers on a folder of images."""
+"""``torchvision:NAME`` of a classifier, on a folder of images."""
 
 from __future__ import annotations
 
@@ -9,27 +9,22 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 import torchvision
 from torch import Tensor, nn
-from torchvision import transforms
 from torchvision.models import WeightsEnum
 
-from aihwkit_nabn.data.image_folder import FolderData, choose, open_image_folder
+from aihwkit_nabn.data.image_folder import open_image_folder
 from aihwkit_nabn.data.state_dicts import find_weights
 from aihwkit_nabn.data.weights import count_classes, fill_model, read_checkpoint, tensor_names
-from aihwkit_nabn.errors import NabnError, UnknownNameError, check_count
-from aihwkit_nabn.evaluation.methods import AUGMENTED
+from aihwkit_nabn.errors import UnknownNameError
 from aihwkit_nabn.seeding import check_seed, derive_seed, private_rng
 from aihwkit_nabn.workloads._base import WORKLOADS, LoadSettings, Workload, WorkloadKind
 from aihwkit_nabn.workloads._checks import check_positive, check_text
-from aihwkit_nabn.workloads._classifier import Classifier
-from aihwkit_nabn.workloads._images import FileImages, MemoryImages, digits_as
+from aihwkit_nabn.workloads._folder import RANDOM, check_device, folder_workload, wrong_classes
+from aihwkit_nabn.workloads._image_input import ImageInput
 
 _WITH_AUXILIARY = ("googlenet", "inception_v3")
 _AUXILIARY = ("aux1", "aux2", "AuxLogits")  # heads of GoogLeNet and Inception v3, used in training only
-_TOP5_CLASSES = 10
-_BATCH, _WORKERS = 32, 2
 
 
 def load_torchvision(
@@ -44,10 +39,7 @@ def load_torchvision(
 ) -> Workload:
     """Return a torchvision classifier with the images of a folder.
 
-    Calibration images come from ``train/``, once through the test pipeline (resize, crop the centre, normalise) and
-    once through the usual training augmentation (crop at random, flip); accuracy is measured on ``val/``. The sizes and
-    the normalisation are those that torchvision gives with the model's own ImageNet weights. The other data set is the
-    digits, enlarged.
+    Sizes and normalisation are those that torchvision gives with the model's own ImageNet weights.
 
     Args:
         name: torchvision's.
@@ -68,31 +60,16 @@ def load_torchvision(
     where = check_device(device)
     folder = open_image_folder(data)
     model, own, notes = load_model(name, checkpoint, len(folder.classes), data, take=take, seed=settings.seed)
-    model = model.to(where)
-    test, training, size = pipelines(name, image_size or getattr(model, "image_size", None), own)
-    workers = _WORKERS if settings.loader_workers is None else settings.loader_workers
-    train = FileImages(folder=folder.train, test=test, training=training, workers=workers)
-    normalise = next(step for step in test.transforms if isinstance(step, transforms.Normalize))
-    _check_forward(model, name, size, where)
-
-    def training_batches(epoch: int, seed: int) -> Iterable[Any]:
-        order = choose(len(folder.train), None, derive_seed(seed, "training order", epoch))
-        augmented = derive_seed(seed, "training", epoch)
-        return train.labelled(order, settings.batch_size or _BATCH, images=AUGMENTED, seed=augmented)
-
-    return Classifier(
-        model=model,
-        train=train,
-        test=FileImages(folder=folder.val, test=test, training=training, workers=workers),
-        other=lambda: MemoryImages(data=digits_as(3, size), normalise=normalise, augment=lambda images, seed: images),
-        other_name="handwritten digits",
-        settings=settings,
-        batch_size=(_BATCH, settings.batch_size or _BATCH),
-        training_batches=training_batches,
-        top5=len(folder.classes) >= _TOP5_CLASSES,
+    return folder_workload(
+        model,
+        folder,
+        image_input(name, own).changed(image_size=image_size or getattr(model, "image_size", None)),
+        settings,
+        title=f"{name} ({'random weights' if checkpoint == RANDOM else checkpoint})",
+        data=data,
         device=where,
-        description=(*_describe(name, checkpoint, data, folder, size, settings), *notes),
-    ).workload()
+        notes=notes,
+    )
 
 
 def build_random(name: str, classes: int = 1000, seed: int = 0) -> nn.Module:
@@ -109,7 +86,8 @@ def build_random(name: str, classes: int = 1000, seed: int = 0) -> nn.Module:
 def _check_name(name: str) -> None:
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
-        raise UnknownNameError("torchvision classifier", name, known)
+        hint = "; of torchvision's detectors, those of key points are not measured" if "keypoint" in name else ""
+        raise UnknownNameError("torchvision network", name, [*known, *KIND.of_names], hint)
 
 
 def published_weights(name: str, path: str) -> WeightsEnum | None:
@@ -117,18 +95,18 @@ def published_weights(name: str, path: str) -> WeightsEnum | None:
 
     Their addresses hold the beginning of the file's SHA-256, so a renamed file is known too.
     """
-    entries = {
-        found[1]: entry
-        for entry in torchvision.models.get_model_weights(name)
-        if (found := re.search(r"-([0-9a-f]{8,})\.pth$", entry.url))
-    }
+    return _published(torchvision.models.get_model_weights(name), path)
+
+
+def _published(entries: Iterable[WeightsEnum], path: str) -> WeightsEnum | None:
+    starts = [(found[1], entry) for entry in entries if (found := re.search(r"-([0-9a-f]{8,})\.pth$", entry.url))]
     if not Path(path).is_file():
         return None
     digest = hashlib.sha256()
     with Path(path).open("rb") as file:
         while piece := file.read(2**20):
             digest.update(piece)
-    return next((entry for start, entry in entries.items() if digest.hexdigest().startswith(start)), None)
+    return next((entry for start, entry in starts if digest.hexdigest().startswith(start)), None)
 
 
 def load_model(
@@ -147,7 +125,7 @@ def load_model(
     Raises:
         NabnError: the weights cannot be read, are another model's, or are for another number of classes.
     """
-    if checkpoint == "random":
+    if checkpoint == RANDOM:
         return build_random(name, classes, seed), None, []
     own = published_weights(name, checkpoint)
     source = f"weights {checkpoint}"
@@ -164,10 +142,7 @@ def load_model(
     extra = _extra_options(name, state, auxiliary, own)
     counted = count_classes(state, lambda count: _build(name, count, **extra), source)
     if counted != classes:
-        raise NabnError(
-            f"{source} tell {counted} classes apart, but {data} has {classes} class folders; "
-            f"the folders must be the classes the model was trained on"
-        )
+        raise wrong_classes(source, counted, classes, data)
     model = _build(name, counted, **extra)
     fill_model(model, state, source)
     return _without_auxiliary(model).eval(), own, found.notes(source)
@@ -199,74 +174,37 @@ def _without_auxiliary(model: nn.Module) -> nn.Module:
     return model
 
 
-def pipelines(
-    name: str, image_size: int | None, weights: WeightsEnum | None = None
-) -> tuple[transforms.Compose, transforms.Compose, int]:
-    """Return the test pipeline, the training pipeline and the edge of the images they give.
+def image_input(name: str, weights: WeightsEnum | None = None) -> ImageInput:
+    """Return how images become a classifier's input.
 
     Args:
         name: torchvision's.
-        image_size: Another edge than that of the weights.
         weights: Which of torchvision's; None: its first ones for ImageNet.
-
-    Raises:
-        NabnError: the size is no integer >= 1.
     """
     members = {entry.name: entry for entry in torchvision.models.get_model_weights(name)}
-    own = (weights or members.get("IMAGENET1K_V1", next(iter(members.values())))).transforms()
-    size, resize = own.crop_size[0], own.resize_size[0]
-    if image_size is not None:
-        check_count("image_size", image_size, minimum=1)
-        size, resize = image_size, round(image_size * resize / size)
-    to_tensor = [transforms.ToTensor(), transforms.Normalize(own.mean, own.std)]
-    test = [transforms.Resize(resize, own.interpolation), transforms.CenterCrop(size), *to_tensor]
-    training = [
-        transforms.RandomResizedCrop(size, interpolation=own.interpolation),
-        transforms.RandomHorizontalFlip(),
-        *to_tensor,
-    ]
-    return transforms.Compose(test), transforms.Compose(training), size
+    return _input_of(weights or members.get("IMAGENET1K_V1", next(iter(members.values()))))
 
 
-def check_device(device: str) -> torch.device:
-    """Return a device that torch can use.
-
-    Raises:
-        NabnError: there is no such device, or torch was built without it.
-    """
-    try:
-        wanted = torch.device(device)
-        torch.empty(0, device=wanted)
-    except (RuntimeError, AssertionError) as error:  # the latter: torch built without CUDA
-        reason = (str(error).splitlines() or [""])[0]
-        raise NabnError(
-            f"device must be one that torch can use, such as cpu or cuda, got {device!r}: {reason}"
-        ) from error
-    return wanted
+def image_input_of(checkpoint: str) -> ImageInput | None:
+    """Return how images become the input of whichever of torchvision's own weights a file is; None: of none."""
+    names = torchvision.models.list_models(module=torchvision.models)
+    own = _published([entry for name in names for entry in torchvision.models.get_model_weights(name)], checkpoint)
+    return None if own is None else _input_of(own)
 
 
-def _check_forward(model: nn.Module, name: str, size: int, device: torch.device) -> None:
-    try:
-        with torch.inference_mode():
-            model(torch.zeros(1, 3, size, size, device=device))
-    except Exception as error:  # each model has its own way of refusing a size
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise NabnError(f"{name} cannot take images of {size} x {size} pixels: {reason}") from error
+def _input_of(weights: WeightsEnum) -> ImageInput:
+    own = weights.transforms()
+    return ImageInput(
+        size=own.crop_size[0],
+        resize=own.resize_size[0],
+        mean=tuple(own.mean),
+        std=tuple(own.std),
+        interpolation=own.interpolation,
+        origin=f"torchvision's, for {weights}",
+    )
 
 
-def _describe(
-    name: str, checkpoint: str, data: str, folder: FolderData, size: int, settings: LoadSettings
-) -> list[str]:
-    origin = "random weights" if checkpoint == "random" else checkpoint
-    tested = min(settings.test_images or len(folder.val), len(folder.val))
-    return [
-        f"{name} ({origin}), {len(folder.classes)} classes, images of {size} x {size} pixels",
-        f"accuracy on {tested} of the {len(folder.val)} images in {data}/val, calibration with some of the "
-        f"{len(folder.train)} in {data}/train, without their labels",
-    ]
-
-
-WORKLOADS.register("torchvision")(
+KIND = WORKLOADS.register("torchvision")(
     WorkloadKind(
         load=load_torchvision,
         options={

@@ -13,6 +13,7 @@ from aihwkit_nabn.calibration.pair_moments import JointMoments, Pair
 from aihwkit_nabn.errors import CalibrationError, NabnError
 from aihwkit_nabn.nn import named_analog_layers
 from aihwkit_nabn.nn.calibration_tensors import calibration_tensors, load_calibration_tensors
+from tests.chips import chip_of
 
 CommonMode, Paired = CALIBRATION_METHODS.get("common_mode"), CALIBRATION_METHODS.get("paired")
 
@@ -152,8 +153,7 @@ def test_inputs_that_cancel_have_no_mean_to_follow(size, relative):
     norm = nn.LayerNorm(32)
     norm.weight.data.fill_(size)
     net = nn.Sequential(norm, nn.Linear(32, 40), nn.ReLU(), nn.Linear(40, 8)).eval()
-    chip = nabn.convert_to_noise_aware(net, nabn.presets.GaussianWeightNoisePreset(sigma=0.1))
-    nabn.program_chip(chip, seed=0)
+    chip = chip_of(net, "gaussian:sigma=0.1", 0)
     nabn.calibrate(chip, [torch.randn(6, 5, 32) for _ in range(2)], "common_mode", reference=net)
     assert not chip[1].alignment.input_gain.any() and chip[3].alignment.input_gain.all()
     x = torch.randn(6, 5, 32)
@@ -163,8 +163,7 @@ def test_inputs_that_cancel_have_no_mean_to_follow(size, relative):
 
 
 def test_which_layers_take_part(positive, images):
-    chip = nabn.convert_to_noise_aware(positive, nabn.presets.GaussianWeightNoisePreset(sigma=0.1))
-    nabn.program_chip(chip, seed=0)
+    chip = chip_of(positive, "gaussian:sigma=0.1", 0)
     report = nabn.calibrate(chip, [images(16, 1), images(3, 2)], "common_mode", reference=positive)
     layers = named_analog_layers(chip)
     assert {name for name, layer in layers.items() if layer.alignment.input_gain is not None} == TAKE_PART
@@ -173,16 +172,14 @@ def test_which_layers_take_part(positive, images):
 
 
 def test_without_noise_it_is_the_identity(positive, images, relative):
-    chip = nabn.convert_to_noise_aware(positive, nabn.presets.GaussianWeightNoisePreset(sigma=0.0))
-    nabn.program_chip(chip, seed=0)
+    chip = chip_of(positive, "gaussian:sigma=0.0", 0)
     nabn.calibrate(chip, [images(5, 1), images(1, 2)], "common_mode", reference=positive)
     assert relative(chip(images(5, 30)), positive(images(5, 30))) < 1e-5
 
 
 def test_what_the_report_says_comes_out(positive, images):
     """Means and spreads behind the first layer, whose inputs calibration does not change."""
-    chip = nabn.convert_to_noise_aware(positive, nabn.presets.GaussianWeightNoisePreset(sigma=0.2))
-    nabn.program_chip(chip, seed=1)
+    chip = chip_of(positive, "gaussian:sigma=0.2", 1)
     batch, seen = images(32, 1), {}
     shift = nabn.calibrate(chip, [batch], "common_mode", reference=positive).layers[0]
     for name, model in (("chip", chip), ("reference", positive)):
@@ -215,8 +212,7 @@ def test_closer_than_paired_on_new_images(positive, images, preset):
 
 
 def test_distill_can_start_from_it(positive, images):
-    chip = nabn.convert_to_noise_aware(positive, nabn.presets.GaussianWeightNoisePreset(sigma=0.1))
-    nabn.program_chip(chip, seed=0)
+    chip = chip_of(positive, "gaussian:sigma=0.1", 0)
     batches, x = [images(16, 1)], images(8, 3)
     nabn.calibrate(chip, batches, "common_mode", reference=positive)
     gains = {name: layer.alignment.input_gain for name, layer in named_analog_layers(chip).items()}
@@ -247,8 +243,7 @@ def test_aihwkits_own_layers_are_aligned_as_with_paired(images):
 
 def test_undo_fold_and_digital(positive, images, relative):
     """Folding leaves the input gain, which has nowhere to go; everything else as for any other method."""
-    chip = nabn.convert_to_noise_aware(positive, nabn.presets.PCMPreset())
-    nabn.program_chip(chip, seed=0, t_inference="1d")
+    chip = chip_of(positive, "pcm", 0, t_inference="1d")
     x = images(4, 9)
     before = chip(x)
     report = nabn.calibrate(chip, [images(16, 1)], "common_mode", reference=positive)
@@ -277,8 +272,7 @@ def test_undo_fold_and_digital(positive, images, relative):
 
 
 def test_files_keep_the_gain(positive, images, tmp_path):
-    chip = nabn.convert_to_noise_aware(positive, nabn.presets.PCMPreset())
-    nabn.program_chip(chip, seed=0, t_inference="1d")
+    chip = chip_of(positive, "pcm", 0, t_inference="1d")
     nabn.calibrate(chip, [images(16, 1)], "common_mode", reference=positive)
     x, out = images(4, 9), chip(images(4, 9))
     nabn.save_chip(chip, tmp_path / "chip.safetensors")

@@ -12,10 +12,10 @@ from torch import nn
 
 import aihwkit_nabn as nabn
 from aihwkit_nabn.calibration import exact, lockstep, pairs
-from aihwkit_nabn.calibration.moments import Moments
 from aihwkit_nabn.chip.variation import samples_processed, set_samples_processed
 from aihwkit_nabn.errors import CalibrationError
 from aihwkit_nabn.noise.variational import VariationalNoise
+from tests.chips import chip_of
 from tests.networks import ResidualBlock
 from tests.properties.networks import SIZE, networks
 
@@ -63,8 +63,7 @@ def test_any_split_gives_the_same(deep, method, relative):
 def test_random_networks_and_random_splits(method, net, seed, data):
     assume(method not in ("population", "prior") or any(isinstance(m, nn.BatchNorm2d) for m in net.modules()))
     generator = torch.Generator().manual_seed(seed)
-    chip = nabn.convert_to_noise_aware(net, nabn.presets.GaussianWeightNoisePreset(sigma=0.1))
-    nabn.program_chip(chip, seed=seed)
+    chip = chip_of(net, "gaussian:sigma=0.1", seed)
     images, x = torch.randn(14, 3, SIZE, SIZE, generator=generator).split([11, 3])
     expected, whole = calibrated(chip, net, [images], method, x)
     cuts = data.draw(st.lists(st.integers(0, 11), min_size=1, max_size=4).map(sorted))
@@ -149,8 +148,7 @@ class Shared(nn.Module):
 def test_shared_layers_settle_to_the_same(method, relative):
     torch.manual_seed(0)
     net = Shared().eval()
-    chip = nabn.convert_to_noise_aware(net, nabn.presets.GaussianWeightNoisePreset(sigma=0.1))
-    nabn.program_chip(chip, seed=1)
+    chip = chip_of(net, "gaussian:sigma=0.1", 1)
     images, x = torch.randn(12, 3, 16, 16), torch.randn(3, 3, 16, 16)
     expected, whole = calibrated(chip, net, [images], method, x)
     got, report = calibrated(chip, net, list(images.split([5, 1, 6])), method, x)
@@ -172,8 +170,7 @@ def test_layers_in_front_of_shared_ones_are_measured_once(monkeypatch):
     for behind in (exact._behind, lambda shared, ways: {gate for way in ways for gate in way}):
         monkeypatch.setattr(exact, "_behind", behind)
         measured.clear()
-        chip = nabn.convert_to_noise_aware(net, nabn.presets.GaussianWeightNoisePreset(sigma=0.1))
-        nabn.program_chip(chip, seed=1)
+        chip = chip_of(net, "gaussian:sigma=0.1", 1)
         report = nabn.calibrate(chip, list(x.split(5)), "low_rank", reference=net)
         assert report.n_passes > 2
         with torch.no_grad():
@@ -232,8 +229,7 @@ def test_the_size_of_the_outputs_does_not_matter(exponent):
         net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(288, 4)).eval()
         with torch.no_grad():
             net[-1].weight.mul_(factor), net[-1].bias.mul_(factor)
-        chip = nabn.convert_to_noise_aware(net, nabn.presets.GaussianWeightNoisePreset(sigma=0.1))
-        nabn.program_chip(chip, seed=0)
+        chip = chip_of(net, "gaussian:sigma=0.1", 0)
         generator = torch.Generator().manual_seed(5)
         images, x = torch.randn(64, 3, 10, 10, generator=generator), torch.randn(64, 3, 10, 10, generator=generator)
         for method in ("paired", "common_mode"):
@@ -241,14 +237,3 @@ def test_the_size_of_the_outputs_does_not_matter(exponent):
             with torch.no_grad():
                 errors.append(float((got - net(x)).double().square().mean().sqrt() / net(x).double().std()))
     assert errors[2:] == pytest.approx(errors[:2], rel=1e-3)
-
-
-@pytest.mark.parametrize("exponent", [-36, -22, 19, 30])
-def test_moments_of_very_small_and_large_values(exponent):
-    x = torch.randn(4, 6, 9, 11) * 10.0**exponent
-    x[:, 2] = 0.0
-    x[:, 3] = 1.0
-    got, wide = Moments.of(x, 1), x.double().movedim(1, 0).flatten(1)
-    torch.testing.assert_close(got.mean, wide.mean(1), rtol=1e-6, atol=1e-7 * float(wide[0].std()))
-    torch.testing.assert_close(got.var[:2], wide.var(1, correction=0)[:2], rtol=1e-6, atol=0.0)
-    assert (got.var[2:4] == 0).all()

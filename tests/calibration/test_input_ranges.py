@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from aihwkit.simulator.parameters import IOParameters
-from aihwkit.simulator.parameters.enums import BoundManagementType, NoiseManagementType
 from torch import Tensor, nn
 
 from aihwkit_nabn import calibrate_input_ranges, convert_to_noise_aware, evaluate, program_chip
@@ -20,22 +18,12 @@ from aihwkit_nabn.nn.calibration_tensors import calibration_tensors, load_calibr
 from aihwkit_nabn.nn.input_ranges import input_ranges, output_bounds, set_input_range, set_output_bounds
 from aihwkit_nabn.simulator import NoiseAwareRPUConfig, parse_preset
 from aihwkit_nabn.simulator.product.tiles import tiles_of
+from tests.chips import with_converters
 from tests.networks import classifier
 
 
 def config(rows: int = 512, **forward: Any) -> NoiseAwareRPUConfig:
-    settings: dict[str, Any] = {
-        "inp_res": 254.0,
-        "out_res": 254.0,
-        "out_bound": 10.0,
-        "out_noise": 0.0,
-        "bound_management": BoundManagementType.NONE,
-        "noise_management": NoiseManagementType.NONE,
-    }
-    made = NoiseAwareRPUConfig(forward=IOParameters(**{**settings, **forward}))
-    made.mapping.max_input_size = rows
-    made.mapping.weight_scaling_omega, made.mapping.weight_scaling_columnwise = 1.0, True
-    made.pre_post.input_range.enable = True
+    made: NoiseAwareRPUConfig = with_converters(NoiseAwareRPUConfig, (rows, 512), 3.0, **forward)
     return made
 
 
@@ -151,14 +139,14 @@ def test_an_evaluation_sets_them_first_and_a_file_keeps_them() -> None:
             calibration_batches=iter(images[:32].split(16)),
             progress=False,
         )
-    with pytest.warns(UserWarning, match="initial value"), pytest.warns(UserWarning, match="cut off; set the ranges"):
+    with pytest.warns(UserWarning, match="initial value"), pytest.warns(UserWarning, match="clipped; set the ranges"):
         evaluate(model, scenarios=[scenario], methods=["none"], eval_fn=closeness, chips=1, progress=False)
     one, other = (convert_to_noise_aware(model, config()) for _ in range(2))
     calibrate_input_ranges(one, [images])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         program_chip(one, seed=1)
-    with pytest.warns(UserWarning, match="layer '0' is the initial 3"):
+    with pytest.warns(UserWarning, match="layer '0' is still the initial 3"):
         program_chip(other, seed=1)
     load_calibration_tensors(other, calibration_tensors(one))
     assert input_ranges(one) == pytest.approx(input_ranges(other)) and input_ranges(one)["3"] != 3.0

@@ -14,6 +14,7 @@ import aihwkit_nabn as nabn
 from aihwkit_nabn.calibration.corrections import share_out
 from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.nn import named_analog_layers
+from tests.chips import chip_of
 from tests.networks import deep
 
 PERFECT = nabn.presets.GaussianWeightNoisePreset(sigma=0.0)
@@ -84,7 +85,7 @@ def test_it_is_reduced_rank_regression():
     """The slow obvious way with numpy: ridge regression, then the best approximation of its predictions."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(10, 8)).eval()
-    chip = nabn.program_chip(nabn.convert_to_noise_aware(net, nabn.presets.GaussianWeightNoisePreset(sigma=0.2)), 0)
+    chip = chip_of(net, "gaussian:sigma=0.2", 0)
     images = torch.randn(200, 10) @ torch.randn(10, 10)
     rank, ridge = 3, 0.05
     budget = (rank * (10 + 8) + 1) / 80
@@ -152,8 +153,7 @@ def test_the_report_tells_what_lies_on_the_chip(method):
     torch.manual_seed(0)
     layers = list(deep(2))
     net = nn.Sequential(*layers[:2], nn.Conv2d(12, 12, 3, padding=1, groups=12), *layers[2:]).eval()
-    chip = nabn.convert_to_noise_aware(net, nabn.presets.GaussianWeightNoisePreset(sigma=0.1))
-    nabn.program_chip(chip, seed=0)
+    chip = chip_of(net, "gaussian:sigma=0.1", 0)
     options = {"steps": 3} if method == "distill" else {}
     options |= {"candidates": "none+low_rank"} if method == "auto" else {}
     report = nabn.calibrate(chip, [torch.randn(32, 3, 8, 8)], method, reference=net, budget=0.3, **options)
@@ -177,8 +177,7 @@ def test_the_report_tells_what_lies_on_the_chip(method):
 
 def test_without_corrections_none_are_told():
     net = deep(2)
-    chip = nabn.convert_to_noise_aware(net, nabn.presets.GaussianWeightNoisePreset(sigma=0.1))
-    nabn.program_chip(chip, seed=0)
+    chip = chip_of(net, "gaussian:sigma=0.1", 0)
     for method, options in (("paired", {}), ("low_rank", {"budget": 0.0}), ("auto", {"candidates": "none"})):
         report = nabn.calibrate(chip, [torch.randn(16, 3, 8, 8)], method, reference=net, **options)
         assert report.corrections is None and "rank" not in str(report).replace("low_rank", "")
@@ -186,8 +185,7 @@ def test_without_corrections_none_are_told():
 
 def test_it_survives_whatever_a_calibration_goes_through(tmp_path):
     net = deep(2)
-    chip = nabn.convert_to_noise_aware(net, nabn.presets.GaussianWeightNoisePreset(sigma=0.1))
-    nabn.program_chip(chip, seed=0)
+    chip = chip_of(net, "gaussian:sigma=0.1", 0)
     images, x = torch.randn(32, 3, 8, 8), torch.randn(8, 3, 8, 8)
     nabn.calibrate(chip, [images], "low_rank", reference=net, budget=0.3)
     calibrated = chip(x)

@@ -109,7 +109,7 @@ def test_what_cannot_be_a_method_is_refused_when_registered(register):
     for method, message in (
         (dict, "must be a class derived from CalibrationMethod"),
         (Half(), "must be a class derived from CalibrationMethod"),
-        (Empty, r"Empty does not write calibrate\(self, session\)"),
+        (Empty, r"Empty does not define calibrate\(self, session\)"),
         (Demanding, "option 'share' needs a default"),
         (DemandingKeyword, "option 'share' needs a default"),
     ):
@@ -127,14 +127,14 @@ def test_none_is_no_method_but_a_row_of_an_evaluation(chip, batches):
         nabn.calibrate(chip, batches, method="none")
     assert str(caught.value) == (
         "unknown calibration method 'none': to leave a chip as programmed, do not calibrate it; "
-        "evaluate(methods=['none', ...]) measures it so"
+        "evaluate(methods=['none', ...]) measures it that way"
     )
 
 
 @pytest.mark.parametrize("text", ["low_rank:budget=0.1", " low_rank : budget = 0.1", "low_rank(budget=0.1)"])
 def test_options_inside_of_a_name_are_told_apart(text, chip, batches, net):
     ways = (
-        "give options apart from the name, calibrate(..., method='low_rank', budget=0.1), "
+        "pass options separately from the name, calibrate(..., method='low_rank', budget=0.1), "
         "MethodSpec('low_rank', options={'budget': 0.1}), or in a config dict(method='low_rank', budget=0.1)"
     )
     for call in (
@@ -160,16 +160,9 @@ def test_options_that_cannot_be_read_are_shown_as_a_form():
 
 
 def test_the_budget_is_a_share():
-    ways = (
-        lambda: build_method("low_rank", budget=5),
-        lambda: build_method("auto", budget=5),
-        lambda: build_method("distill", budget=5, start="paired"),
-    )
-    for build in ways:
-        with pytest.raises(
-            NabnError, match="^budget must be the share of the network's multiplications .*between 0 and 1"
-        ):
-            build()
+    for method, options in (("low_rank", {}), ("auto", {}), ("distill", {"start": "paired"})):
+        with pytest.raises(NabnError, match="^budget must be the share of the network's multi.*between 0 and 1"):
+            build_method(method, budget=5, **options)
 
 
 def test_the_session_says_what_is_missing(chip, register):

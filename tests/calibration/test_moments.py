@@ -128,5 +128,16 @@ def test_what_is_not_finite_is_named(bad):
     x = torch.randn(6, 3)
     Moments.of(x, 1).check_finite("layer 'a'")
     x[2, 1] = bad
-    with pytest.raises(CalibrationError, match="layer 'a' produced NaN or infinite values on the calibration set"):
+    with pytest.raises(CalibrationError, match="layer 'a' holds NaN or infinite values on the calibration set"):
         Moments.of(x, 1).check_finite("layer 'a'")
+
+
+@pytest.mark.parametrize("exponent", [-36, -22, 19, 30])
+def test_moments_of_very_small_and_large_values(exponent):
+    x = torch.randn(4, 6, 9, 11) * 10.0**exponent
+    x[:, 2] = 0.0
+    x[:, 3] = 1.0
+    got, wide = Moments.of(x, 1), x.double().movedim(1, 0).flatten(1)
+    torch.testing.assert_close(got.mean, wide.mean(1), rtol=1e-6, atol=1e-7 * float(wide[0].std()))
+    torch.testing.assert_close(got.var[:2], wide.var(1, correction=0)[:2], rtol=1e-6, atol=0.0)
+    assert (got.var[2:4] == 0).all()

@@ -19,6 +19,7 @@ from aihwkit_nabn.calibration import CALIBRATION_METHODS, Moments
 from aihwkit_nabn.calibration.pair_moments import ANALOG, DIGITAL, JointMoments, Pair
 from aihwkit_nabn.errors import CalibrationError
 from aihwkit_nabn.nn import named_analog_layers
+from tests.chips import chip_of
 from tests.tensors import bits, equal
 
 Paired = CALIBRATION_METHODS.get("paired")
@@ -137,8 +138,7 @@ def test_paired_brings_every_layers_moments_to_the_references(chip, net, images)
 
 
 def test_paired_on_a_chip_without_noise_is_the_identity(net, batches, images, relative):
-    chip = nabn.convert_to_noise_aware(net, nabn.presets.GaussianWeightNoisePreset(sigma=0.0))
-    nabn.program_chip(chip, seed=0)
+    chip = chip_of(net, "gaussian:sigma=0.0", 0)
     for method in ("paired", "distill"):
         nabn.calibrate(chip, batches, method, reference=net)
         assert relative(chip(images(5, 30)), net(images(5, 30))) < 1e-5
@@ -175,8 +175,7 @@ class SharedHead(nn.Module):
 def test_a_layer_that_runs_on_several_inputs_has_one_alignment(images):
     torch.manual_seed(0)
     net = SharedHead().eval()
-    chip = nabn.convert_to_noise_aware(net, nabn.presets.GaussianWeightNoisePreset(sigma=0.2))
-    nabn.program_chip(chip, seed=0)
+    chip = chip_of(net, "gaussian:sigma=0.2", 0)
     batches = [images(3, 1), images(2, 2)]
     expected = by_hand(chip, net, batches, Paired(shrink=0.0).rule)
     report = nabn.calibrate(chip, batches, "paired", reference=net, shrink=0.0)
@@ -196,7 +195,7 @@ def test_a_branch_without_inputs_is_let_be(images):
             return self.head(features[features[:, 0] > 1e6])
 
     net = Regions().eval()
-    chip = nabn.program_chip(nabn.convert_to_noise_aware(net, nabn.presets.GaussianWeightNoisePreset()), seed=0)
+    chip = chip_of(net, "gaussian", 0)
     nabn.calibrate(chip, [images(3)], "paired", reference=net)
     assert chip.conv.alignment.is_set and not chip.head.alignment.is_set
 
@@ -257,8 +256,7 @@ def test_the_grid_of_positions_for_the_correlation_is_fair(images):
     """On maps too large to keep, the correlation comes from a sample that is close to all of it."""
     torch.manual_seed(0)
     net = nn.Conv2d(3, 4, 3, padding=1).eval()
-    chip = nabn.convert_to_noise_aware(net, nabn.presets.GaussianWeightNoisePreset(sigma=0.3))
-    nabn.program_chip(chip, seed=0)
+    chip = chip_of(net, "gaussian:sigma=0.3", 0)
     batch = images(2, 1, (3, 150, 90))
     with torch.no_grad():
         pair = make_pair([net(batch)], [chip(batch)], -3)

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 import aihwkit_nabn as nabn
 from aihwkit_nabn.errors import CalibrationError, VerificationError
+from tests.chips import chip_of
 from tests.tensors import bits, equal
 
 
@@ -53,8 +54,7 @@ class ReadsWeights(nn.Module):
 
 def test_layers_whose_weights_are_read_are_told():
     net = ReadsWeights().eval()
-    chip = nabn.convert_to_noise_aware(net, nabn.presets.GaussianWeightNoisePreset(sigma=0.1))
-    nabn.program_chip(chip, seed=0)
+    chip = chip_of(net, "gaussian:sigma=0.1", 0)
     with pytest.warns(UserWarning, match=r"reads the weights of 1 analog layers \(read\) instead of calling them"):
         report = nabn.calibrate(chip, [torch.randn(8, 4)], "paired", reference=net)
     assert [layer.name for layer in report.layers] == ["called"]
@@ -80,10 +80,7 @@ def test_layers_behind_a_side_that_finds_nothing_are_told(blind, skips):
     net = OnWhatIsFound().eval()
     net.skips = skips
     batches = [torch.randn(8, 4)]
-    chip = nabn.convert_to_noise_aware(
-        net, nabn.presets.GaussianWeightNoisePreset(sigma=0.01), example_inputs=batches[0]
-    )
-    nabn.program_chip(chip, seed=0)
+    chip = chip_of(net, "gaussian:sigma=0.01", 0, example_inputs=batches[0])
     (chip if blind == "chip" else net).threshold = 99.0
     if blind == "reference" and skips:
         with pytest.raises(CalibrationError, match="'mask' ran on the chip but not in the reference; is it the same"):

@@ -93,3 +93,27 @@ def test_what_looked_at_other_things_is_not_compared():
     shuffled = digital[:, torch.randperm(400)]
     assert regressed.solve(moments_of(inputs, analog, shuffled)) is own
     assert regressed.solve(HalvedMoments(1)) is own
+
+
+@pytest.mark.parametrize("groups", [1, 5])
+@pytest.mark.parametrize("size", [1e-18, 1.0, 1e18])
+def test_moments_are_those_of_double_precision_however_large_the_values(groups, size):
+    parts = [part * size for part in samples(80, k=6 if groups == 1 else 5)]
+    found = moments_of(*parts, groups).whole()
+    inputs, analog, digital = (part.double() - part.double().mean(1, keepdim=True) for part in parts)
+    if groups == 1:
+        expected = inputs @ inputs.T, analog @ inputs.T, digital @ inputs.T
+    else:
+        expected = tuple((part * inputs).sum(1) for part in (inputs, analog, digital))
+    expected += analog.square().sum(1), digital.square().sum(1), (analog * digital).sum(1)
+    for got, wanted in zip(found.scatter, expected, strict=True):
+        np.testing.assert_allclose(got, wanted, atol=1e-12 * float(wanted.abs().max()))
+    assert found.is_finite
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_moments_tell_of_values_that_are_not_finite(bad, which):
+    parts = samples(40)
+    parts[which][1, 3] = bad
+    assert not moments_of(*parts).whole().is_finite

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 import aihwkit_nabn as nabn
 from aihwkit_nabn.calibration import lockstep, rehearsal
+from tests.chips import chip_of
 
 X = torch.randn(12, 6, generator=torch.Generator().manual_seed(0))
 SPLIT = [5, 4, 3]
@@ -60,8 +61,7 @@ class Writes(Two):
 
 
 def calibrated(net, batches, method, **options):
-    chip = nabn.convert_to_noise_aware(net, nabn.presets.GaussianWeightNoisePreset(sigma=0.1))
-    nabn.program_chip(chip, seed=1)
+    chip = chip_of(net, "gaussian:sigma=0.1", 1)
     reference = {} if method == "population" else {"reference": net}
     report = nabn.calibrate(chip, batches, method, **reference, **options)
     with torch.no_grad():
@@ -98,8 +98,7 @@ def test_ways_that_part(first, relative):
 
     torch.manual_seed(0)
     net, x = Skips().eval(), torch.rand(8, 6)
-    chip = nabn.convert_to_noise_aware(net, nabn.presets.GaussianWeightNoisePreset(sigma=0.0))
-    nabn.program_chip(chip, seed=0)
+    chip = chip_of(net, "gaussian:sigma=0.0", 0)
     batches = [x[:4], -x[4:]]
     nabn.calibrate(chip, batches, "paired", reference=net)
     for batch in batches:
@@ -219,8 +218,7 @@ def test_a_system_without_more_threads(monkeypatch, relative):
 def test_a_chip_calibrated_with_a_function_of_the_callers_can_be_pickled():
     torch.manual_seed(0)
     net = Two().eval()
-    chip = nabn.convert_to_noise_aware(net, nabn.presets.GaussianWeightNoisePreset(sigma=0.1))
-    nabn.program_chip(chip, seed=1)
+    chip = chip_of(net, "gaussian:sigma=0.1", 1)
     nabn.calibrate(chip, list(X.split(SPLIT)), "paired", reference=net, forward_fn=lambda model, batch: model(batch))
     assert torch.equal(pickle.loads(pickle.dumps(chip))(X), chip(X))
 

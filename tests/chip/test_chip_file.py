@@ -93,7 +93,7 @@ def test_no_weights_are_stored_twice(setting: str, tmp_path: Path) -> None:
         found = [tensors[f"{tile}/{kind}"] for kind in kinds if f"{tile}/{kind}" in tensors]
         assert len(found) >= 2 and not torch.equal(found[0], found[1])
         held += len(found) == 3
-    drifts = any(word in setting for word in ("pcm", "reram_wan", "reram_cmo", "hermes", "crossbar"))
+    drifts = any(word in setting for word in ("pcm", "reram_wan", "reram_cmo", "hermes", "crossbar", "measured"))
     assert held == (len(tiles) if drifts else 0)
 
 
@@ -143,6 +143,17 @@ def test_layers_with_settings_of_their_own(tmp_path: Path) -> None:
     assert same(chip, loaded)
     configs = [next(layer.analog_tiles()).rpu_config for layer in (loaded[0], loaded[3])]
     assert [config.noise_name for config in configs] == ["gaussian", "pcm"]
+
+
+def test_double_precision_with_drift_compensation(tmp_path: Path) -> None:
+    model, x = network().double(), inputs()[0].double()
+    chip = chip_of(model, "pcm")
+    path = nabn.save_chip(chip, tmp_path / "chip")
+    loaded = nabn.load_chip(model, path)
+    for each in (chip, loaded):
+        nabn.drift_chip(each, "1d")
+    assert equal(*(outputs(each, [x]) for each in (chip, loaded)))
+    assert equal(*(outputs(nabn.program_chip(each, 5), [x]) for each in (chip, loaded)))
 
 
 def test_training_after_loading_is_noticed(tmp_path: Path) -> None:
@@ -313,9 +324,7 @@ def other_names() -> nn.Module:
 @pytest.mark.parametrize("kind", ["names", "more", "sizes", "no layers"])
 def test_files_of_other_networks_say_so_and_name_layers(tmp_path: Path, kind: str, exclude: tuple[str, ...]) -> None:
     path = nabn.save_chip(chip_of(other_names(), exclude=exclude), tmp_path / "chip")
-    more = nn.Sequential(
-        OrderedDict(other_names().named_children()),
-    ).append(nn.Linear(5, 5))
+    more = nn.Sequential(OrderedDict(other_names().named_children())).append(nn.Linear(5, 5))
     sizes = other_names()
     sizes.conv = nn.Conv2d(3, 8, 5)
     model, message = {
@@ -327,5 +336,7 @@ def test_files_of_other_networks_say_so_and_name_layers(tmp_path: Path, kind: st
         ),
         "no layers": (nn.Flatten(), "Flatten has no layer to put on tiles"),
     }[kind]
-    with pytest.raises(ChipFileError, match=r"of a Sequential, is of another network than the \w+ given: .*" + message):
+    with pytest.raises(
+        ChipFileError, match=r"a chip of another network, a Sequential, not of the \w+ given: .*" + message
+    ):
         nabn.load_chip(model, path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -19,8 +20,7 @@ from aihwkit.simulator.tiles.inference import InferenceTileWithPeriphery
 from torch import Tensor
 
 import aihwkit_nabn.chip.drift_readout as readout
-from aihwkit_nabn.chip.compensation import TypedReadout
-from aihwkit_nabn.chip.drift_readout import direct_readout
+from aihwkit_nabn.chip.drift_readout import TypedReadout, direct_readout
 from aihwkit_nabn.noise.pcm import PCM
 from aihwkit_nabn.seeding import isolated_rng
 from aihwkit_nabn.simulator import NoiseAwareRPUConfig
@@ -70,23 +70,28 @@ def tile_of(
 
 
 def factors(tile: object, direct: bool, t_inference: float = 1e6) -> tuple[Tensor, Tensor]:
-    with isolated_rng(1):
-        if direct:
-            with direct_readout(tile):
-                tile.program_weights()
-                tile.drift_weights(t_inference)
-        else:
-            tile.program_weights()
-            tile.drift_weights(t_inference)
+    with isolated_rng(1), direct_readout(tile) if direct else nullcontext():
+        tile.program_weights()
+        tile.drift_weights(t_inference)
     return tile.drift_baseline, tile.alpha
 
 
 def reading(tile: object, direct: bool) -> Tensor:
-    compensation = tile.rpu_config.drift_compensation
-    if not direct:
-        return compensation.init_baseline(tile)
-    with direct_readout(tile):
-        return compensation.init_baseline(tile)
+    with direct_readout(tile) if direct else nullcontext():
+        return tile.rpu_config.drift_compensation.init_baseline(tile)
+
+
+def readings(tile: object) -> list[Tensor]:
+    """Read a tile 200 times, first as aihwkit does, then directly."""
+    with isolated_rng(5):
+        return [
+            torch.stack([reading(tile, direct).reshape(-1) for _ in range(200)]).double() for direct in (False, True)
+        ]
+
+
+def assert_same_means(theirs: Tensor, ours: Tensor) -> None:
+    error = ((theirs.var(0) + ours.var(0)) / 200).sqrt()
+    assert ((ours.mean(0) - theirs.mean(0)).abs() <= 4.5 * error).all()  # an output may be without noise
 
 
 @pytest.mark.parametrize("name", FORWARDS)
@@ -110,16 +115,11 @@ def test_equals_aihwkits_readout(compensation, name, monkeypatch):
 def test_equals_aihwkits_readout_in_distribution(compensation, name):
     tile = tile_of(NOISY[name], compensation())
     tile.program_weights()
-    samples = []
-    with isolated_rng(5):
-        for direct in (False, True):
-            samples.append(torch.stack([reading(tile, direct).reshape(-1) for _ in range(200)]).double())
+    theirs, ours = readings(tile)
     if compensation is GlobalDriftCompensationWithExactReference:
-        assert torch.allclose(*samples, rtol=1e-5)
+        assert torch.allclose(theirs, ours, rtol=1e-5)
         return
-    theirs, ours = samples
-    error = ((theirs.var(0) + ours.var(0)) / 200).sqrt()
-    assert ((ours.mean(0) - theirs.mean(0)).abs() <= 4.5 * error).all()  # an output may be without noise
+    assert_same_means(theirs, ours)
     ratio = (ours.var(0).mean() / theirs.var(0).mean()).sqrt()
     assert abs(ratio - 1) < 4.5 / math.sqrt(2 * 200) * math.sqrt(2)
 
@@ -154,12 +154,8 @@ def test_equals_the_pass_through_our_own_tile(compensation, name):
 def test_equals_the_pass_through_our_own_tile_in_distribution(name):
     tile = tile_of(CROSSBAR_NOISY[name], PerColumnDriftCompensation(), kind=NoiseAwareRPUConfig)
     tile.program_weights()
-    with isolated_rng(5):
-        theirs, ours = (
-            torch.stack([reading(tile, direct).reshape(-1) for _ in range(200)]).double() for direct in (False, True)
-        )
-    error = ((theirs.var(0) + ours.var(0)) / 200).sqrt()
-    assert ((ours.mean(0) - theirs.mean(0)).abs() <= 4.5 * error).all()  # an output may be without noise
+    theirs, ours = readings(tile)
+    assert_same_means(theirs, ours)
     assert abs((ours.var(0).mean() / theirs.var(0).mean()).sqrt() - 1) < 4.5 / math.sqrt(200 * 23)
 
 
@@ -168,10 +164,7 @@ def test_individual_output_noise():
         IOParameters(out_noise=0.1, out_noise_std=0.5, bound_management=BM.NONE), PerColumnDriftCompensation()
     )
     tile.program_weights()
-    with isolated_rng(0):
-        theirs, ours = (torch.stack([reading(tile, direct) for _ in range(200)]) for direct in (False, True))
-    error = ((theirs.var(0) + ours.var(0)) / 200).sqrt()
-    assert ((ours.mean(0) - theirs.mean(0)).abs() <= 4.5 * error).all()  # an output may be without noise
+    assert_same_means(*readings(tile))
 
 
 def test_double_precision():

@@ -144,19 +144,19 @@ def test_a_classifier_against_retraining(shapes_folder: Callable[..., Path], tmp
     }
     assert {record.strength for record in more.records if record.group == "gaussian"} == {0.1, 0.2}
     assert run(cli.app, [*arguments, "--trained-at", "1d", "--resume"]) == 2
-    assert "was made with trained_at = '1h', not '1d'" in capsys.readouterr().err
+    assert "was made with --trained-at = '1h', not '1d'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--time", "1d"], "--time and --trained-at go with --noise"),
-        (["digits", "x.pth", "--noise", "pcm"], "digits takes no checkpoint"),
+        (["digits", "x.pth", "--noise", "pcm"], "digits takes no CHECKPOINT"),
         (["--wrong", "half"], "wrong must be numbers separated by commas, got 'half'"),
         (["--wrong", "1"], "wrong must hold different factors other than 1"),
-        (["torchvision:resnet18", "--noise", "pcm"], "torchvision:resnet18 needs checkpoint"),
+        (["torchvision:resnet18", "--noise", "pcm"], "torchvision:resnet18 needs CHECKPOINT"),
         (["torchvision:resnet18", "random"], "--noise is missing"),
-        (["torchvision:resnet18", "random", "--noise", "pcm"], "torchvision:resnet18 needs data"),
+        (["torchvision:resnet18", "random", "--noise", "pcm"], "torchvision:resnet18 needs --data"),
         (["torchvision:resnet18", "random", "--noise", "pcm", "--quick"], "--quick is for the embedded digits"),
         (["torchvision:resnet18", "random", "--noise", "pmc", "--data", "."], "did you mean 'pcm'"),
         (["torchvision:resnet18", "random", "--noise", "pcm", "--trained-at", "x", "--data", "."], "time must be"),
@@ -202,4 +202,4 @@ def test_a_comparison_for_another_time_is_not_gone_on_with(tmp_path: Path, capsy
     assert run(cli.app, [*arguments, "--resume"]) == 0
     capsys.readouterr()
     assert run(cli.app, [*arguments, "--resume", "--trained-at", "1y"]) == 2
-    assert "was made with trained_at = '1h', not '1y'" in capsys.readouterr().err
+    assert "was made with --trained-at = '1h', not '1y'" in capsys.readouterr().err

@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from torch import nn
 
 import aihwkit_nabn as nabn
-from aihwkit_nabn.commands._evaluation import check_out, parse_scenarios, split_names
+from aihwkit_nabn.commands._evaluation import check_out, parse_scenarios, say_written, split_names
 from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.extension import import_extension
 from aihwkit_nabn.noise import NOISE_MODELS
@@ -110,6 +111,14 @@ def test_import_errors(tmp_path: Path) -> None:
         import_extension(str(tmp_path / "bad.py"))
     with pytest.raises(NabnError, match="cannot import no_such_module_anywhere"):
         import_extension("no_such_module_anywhere")
+
+
+def test_folders_are_among_what_was_written_but_not_logs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for folder in ("examples", "logs"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "table.md").write_text("")
+    say_written(Console(), tmp_path)
+    assert capsys.readouterr().out == f"Written to {tmp_path}/: examples/, table.md\n"
 
 
 def test_out_must_be_a_folder(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def test_files_and_going_on(placed: Path) -> None:
     options = ["digits", *QUICK, *NOISE, "--search-images", "60", "--out", str(placed), "--resume"]
     again = _run("place", *options, "--loss", "4")
     assert again.exit_code == 0 and (placed / "placement.jsonl").read_text() == log, "nothing is measured twice"
-    with pytest.raises(NabnError, match="was made with noise = 'gaussian:sigma=0.15', not 'pcm'"):
+    with pytest.raises(NabnError, match="was made with --noise = 'gaussian:sigma=0.15', not 'pcm'"):
         raise _run("place", *options, "--noise", "pcm").exception
 
 

@@ -73,9 +73,9 @@ def test_another_networks_measurements_are_not_taken_for_this_ones(tmp_path: Pat
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["torchvision:resnet18"], "needs checkpoint"),
-        (["torchvision:resnet18", "random"], "needs data"),
-        (["--data", "x"], "digits takes no data"),
+        (["torchvision:resnet18"], "needs CHECKPOINT"),
+        (["torchvision:resnet18", "random"], "needs --data"),
+        (["--data", "x"], "digits takes no --data"),
         (["--noise", "pmc"], "pmc"),
         (["--methods", "pared"], "pared"),
     ],

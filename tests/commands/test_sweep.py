@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,56 @@ def test_a_dry_run_writes_nothing(
     assert "6 measurements on 2 chips. Nothing was run." in capsys.readouterr().out and not out.exists()
 
 
+def test_a_dry_run_compares_the_set_up_with_the_folders(
+    spec_file: Callable[..., Path], in_process: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    small = {"chips": 1, "samples": [2], "methods": ["none"]}
+    assert run(cli.app, ["sweep", str(spec_file(**small)), "--out", str(out), "--executor", in_process]) == 0
+    before = (out / "records.jsonl").read_bytes()
+    assert "time after programming: 0s" in capsys.readouterr().out
+    assert run(cli.app, ["sweep", str(spec_file(**small)), "--out", str(out), "--dry-run"]) == 0
+    assert "0 measurements on 0 chips. Nothing was run." in capsys.readouterr().out
+    other = spec_file(**small | {"seed": 3})
+    assert run(cli.app, ["sweep", str(other), "--out", str(out), "--dry-run"]) == 2
+    assert "was made with seed = 0, not 3" in capsys.readouterr().err
+    assert (out / "records.jsonl").read_bytes() == before
+
+
+def test_the_line_to_go_on_has_the_options_that_were_given(
+    spec_file: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(study: Any, jobs: Any, workers: int) -> Any:
+        assert workers == 1
+        yield from ()
+        raise KeyboardInterrupt
+
+    EXECUTORS.register("stopping")(stop)
+    (tmp_path / "my own.py").write_text("")
+    file, out = spec_file(), tmp_path / "out"
+    options = ["--out", str(out), "--jobs", "1", "--executor", "stopping", "--import", str(tmp_path / "my own.py")]
+    try:
+        assert run(cli.app, ["sweep", str(file), *options]) == 130
+    finally:
+        EXECUTORS.unregister("stopping")
+    assert f"to go on: {shlex.join(['nabn', 'sweep', str(file), *options])}\n" in capsys.readouterr().out
+
+
+def test_another_version_of_the_users_own_file_is_refused(
+    spec_file: Callable[..., Path], in_process: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = tmp_path / "own_file.py"
+    own.write_text("FACTOR = 1\n")
+    small = {"chips": 1, "samples": [2], "methods": ["none"]}
+    arguments = ["sweep", str(spec_file(**small)), "--out", str(tmp_path / "out"), "--executor", in_process]
+    assert run(cli.app, [*arguments, "--import", str(own)]) == 0
+    own.write_text("FACTOR = 2\n")
+    for more in ([], ["--dry-run"]):
+        assert run(cli.app, [*arguments, "--import", str(own), *more]) == 2
+        error = capsys.readouterr().err
+        assert f"was made with contents of {own} = " in error and len(error.splitlines()) == 1
+
+
 @pytest.mark.parametrize(
     ("changed", "options", "message"),
     [
@@ -149,7 +200,7 @@ def test_what_cannot_be_imported_is_named_before_anything_runs(spec_file, tmp_pa
     out = tmp_path / "out"
     file = spec_file(**{"import": ["no_such_module_anywhere"]})
     assert run(cli.app, ["sweep", str(file), "--out", str(out)]) == 2
-    assert "cannot import no_such_module_anywhere: ModuleNotFoundError" in capsys.readouterr().err
+    assert "cannot import no_such_module_anywhere: no module 'no_such_module_anywhere'" in capsys.readouterr().err
     assert run(cli.app, ["sweep", str(spec_file()), "--import", str(tmp_path / "none.py"), "--out", str(out)]) == 2
     assert "none.py: no such file" in capsys.readouterr().err and not out.exists()
     assert run(cli.app, ["sweep", str(spec_file(**{"import": [3]})), "--out", str(out)]) == 2

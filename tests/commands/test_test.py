@@ -144,7 +144,7 @@ def test_unknown_model(shapes_folder: Folder, tmp_path: Path, capsys: pytest.Cap
 
 def test_missing_weights(shapes_folder: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = _arguments(shapes_folder(count=1), tmp_path / "none.pth", tmp_path / "out")
-    _refused(arguments, "is no file; give a .pth", capsys)
+    _refused(arguments, "is not a file; give a .pth", capsys)
 
 
 def _cut(path: Path, lines: int) -> str:
@@ -184,7 +184,7 @@ def test_an_interrupted_run_goes_on_and_ends_as_if_it_had_not_been(
     other = tmp_path / "other.pth"
     torch.save(torchvision.models.resnet18(num_classes=3).state_dict(), other)
     for changed, message in (
-        (_arguments(folder, weights, out, calibration_images="4"), "max_samples = 8, not 4"),
+        (_arguments(folder, weights, out, calibration_images="4"), "--calibration-images = 8, not 4"),
         (_arguments(folder, other, out), "model = 'ResNet "),
         ([*_arguments(folder, weights, out), "--seed", "1"], "seed = 0, not 1"),
     ):
@@ -219,9 +219,30 @@ WORKLOADS.register("own")(WorkloadKind(load=load, options={"data": lambda field,
     assert run(cli.app, arguments) == 0
     table, count = (out / "table.md").read_text(), tmp_path / "count.txt"
     assert len(count.read_text().splitlines()) == 5
-    _cut(out / "records.jsonl", 6)
+    _cut(out / "records.jsonl", 7)
     assert run(cli.app, [*arguments, "--resume"]) == 0
     assert len(count.read_text().splitlines()) == 5 + 2 and (out / "table.md").read_text() == table
+
+
+def test_every_mapping_that_differs_is_told(
+    shapes_folder: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Noise settings with other tiles have another mapping; those with the same share a line."""
+    noises = ["gaussian:sigma=0.1", "gaussian:sigma=0.2", "crossbar"]
+    arguments = _arguments(shapes_folder(count=1), "random", tmp_path / "out", noise=None, chips="1", methods="none")
+    assert run(cli.app, [*arguments, *(text for noise in noises for text in ("--noise", noise))]) == 0
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("On tiles")]
+    assert len(told) == 2 and told[0].startswith("On tiles (gaussian:sigma=0.1; gaussian:sigma=0.2): ")
+    assert told[1].startswith("On tiles (crossbar")
+
+
+def test_per_class_is_named_as_the_user_wrote_it(
+    shapes_folder: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = _arguments(shapes_folder(count=1), "random", tmp_path / "out")
+    _refused(
+        [*arguments, "--per-class"], "takes no --per-class; it takes CHECKPOINT, --data, --take, --image-size", capsys
+    )
 
 
 def test_old_names_of_options_work_and_say_what_they_are_called(

@@ -63,7 +63,7 @@ def test_the_files_hold_what_is_drawn(tmp_path: Path) -> None:
             assert np.array_equal(np.asarray(Image.open(folder / f"{split}_masks" / name)), classes)
             boxes = [entry["bbox"] for entry in content["annotations"] if entry["image_id"] == index]
             assert boxes == [shape["bbox"] for shape in found]
-    assert not list(folder.rglob("*.part"))
+    assert not list(folder.rglob(".*"))
 
 
 def test_a_complete_set_is_left_alone_and_others_are_drawn_again(tmp_path: Path) -> None:

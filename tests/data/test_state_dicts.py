@@ -67,7 +67,7 @@ def test_lightning_leaves_out_and_names_what_is_not_of_the_network() -> None:
         {"state_dict": module.state_dict(), "pytorch-lightning_version": "2.5"}, network().state_dict(), "weights x"
     )
     assert same(found.state, module.net.state_dict()) and found.place == "state_dict.net"
-    assert found.notes("weights x") == ["weights x: not of the network, left out: loss.weight"]
+    assert found.notes("weights x") == ["weights x: left out, not of this network: loss.weight"]
 
 
 def test_averaged_models_of_torch() -> None:
@@ -136,11 +136,11 @@ def test_what_fits_nothing_is_said_with_what_the_file_holds() -> None:
     with pytest.raises(NabnError) as error:
         taken(content)
     assert str(error.value) == (
-        "weights x: of another network: the file holds epoch (int), state_dict (1 tensors (far.weight)), args (list), "
+        "weights x is of another network: it holds epoch (int), state_dict (1 tensors (far.weight)), args (list), "
         "and the network has 0.weight, 0.bias, 1.weight and 8 more"
     )
     for empty in ({"epoch": 3}, {}, [1], torch.zeros(2), None):
-        with pytest.raises(NabnError, match="no state dict found; the file holds (epoch|nothing|a )"):
+        with pytest.raises(NabnError, match="holds no state dict but (epoch|nothing|a )"):
             taken(empty)
     state = {"model": network().state_dict()}
     with pytest.raises(NabnError, match="has no weights 'ema' for this network.*; it has model$"):

@@ -44,7 +44,7 @@ def test_pickled_objects_are_refused(tmp_path: Path) -> None:
 def test_text_is_no_checkpoint(tmp_path: Path, content: str) -> None:
     path = tmp_path / "labels.csv"
     path.write_text(content)
-    with pytest.raises(NabnError, match=r"labels.csv is no checkpoint") as error:
+    with pytest.raises(NabnError, match=r"labels.csv is not a checkpoint") as error:
         read_checkpoint(path)
     assert "Python objects" not in str(error.value)
 
@@ -54,12 +54,12 @@ def test_text_is_no_checkpoint(tmp_path: Path, content: str) -> None:
 def test_damaged_files(tmp_path: Path, name: str, content: bytes) -> None:
     path = tmp_path / name
     path.write_bytes(content)
-    with pytest.raises(NabnError, match="is no checkpoint|is no safetensors file|can run code"):
+    with pytest.raises(NabnError, match="is not a checkpoint|is not a safetensors file|can run code"):
         read_checkpoint(path)
 
 
 def test_no_file(tmp_path: Path) -> None:
-    with pytest.raises(NabnError, match="is no file; give a .pth"):
+    with pytest.raises(NabnError, match="is not a file; give a .pth"):
         read_checkpoint(tmp_path / "none.pth")
 
 
@@ -96,7 +96,7 @@ def test_classes_are_counted_from_the_checkpoint(state: dict[str, Tensor]) -> No
 
 def test_counting_fails_clearly(state: dict[str, Tensor]) -> None:
     without = {name: tensor for name, tensor in state.items() if not name.startswith("3.")}
-    with pytest.raises(NabnError, match="classifier is to be in 3.bias, 3.weight, but the file has none"):
+    with pytest.raises(NabnError, match="classifier's tensors are 3.bias, 3.weight, but the file has none"):
         count_classes(without, _build, "weights x")
     state["3.bias"] = torch.zeros(9)
     with pytest.raises(NabnError, match=r"sizes \[6, 9\]"):

@@ -15,6 +15,7 @@ import typer
 import aihwkit_nabn as nabn
 from aihwkit_nabn.calibration import CALIBRATION_METHODS
 from aihwkit_nabn.cli import app
+from aihwkit_nabn.commands._run import run as run_command
 from aihwkit_nabn.noise import NOISE_MODELS
 from aihwkit_nabn.simulator.config.io_options import READOUT_EFFECTS
 from aihwkit_nabn.simulator.config.presets import parse_preset, preset_names
@@ -56,6 +57,20 @@ def test_the_examples_of_a_tutorial_run(page: Path, tmp_path: Path, monkeypatch:
         run(code, names, page)
 
 
+def test_the_files_of_the_tutorial_run_on_the_command_line(
+    shapes_folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for code in blocks(ROOT / "docs/tutorials/vision_engineer.md", "python"):
+        if code.startswith("# my_"):
+            (tmp_path / code.partition("\n")[0].removeprefix("# ")).write_text(code)
+    monkeypatch.chdir(tmp_path)
+    few = ["--noise", "gaussian:sigma=0.1", "--chips", "1", "--methods", "none,population"]
+    own = ["my_model.py:build_model", "random", "--data", str(shapes_folder()), "--image-size", "32", "--crop-pct", "1"]
+    for arguments in (own, ["my_workload.py:workload", "--test-images", "50"]):
+        assert run_command(app, ["test", *arguments, *few]) == 0, capsys.readouterr().err
+    assert "3 classes, images of 32 x 32 pixels" in capsys.readouterr().out
+
+
 def _commands() -> list[tuple[str, list[str]]]:
     found = []
     for page in PAGES:
@@ -78,7 +93,7 @@ def test_every_command_in_the_text_exists_with_its_options(words: list[str]) -> 
         if word.startswith("--"):
             assert word.partition("=")[0] in known
     for option, value in zip(words, words[1:], strict=False):
-        if option == "--noise" and "dead_columns" not in value and not value.startswith("$"):
+        if option == "--noise" and "dead_columns" not in value and not value.startswith(("$", "measured:")):
             parse_preset(value)
         if option == "--methods":
             assert set(value.split(",")) <= {"none", *CALIBRATION_METHODS.names()}

@@ -43,7 +43,7 @@ def test_every_way_of_naming_a_method_gives_it_the_same_images(name: str) -> Non
         chips=1,
         seed=0,
         calibration_batches=sets,
-        functions={"eval_fn": print},
+        eval_fn=print,
         max_samples=None,
     )
     assert plan.methods[-1].spec.batches == expected and plan.methods[-1].batches == sets.get(str(expected))

@@ -19,6 +19,7 @@ import aihwkit_nabn as nabn
 from aihwkit_nabn.errors import ConversionError, NabnError, UnknownNameError
 from aihwkit_nabn.evaluation import EvaluationResult, MethodSpec, Scenario, evaluate, protocol
 from aihwkit_nabn.results import Record, RecordLog
+from aihwkit_nabn.simulator import parse_preset
 from tests.tensors import equal, generator_states, state_of
 
 ALL = [
@@ -347,6 +348,9 @@ def test_a_generator_does_for_one_calibration_and_no_more(net, scenarios, eval_f
         _run(net, scenarios[0], eval_fn, generate(), methods=["population"], chips=2)
     with pytest.raises(NabnError, match="2 times"):
         _run(net, scenarios[0], eval_fn, generate(), methods=["population", "ema"], chips=1)
+    ranged = [Scenario(name=f"{bits} bits", rpu_config=parse_preset(f"gaussian:inp_bits={bits}")) for bits in (6, 8)]
+    with pytest.raises(NabnError, match="2 times"):  # each sets input ranges
+        _run(net, ranged, eval_fn, generate(), methods=["none"], chips=1)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -28,49 +29,32 @@ def adc(bits: int | None, bound: float) -> Converter:
     return Converter(step=step, bound=bound, asymmetry=0.0, stochastic=False)
 
 
-def both_ways(
-    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...], channel_dim: int, n_rows: int, **options: Any
-) -> list[Tensor]:
-    """Read the same tile rows out, once with the compiled readout and once without it."""
-    results = []
-    for way in ("1", "0"):
-        monkeypatch.setenv("NABN_NATIVE", way)
-        generator = torch.Generator().manual_seed(5)
-        numbers = NumberStream(lambda: 11)
-        total = None
-        for _ in range(n_rows):
-            y = 40.0 * torch.randn(shape, generator=generator)
-            if options.get("channels_last"):
-                y = y.to(memory_format=torch.channels_last)
-            n = shape[channel_dim]
-            along = {name: torch.rand(n, generator=generator) + 0.5 for name in ("noise", "gain", "bias")}
-            variance = torch.rand(shape, generator=generator).mul_(4.0).view_as(y) if options.get("variance") else None
-            currents = [torch.rand(shape, generator=generator).mul_(3.0).view_as(y) for _ in range(2)]
-            whole = options.get("scalars", False)
-            noise = options.get("noise", 0.7 if whole else along["noise"])
-            effects: list[ReadoutEffect] = [IRDrop(options["ir_drop"], 1.0)] if "ir_drop" in options else []
-            flows: list[tuple[Tensor, ...]] = [tuple(currents)] if "ir_drop" in options else []
-            if variance is not None or isinstance(noise, Tensor) or noise > 0.0:
-                effects.append(Noise(0.0 if variance is None else 1.0, weighted=True))
-                flows.append(() if variance is None else (variance,))
-            readout = Readout(
-                adc=options.get("adc", adc(8, 100.0)),
-                noise=noise,
-                gain=0.3 if whole else along["gain"],
-                effects=tuple(effects),
-            )
-            total = read_out(
-                y,
-                readout,
-                flows,
-                channel_dim=channel_dim,
-                numbers=numbers,
-                total=total,
-                bias=along["bias"] if options.get("bias") else None,
-            )
-        assert total is not None
-        results.append(total)
-    return results
+def read(shape: tuple[int, ...], channel_dim: int, n_rows: int, **options: Any) -> Tensor:
+    """Read tile rows out, the same ones each time."""
+    generator = torch.Generator().manual_seed(5)
+    numbers = NumberStream(lambda: 11)
+    total = None
+    for _ in range(n_rows):
+        y = 40.0 * torch.randn(shape, generator=generator)
+        if options.get("channels_last"):
+            y = y.to(memory_format=torch.channels_last)
+        n = shape[channel_dim]
+        along = {name: torch.rand(n, generator=generator) + 0.5 for name in ("noise", "gain", "bias")}
+        variance = torch.rand(shape, generator=generator).mul_(4.0).view_as(y) if options.get("variance") else None
+        currents = [torch.rand(shape, generator=generator).mul_(3.0).view_as(y) for _ in range(2)]
+        whole = options.get("scalars", False)
+        noise = options.get("noise", 0.7 if whole else along["noise"])
+        effects: list[ReadoutEffect] = [IRDrop(options["ir_drop"], 1.0)] if "ir_drop" in options else []
+        flows: list[tuple[Tensor, ...]] = [tuple(currents)] if "ir_drop" in options else []
+        if variance is not None or isinstance(noise, Tensor) or noise > 0.0:
+            effects.append(Noise(0.0 if variance is None else 1.0, weighted=True))
+            flows.append(() if variance is None else (variance,))
+        gain = 0.3 if whole else along["gain"]
+        readout = Readout(adc=options.get("adc", adc(8, 100.0)), noise=noise, gain=gain, effects=tuple(effects))
+        bias = along["bias"] if options.get("bias") else None
+        total = read_out(y, readout, flows, channel_dim=channel_dim, numbers=numbers, total=total, bias=bias)
+    assert total is not None
+    return total
 
 
 CASES: dict[str, dict[str, Any]] = {
@@ -93,16 +77,11 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 @needs_library
-@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("case", CASES)
-def test_the_same_as_with_torch(case: str, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_same_as_with_torch(case: str, both_ways: Callable[..., list[Tensor]]) -> None:
     """Numbers on the edge between two levels may fall to either side: at most one in 10,000."""
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(threads)
-        compiled, torchs = both_ways(monkeypatch, **CASES[case])
-    finally:
-        torch.set_num_threads(before)
+    compiled, torchs = both_ways(lambda: read(**CASES[case]))
     assert compiled.shape == torchs.shape and compiled.stride() == torchs.stride()
     differ = ~torch.isclose(compiled, torchs, rtol=1e-5, atol=1e-4)
     assert differ.sum() <= 1e-4 * differ.numel()
@@ -112,64 +91,55 @@ def test_the_same_as_with_torch(case: str, threads: int, monkeypatch: pytest.Mon
 
 
 @needs_library
-def test_threads_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
-    before, found = torch.get_num_threads(), []
-    try:
-        for threads in (1, 2, 4):
-            torch.set_num_threads(threads)
-            found.append(both_ways(monkeypatch, **CASES["convolution"])[0])
-    finally:
-        torch.set_num_threads(before)
+def test_threads_do_not_matter(set_threads: Callable[[int], None]) -> None:
+    found = []
+    for n_threads in (1, 2, 4):
+        set_threads(n_threads)
+        found.append(read(**CASES["convolution"]))
     assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
 
 
 @needs_library
-def test_nan_and_infinity_stay_or_are_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    for way in ("1", "0"):
-        monkeypatch.setenv("NABN_NATIVE", way)
+def test_nan_and_infinity_stay_or_are_cut_off(both_ways: Callable[..., list[Tensor]]) -> None:
+    readout = Readout(adc=adc(8, 127.0), noise=0.0, gain=1.0)
+
+    def cut() -> Tensor:
         y = torch.tensor([[math.nan, math.inf, -math.inf, 1.2]])
-        out = read_out(
-            y, Readout(adc=adc(8, 127.0), noise=0.0, gain=1.0), [], channel_dim=-1, numbers=NumberStream(lambda: 1)
-        )
+        return read_out(y, readout, [], channel_dim=-1, numbers=NumberStream(lambda: 1))
+
+    for out in both_ways(cut):
         assert out[0, 0].isnan() and out[0, 1:].tolist() == [127.0, -127.0, 1.0]
 
 
 @needs_library
-@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("input_range", [None, 1.7])
 @pytest.mark.parametrize("scale", [1.0, 0.7])
 @pytest.mark.parametrize("dac", [adc(8, 1.0), adc(5, 0.8), adc(None, 1.0), adc(None, math.inf)])
 def test_levels_are_the_same_as_with_torch(
-    threads: int, input_range: float | None, scale: float, dac: Converter, monkeypatch: pytest.MonkeyPatch
+    input_range: float | None, scale: float, dac: Converter, both_ways: Callable[..., list[Tensor]]
 ) -> None:
     torch.manual_seed(0)
     whole = torch.randn(3, 20, 61, 47)
     maps = [whole, whole[:, 3:13], whole.to(memory_format=torch.channels_last), whole[:0], whole[:, :, ::2]]
     inputs = [(x, -3) for x in maps] + [(torch.randn(2500, 70), -1), (torch.randn(5, 7, 30)[..., :20], -1)]
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(threads)
-        for x, channel_dim in inputs:
-            found = []
-            for way in ("1", "0"):
-                monkeypatch.setenv("NABN_NATIVE", way)
-                found.append(to_levels(x, dac, input_range, scale, channel_dim))
-            assert torch.equal(found[0], found[1]) and found[0].stride() == found[1].stride()
-    finally:
-        torch.set_num_threads(before)
+    for x, channel_dim in inputs:
+        compiled, torchs = both_ways(lambda: to_levels(x, dac, input_range, scale, channel_dim))  # noqa: B023
+        assert torch.equal(compiled, torchs) and compiled.stride() == torchs.stride()
 
 
-def test_a_network_is_the_same_with_and_without(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_network_is_the_same_with_and_without(both_ways: Callable[..., list[Tensor]]) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 24, 3), nn.ReLU(), nn.Conv2d(24, 8, 3), nn.Flatten(), nn.Linear(8 * 12 * 12, 5))
     x = torch.randn(4, 3, 16, 16)
     chip = nabn.convert_to_noise_aware(model.eval(), parse_preset("crossbar"))
     nabn.calibrate_input_ranges(chip, [x])
     nabn.program_chip(chip, 1)
-    found = []
-    for way in ("1", "0"):
-        monkeypatch.setenv("NABN_NATIVE", way)
+
+    def answer() -> Tensor:
         nabn.set_read_noise_seed(chip, 3)
         with torch.no_grad():
-            found.append(chip(x))
-    assert torch.allclose(found[0], found[1], atol=0.02 * float(found[1].abs().max()))
+            return chip(x)
+
+    compiled, torchs = both_ways(answer)
+    assert torch.allclose(compiled, torchs, atol=0.02 * float(torchs.abs().max()))

@@ -128,8 +128,7 @@ def seen_by(way: str) -> tuple[bool, bool]:
 
 
 @pytest.mark.parametrize(
-    "way",
-    ["jit", "export", "make_fx", "make_fx before dispatch", "vmap", "grad", "jvp", "fake", "dual numbers"],
+    "way", ["jit", "export", "make_fx", "make_fx before dispatch", "vmap", "grad", "jvp", "fake", "dual numbers"]
 )
 def test_where_torch_records_nothing_fits(way: str) -> None:
     assert seen_by(way) == (False, True)

@@ -265,7 +265,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "as its own input": (lambda: AsItsOwnInput(4, 3), "as the input or bias of torch.nn.functional.linear"),
     "merged": (lambda: Merged(2, 3, 3), r"makes a weight of shape \(6, 2, 3, 3\) of \(3, 2, 3, 3\)"),
     "bias twice": (lambda: BiasTwice(4, 3), "uses the bias for more than"),
-    "written": (lambda: Written(4, 3), "computes something else|never gives"),
+    "written": (lambda: Written(4, 3), "computes something different|never gives"),
     "called": (lambda: Called(4, 3), "a __call__ of its own"),
     "named as ours": (lambda: NamedAsOurs(4, 3), "attribute 'alignment' has a name that NoiseAwareOwnForward uses"),
     "attribute named as ours": (lambda: AttributeNamedAsOurs(4, 3), "attribute 'exact' has a name"),

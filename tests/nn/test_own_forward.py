@@ -17,7 +17,15 @@ from torch.utils._pytree import tree_leaves
 
 import aihwkit_nabn as nabn
 from aihwkit_nabn.errors import ConversionError, NabnError
-from aihwkit_nabn.nn import NoiseAwareBatchNorm, NoiseAwareConv2d, NoiseAwareOwnForward, named_analog_layers
+from aihwkit_nabn.nn import (
+    NoiseAwareBatchNorm,
+    NoiseAwareConv2d,
+    NoiseAwareOwnForward,
+    calibration_tensors,
+    load_calibration_tensors,
+    named_analog_layers,
+)
+from aihwkit_nabn.nn.input_ranges import input_ranges
 from tests.chips import tiled
 from tests.nn.own_forwards import AROUND, REFUSED, BiasBehind, DynamicSame, Pooled, Standardised, StaticSame
 from tests.tensors import equal, state_of
@@ -260,6 +268,21 @@ def test_what_belongs_to_the_layer_is_kept():
     assert analog.before in analog.children()
     names = set(convert(nn.Sequential(AROUND["own bias"][0]())).state_dict())
     assert {"0.gain", "0.bias"} < names and not names & {"0.shift", "0.weight"}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("options", [{}, {"out_bits": 8}, {"out_bits": 8, "output_range": True}], ids=str)
+def test_input_ranges_are_those_of_the_layer_and_not_of_layers_inside_it(options):
+    torch.manual_seed(0)
+    build, shape = AROUND["with norm"]
+    model = nn.Sequential(build()).eval()
+    for parameter in model[0].before.parameters():
+        parameter.mul_(0.01)
+    analog = nabn.program_chip(convert(model, inp_bits=8, **options), seed=0)
+    ranges = nabn.calibrate_input_ranges(analog, [torch.randn(shape)])
+    assert ranges["0"] < 0.2 * ranges["0.before"] and input_ranges(analog) == pytest.approx(ranges)
+    load_calibration_tensors(analog, calibration_tensors(analog))
+    assert input_ranges(analog) == pytest.approx(ranges)
 
 
 def test_a_shared_layer_stays_one(images, relative):

@@ -26,14 +26,7 @@ class NormAct(nn.BatchNorm2d):
 
     def forward(self, x):
         x = F.batch_norm(
-            x,
-            self.running_mean,
-            self.running_var,
-            self.weight,
-            self.bias,
-            self.training,
-            self.momentum,
-            self.eps,
+            x, self.running_mean, self.running_var, self.weight, self.bias, self.training, self.momentum, self.eps
         )
         return self.act(self.drop(x))
 

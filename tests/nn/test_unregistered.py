@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import aihwkit_nabn as nabn
+from tests.chips import evaluated
 
 RPU = nabn.presets.GaussianWeightNoisePreset(sigma=0.1)
 X = torch.randn(3, 6, generator=torch.Generator().manual_seed(0))
@@ -105,14 +106,7 @@ def test_layers_that_no_attribute_leads_to_are_seen_by_the_pass():
     with pytest.warns(UserWarning, match=r"weight of shape \(6, 6\) \(Parameter\)"):
         chip = nabn.convert_to_noise_aware(Far().eval(), RPU, example_inputs=X)
     assert chip.conversion_report.analog_share == 72 / 108
-    result = nabn.evaluate(
-        Far().eval(),
-        scenarios=[nabn.Scenario(name="s", rpu_config=RPU)],
-        methods=["none"],
-        eval_fn=lambda model: {"mean": float(model(X).mean())},
-        chips=1,
-        progress=False,
-    )
+    result = evaluated(Far().eval(), lambda model: {"mean": float(model(X).mean())}, RPU)
     assert "66.7% of 108 matrix weights" in result.settings["conversion"]["s"]
 
 

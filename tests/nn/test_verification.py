@@ -1,4 +1,4 @@
-"""A chip that computes something else than its model is an error that names the layer."""
+"""A chip that does not compute what its model computes is an error that names the layer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from aihwkit_nabn.errors import ConversionError, VerificationError
 from aihwkit_nabn.nn import named_analog_layers
 from aihwkit_nabn.nn.verification import verification_of
 from aihwkit_nabn.reporting import markdown_table, print_table
-from tests.chips import chip_of, tiled
+from tests.chips import chip_of, evaluated, tiled
 
 
 class Two(nn.Module):
@@ -63,14 +63,7 @@ def test_layers_reached_otherwise_are_named():
     with pytest.raises(VerificationError, match="layer 'a'"):
         nabn.calibrate(chip, [X], "paired", reference=net)
     with pytest.raises(VerificationError, match="layer 'a'"):
-        nabn.evaluate(
-            net,
-            scenarios=[nabn.Scenario(name="s", rpu_config=RPU)],
-            methods=["none"],
-            eval_fn=lambda model: {"mean": float(model(X).mean())},
-            chips=1,
-            progress=False,
-        )
+        evaluated(net, lambda model: {"mean": float(model(X).mean())}, RPU)
 
 
 def test_compiled_layers_are_told_at_once():
@@ -85,7 +78,7 @@ def test_values_are_compared_layer_by_layer():
     with torch.no_grad():
         net.b.weight[0, 0] += 0.1
     nabn.program_chip(chip, seed=0)
-    with pytest.raises(VerificationError, match="layer 'b' gives something else on the chip without noise"):
+    with pytest.raises(VerificationError, match="layer 'b' gives another result on the chip without noise"):
         nabn.calibrate(chip, [X], "paired", reference=net)
     # Without a reference nobody says that the model is still what it was: the layers that ran are compared alone.
     net.bn = nn.BatchNorm2d(2).eval()
@@ -168,22 +161,11 @@ def test_weights_that_are_read_are_no_error_but_layers_never_called_are_told():
 
 def test_what_is_not_verified_stands_under_the_table(net, images, capsys):
     x = images(4)
-
-    def evaluate(eval_fn):
-        return nabn.evaluate(
-            net,
-            scenarios=[nabn.Scenario(name="s", rpu_config=nabn.presets.PCMPreset())],
-            methods=["none"],
-            eval_fn=eval_fn,
-            chips=1,
-            progress=False,
-        )
-
-    plain = evaluate(lambda model: {"mean": float(model(x).mean())})
+    plain = evaluated(net, lambda model: {"mean": float(model(x).mean())})
     assert "verified on 2 of the test samples" in plain.settings["conversion"]["s"]
     print_table(plain)
     assert "ot verified" not in capsys.readouterr().out
-    other = evaluate(lambda model: {"mean": float(model.forward(x).mean())})
+    other = evaluated(net, lambda model: {"mean": float(model.forward(x).mean())})
     print_table(other)
     assert "Not verified: eval_fn does not call the model itself" in " ".join(capsys.readouterr().out.split())
     assert "Not verified" in markdown_table(other)
@@ -249,14 +231,7 @@ def test_sound_models_are_not_refused(make, x):
     assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())
     if make is Moving:
         assert net.seen is None and chip.seen is None
-        result = nabn.evaluate(
-            net,
-            scenarios=[nabn.Scenario(name="s", rpu_config=nabn.presets.PCMPreset())],
-            methods=["none"],
-            eval_fn=lambda model: {"mean": float(model(x.clone()).mean())},
-            chips=1,
-            progress=False,
-        )
+        result = evaluated(net, lambda model: {"mean": float(model(x.clone()).mean())})
         assert "verified on" in result.settings["conversion"]["s"]
 
 
@@ -275,14 +250,7 @@ def test_models_that_take_whole_batches_only(images):
         def forward(self, x):
             return super().forward(x.view(4, 3, 6, 6))
 
-    result = nabn.evaluate(
-        Whole().eval(),
-        scenarios=[nabn.Scenario(name="s", rpu_config=nabn.presets.PCMPreset())],
-        methods=["none"],
-        eval_fn=lambda model: {"mean": float(model(X).mean())},
-        chips=1,
-        progress=False,
-    )
+    result = evaluated(Whole().eval(), lambda model: {"mean": float(model(X).mean())})
     assert "verified on the first test batch" in result.settings["conversion"]["s"]
 
 

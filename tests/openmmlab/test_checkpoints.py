@@ -127,7 +127,7 @@ def test_what_mmengine_finds_by_itself_stays_unless_another_is_asked_for():
 
 
 def test_a_checkpoint_of_another_network_is_refused():
-    with pytest.raises(NabnError, match="of another network: the file holds .*far.weight"):
+    with pytest.raises(NabnError, match="is of another network: it holds .*far.weight"):
         fit_checkpoint(net(), {"state_dict": {"far.weight": torch.zeros(1)}})
-    with pytest.raises(NabnError, match="of another network: no tensor has the shape"):
+    with pytest.raises(NabnError, match="is of another network: no tensor has the shape"):
         fit_checkpoint(net(), {"model": {f"a.{name}": torch.zeros(9) for name in net().state_dict()}})

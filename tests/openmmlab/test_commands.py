@@ -60,8 +60,8 @@ def test_a_config_end_to_end(name, request, tmp_path, capsys) -> None:
         ({"methods": "none,piared"}, "did you mean 'paired'"),
         ({"time": "1 fortnight"}, "time must be seconds >= 0"),
         ({"launcher": "rocket"}, "launcher must be one of none, pytorch, slurm, mpi, got 'rocket'"),
-        ({"data": "."}, "takes no data; use cfg_options test_dataloader.dataset.data_root=FOLDER"),
-        ({"device": "cpu"}, "takes no device; use CUDA_VISIBLE_DEVICES"),
+        ({"data": "."}, "takes no --data; use cfg_options test_dataloader.dataset.data_root=FOLDER"),
+        ({"device": "cpu"}, "takes no --device; use CUDA_VISIBLE_DEVICES"),
         ({"cfg-options": "novalue"}, "cfg-options must be KEY=VALUE"),
         ({"cfg-options": "test_dataloader=None"}, "has no test_dataloader"),
     ],
@@ -112,7 +112,7 @@ def test_files_that_are_no_checkpoint_of_this_network(kind, detector, tmp_path, 
     else:
         content = {"list": [1], "foreign": {"layer1.0.conv1.weight": torch.zeros(8, 8, 3, 3)}, "nothing": {}}[kind]
         torch.save(content, file)
-    message = {"list": "must hold a state dict", "foreign": "another network", "nothing": "no state dict found"}
+    message = {"list": "must hold a state dict", "foreign": "another network", "nothing": "holds no state dict"}
     arguments = ["test", str(detector.path), str(file), "--noise", "pcm", "--methods", "none", "--chips", "1"]
     assert run(cli.app, [*arguments, "--out", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
@@ -120,8 +120,7 @@ def test_files_that_are_no_checkpoint_of_this_network(kind, detector, tmp_path, 
 
 
 def test_method_options_reach_the_loop_and_its_pictures(detector, tmp_path, capsys, monkeypatch) -> None:
-    from aihwkit_nabn.evaluation import protocol
-    from aihwkit_nabn.openmmlab import examples
+    from aihwkit_nabn.evaluation import examples, protocol
 
     drawn = []
 
@@ -151,9 +150,9 @@ def test_method_options_reach_the_loop_and_its_pictures(detector, tmp_path, caps
 
 def test_stray_arguments_and_missing_data(detector, capsys) -> None:
     _refused(["test", str(detector.path), "x.pth", "a=1", "--noise", "pcm"], "unexpected argument 'a=1'", capsys)
-    _refused(["test", "torchvision:resnet18", "random", "--noise", "pcm"], "torchvision:resnet18 needs data", capsys)
+    _refused(["test", "torchvision:resnet18", "random", "--noise", "pcm"], "torchvision:resnet18 needs --data", capsys)
     torchvision = ["test", "torchvision:resnet18", "random", "--noise", "pcm", "--data", "."]
-    _refused([*torchvision, "--cfg-options", "a=1"], "torchvision:resnet18 takes no cfg_options", capsys)
+    _refused([*torchvision, "--cfg-options", "a=1"], "torchvision:resnet18 takes no --cfg-options", capsys)
 
 
 def test_the_prepared_config(detector) -> None:
@@ -193,7 +192,7 @@ def test_inspect_lists_layers_of_torchvision_models(capsys, monkeypatch) -> None
 def test_inspect_refuses(capsys) -> None:
     _refused(["inspect", "resnet18"], "unknown workload 'resnet18'", capsys)
     _refused(["inspect", "torchvision:resnt18"], "did you mean 'resnet18'", capsys)
-    _refused(["inspect", "torchvision:resnet18", "--cfg-options", "a=1"], "takes no cfg_options", capsys)
+    _refused(["inspect", "torchvision:resnet18", "--cfg-options", "a=1"], "takes no --cfg-options", capsys)
     _refused(["inspect", YOLOX, "--exclude", "no_such_layer"], "no_such_layer", capsys)
     _refused(["inspect", YOLOX, "a=1"], "unexpected argument", capsys)
 
@@ -220,7 +219,7 @@ def test_an_interrupted_run_of_a_config_goes_on(detector, tmp_path, capsys) -> N
     assert (out / "table.md").read_text() == table
     again = file.read_text().splitlines(keepends=True)
     assert again[:5] == lines[:5] and len(again) == len(lines)
-    _refused([*arguments, "--resume", "--seed", "1"], "was made with seed = 0, not 1", capsys)
+    _refused([*arguments, "--resume", "--seed", "1"], "was made with --seed = 0, not 1", capsys)
     changed = [*arguments[:-1], "test_dataloader.dataset.indices=3"]
     _refused([*changed, "--resume"], "was made with test_dataloader = ", capsys)
     for option, part in (

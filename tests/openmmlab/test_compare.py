@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from aihwkit_nabn.openmmlab.hwa import check_training, train_config
 from aihwkit_nabn.simulator import parse_preset
 from aihwkit_nabn.training import TrainingNoise
 from aihwkit_nabn.training.noise import matched_noise
+from aihwkit_nabn.training.recipe import Recipe
 
 OPTIONS = ["--noise", "gaussian:sigma=0.1", "--chips", "1", "--epochs", "2", "--wrong", "0.25", "--methods", "paired"]
 OPTIONS += ["--calibration-images", "4"]
@@ -60,10 +62,11 @@ def test_training_moves_the_weights_at_the_configs_rate(detector, tmp_path: Path
     model.load_state_dict(torch.load(detector.checkpoint, weights_only=True)["state_dict"])
     before = {key: value.clone() for key, value in model.state_dict().items()}
     rpu_config = parse_preset("gaussian:sigma=0.1")
-    given = dict(rpu_config=rpu_config, epochs=1, clip_sigma=2.5, seed=1, work_dir=str(tmp_path))
+    recipe = Recipe(epochs=1, learning_rate=None, clip_sigma=2.5, seed=1)
+    given = dict(rpu_config=rpu_config, work_dir=str(tmp_path))
     noise = matched_noise(model, rpu_config, 0.0)
     state = torch.get_rng_state()
-    trained = train_config(config, str(detector.checkpoint), model, noise=noise, learning_rate=None, **given)
+    trained = train_config(config, str(detector.checkpoint), model, noise=noise, recipe=recipe, **given)
     assert torch.equal(torch.get_rng_state(), state) and not trained.model.training
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     key = "bbox_head.retina_cls.weight"
@@ -71,9 +74,8 @@ def test_training_moves_the_weights_at_the_configs_rate(detector, tmp_path: Path
     assert trained.report.images_seen == trained.report.images == 12 and trained.report.steps == 3
     assert len(trained.report.losses) == 1 and trained.report.losses[0] > 0 and trained.report.on_tiles
     assert "0.0001" in str(trained.report.settings["learning_rate"])
-    still = train_config(
-        config, str(detector.checkpoint), model, noise=TrainingNoise(std=0.0), learning_rate=1e-30, **given
-    )
+    recipe = replace(recipe, learning_rate=1e-30)
+    still = train_config(config, str(detector.checkpoint), model, noise=TrainingNoise(std=0.0), recipe=recipe, **given)
     largest = 2.5 * before[key].std()
     assert torch.allclose(still.model.state_dict()[key], before[key].clamp(-largest, largest), atol=1e-6)
 

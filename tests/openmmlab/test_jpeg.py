@@ -59,7 +59,7 @@ def test_a_pipeline_without_images() -> None:
 @pytest.mark.parametrize("name", ["plain", "augmented"])
 def test_the_reference_sees_the_clean_twin_of_what_the_chip_sees(detector, name: str) -> None:
     clean, compressed = detector.cfg(), compress_inputs(detector.cfg(), 10)
-    twins = list(TwinImages(compressed, name, 6, 4, 1, ["CompressJPEG"]))
+    twins = list(calibration_images(compressed, name, 6, 4, 1, ["CompressJPEG"]))
     assert [len(twin.chip["inputs"]) for twin in twins] == [4, 2]
     for cfg, mine in ((clean, "reference"), (compressed, "chip")):
         for twin, alone in zip(twins, CalibrationImages(cfg, name, 6, 4, 1), strict=True):
@@ -116,5 +116,5 @@ def test_what_cannot_be_skipped(method: dict, message: str) -> None:
 
 
 def test_a_transform_that_is_not_there_is_named(detector) -> None:
-    with pytest.raises(NabnError, match="'CompressJPEG' is no transform .* it has LoadImageFromFile, Resize"):
-        TwinImages(detector.cfg(), "plain", 4, 4, 0, ["CompressJPEG"])
+    with pytest.raises(NabnError, match="'CompressJPEG' is not a transform .* which has LoadImageFromFile, Resize"):
+        calibration_images(detector.cfg(), "plain", 4, 4, 0, ["CompressJPEG"])

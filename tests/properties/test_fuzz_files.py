@@ -21,9 +21,8 @@ from aihwkit_nabn.files import parse_json
 from aihwkit_nabn.reporting.html.sources import read_json
 from aihwkit_nabn.results import RecordLog, Results
 from aihwkit_nabn.results.layers import rankings
-from aihwkit_nabn.results.log import finished_keys
 from aihwkit_nabn.simulator import parse_preset
-from aihwkit_nabn.studies.grid import read_spec
+from aihwkit_nabn.studies.grid import parse_spec, read_yaml
 from aihwkit_nabn.training.report import TrainedModel, TrainingReport
 from aihwkit_nabn.training.store import TrainedStore
 from tests.properties.mutations import mutated_json, mutated_text, record, survives
@@ -165,7 +164,7 @@ def test_logs(tmp_path: Path) -> None:
 
     good = count_good(path, 1500, lambda: mutated_lines(lines, rng), read, changes=True)
     assert 30 < good < 1400
-    good = count_good(path, 1500, lambda: mutated_lines(lines, rng), lambda: finished_keys(path))
+    good = count_good(path, 1500, lambda: mutated_lines(lines, rng), lambda: RecordLog(path, setup, rank=1))
     assert 30 < good < 1400
 
 
@@ -197,14 +196,14 @@ def test_sweep_files(tmp_path: Path) -> None:
     }
     text = yaml.safe_dump(content)
     path.write_text(text)
-    assert read_spec(path).noise[1] == "gaussian:relative_to=max,sigma=0.02"
+    assert parse_spec(read_yaml(path)).noise[1] == "gaussian:relative_to=max,sigma=0.02"
 
     def damaged() -> bytes:
         if rng.random() < 0.5:
             return yaml.safe_dump(mutated_json(content, rng)).encode()
         return mutated_text(text, rng).encode() if rng.random() < 0.7 else mutated_bytes(text.encode(), rng)
 
-    good = count_good(path, 700, damaged, lambda: read_spec(path))
+    good = count_good(path, 700, damaged, lambda: parse_spec(read_yaml(path)))
     assert 30 < good < 650
 
 

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib
@@ -14,8 +15,16 @@ from rich.console import Console
 
 from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.evaluation import EvaluationResult
-from aihwkit_nabn.reporting import markdown_overview, markdown_table, plot_accuracy, print_table, write_report
+from aihwkit_nabn.reporting import (
+    markdown_overview,
+    markdown_table,
+    plot_accuracy,
+    print_metrics,
+    print_table,
+    write_report,
+)
 from aihwkit_nabn.reporting.folder import plot_names
+from aihwkit_nabn.reporting.html import write_html
 from aihwkit_nabn.reporting.plot import _axis
 from aihwkit_nabn.reporting.style import line_styles
 from aihwkit_nabn.results import Record
@@ -127,10 +136,11 @@ def test_a_console_without_unicode() -> None:
     assert "+/-" in text and "* worse than uncalibrated" in text
 
 
-def test_one_chip_shows_dashes() -> None:
+def test_one_chip_has_no_interval() -> None:
     result = _result(chips=1)
     for text in (_printed(result, 120), markdown_table(result)):
-        assert " ± -" in text and "1 chip, so without interval" in text and "nan" not in text.lower()
+        assert "±" not in text and "1 chip: no interval" in text and "nan" not in text.lower()
+        assert f"{result.cells()[0].estimate.mean:.1f}" in text
 
 
 def test_equal_methods_have_no_best() -> None:
@@ -244,9 +254,52 @@ def test_report_folder(tmp_path: Path) -> None:
     table = pd.read_csv(path / "table.csv")
     assert set(table["metric"]) == set(result.metrics) and len(table) == 12
     text = (path / "table.md").read_text(encoding="utf-8")
-    assert "![accuracy](accuracy.png)" in text and "| coco/bbox_mAP | digital |" in text
+    assert "![coco/bbox_mAP](coco_bbox_mAP.png)" in text
+    assert "| scenario | method | coco/bbox_mAP | difference | recovered |" in text
     assert json.loads((path / "results.json").read_text())["version"] == 1
     assert write_report(result, path) == path
+
+
+def _with_metrics(result: EvaluationResult, **metrics: Callable[[float], float]) -> EvaluationResult:
+    """Further metrics, each made from the accuracy."""
+
+    def more(values: dict[str, float]) -> dict[str, float]:
+        return values | {name.replace("__", "/"): make(values["accuracy"]) for name, make in metrics.items()}
+
+    records = [replace(record, metrics=more(record.metrics)) for record in result.records]
+    return EvaluationResult(records=records, digital=more(result.digital), settings={})
+
+
+def test_the_document_says_everything_once(tmp_path: Path) -> None:
+    """The first metric whole, of others the overview, of one with the same values a line, classes as means."""
+    result = _with_metrics(_result(), top1=lambda v: v, other=lambda v: v / 2, accuracy__car=lambda v: v - 1)
+    text = (result.report(tmp_path) / "table.md").read_text()
+    assert text.count("| scenario | method |") == 1 and "![other](other.png)" in text
+    assert "## top1\n\nThe same values as accuracy." in text and "| 45.0 | 45.0 |" in text
+    classes = text.partition("## accuracy, class by class: quiet\n\n")[2].splitlines()
+    assert classes[0] == "| class | digital | uncalibrated | population | paired |" and "| car | 89.0 |" in classes[2]
+
+
+def test_sizes_that_no_object_has_are_missing_and_said(tmp_path: Path) -> None:
+    result = _with_metrics(_result(), coco__bbox_mAP_l=lambda v: -1.0, own=lambda v: -1.0)
+    path = result.report(tmp_path)
+    assert sorted(entry.name for entry in path.glob("*.png")) == ["accuracy.png", "own.png"]
+    note = "Not shown: coco/bbox_mAP_l. The test images have no such objects (COCO reports -1)."
+    assert note in (path / "table.md").read_text() and "coco" not in (path / "table.csv").read_text()
+    stream = io.StringIO()
+    print_metrics(result, Console(file=stream, width=150))
+    assert note in stream.getvalue() and stream.getvalue().count("mAP") == 1
+    page = write_html(result, tmp_path / "page.html").read_text()
+    assert note in page and page.count("mAP_l") == 1
+
+
+def test_a_comparison_says_which_rows_have_drift_compensation() -> None:
+    result = _result()
+    assert "drift compensation" not in markdown_table(result)
+    names = {"population": "drift_compensation"}
+    records = [replace(r, method_name=names.get(r.method, r.method_name)) for r in result.records]
+    text = markdown_table(EvaluationResult(records=records, digital=result.digital, settings={}))
+    assert "uncalibrated: without drift compensation, which has a row of its own" in text
 
 
 def test_report_onto_a_file(tmp_path: Path) -> None:

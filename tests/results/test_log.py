@@ -7,7 +7,7 @@ import pytest
 
 from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.results import Record, RecordLog
-from aihwkit_nabn.results.log import finished_keys
+from tests.logs import finished_keys
 
 SETUP = {"name": "s", "chips": 2, "models": [{"name": "digits"}], "versions": {"torch": "1"}}
 
@@ -37,7 +37,6 @@ def test_what_was_added_is_there_again_in_one_order(tmp_path: Path) -> None:
     _filled(path)
     with RecordLog(path, SETUP) as again:
         assert again.sorted_records() == [_record(0), _record(1)] and again.notes == {"conversion pcm": "all"}
-        assert again.done("pcm", 1) == {"paired"} and again.done("pcm", 2) == set()
     assert len(path.read_bytes().splitlines()) == 4
     assert finished_keys(path) == {_record(0).key, _record(1).key} and finished_keys(tmp_path / "none") == set()
 
@@ -139,7 +138,7 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
     assert path.read_bytes() == before
 
 
-def test_beginning_anew_keeps_the_old_file(tmp_path: Path) -> None:
+def test_beginning_anew_keeps_every_old_file(tmp_path: Path) -> None:
     path = tmp_path / "r.jsonl"
     _filled(path)
     before = path.read_bytes()
@@ -148,6 +147,10 @@ def test_beginning_anew_keeps_the_old_file(tmp_path: Path) -> None:
         assert log.add(_record(5))
     assert (tmp_path / "r.jsonl.old").read_bytes() == before
     assert finished_keys(path) == {_record(5).key}
+    for _ in range(2):
+        RecordLog(path, SETUP, resume=False).close()
+    assert (tmp_path / "r.jsonl.old").read_bytes() == before
+    assert finished_keys(tmp_path / "r.jsonl.old2") == {_record(5).key} and (tmp_path / "r.jsonl.old3").exists()
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
@@ -169,6 +172,26 @@ def test_all_but_the_first_process_keep_records_in_memory(tmp_path: Path) -> Non
     log = RecordLog(path, SETUP, rank=1, broadcast=lambda own: told)
     assert list(log.records.values()) == [_record(2)] and log.notes == {"note": 1}
     assert log.add(_record(1)) and len(log.records) == 2 and not path.exists()
+
+
+def test_what_is_only_read_is_left_alone_and_can_be_in_use(tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    assert RecordLog(path, SETUP, rank=1).records == {} and not path.exists()
+    _filled(path)
+    with RecordLog(path, SETUP), path.open("ab") as half:
+        half.write(b'{"record": {"sce')
+        before = path.read_bytes()
+        log = RecordLog(path, SETUP, rank=1)
+        assert log.sorted_records() == [_record(0), _record(1)] and log.notes == {"conversion pcm": "all"}
+        assert log.add(_record(7)) and path.read_bytes() == before
+    with pytest.raises(NabnError, match="was made with chips = 2, not 3"):
+        RecordLog(path, {**SETUP, "chips": 3}, rank=1)
+
+
+def test_a_field_is_called_what_the_user_calls_it(tmp_path: Path) -> None:
+    _filled(tmp_path / "r.jsonl")
+    with pytest.raises(NabnError, match="was made with --chips = 2, not 3"):
+        RecordLog(tmp_path / "r.jsonl", {**SETUP, "chips": 3}, named={"chips": "--chips"})
 
 
 def test_a_folder_that_cannot_be(tmp_path: Path) -> None:

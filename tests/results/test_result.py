@@ -154,7 +154,7 @@ def _drop_seed(content: dict[str, Any]) -> None:
         (lambda c: c["records"][0].update(chip_seed="0"), "chip_seed of record 0 must not be '0'"),
         (lambda c: c["records"][0].update(metrics={"f1": 1.0}), r"record 0 has the metrics \['f1'\]"),
         (lambda c: c["records"].append(3), "record 9 must be a mapping"),
-        (lambda c: c["records"][0].update(strength=float("nan")), "NaN is no finite number"),
+        (lambda c: c["records"][0].update(strength=float("nan")), "NaN is not a finite number"),
     ],
 )
 def test_damaged_files(tmp_path: Path, change: Callable[[dict[str, Any]], Any], message: str) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import functools
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.evaluation import Scenario, evaluate
 from aihwkit_nabn.results import RecordLog, Results
 from aihwkit_nabn.results.layers import BUT, SHARES, WHOLE, loss, ranking, strongest
+from aihwkit_nabn.simulator import parse_preset
 from aihwkit_nabn.studies import Progress, run_study
 from aihwkit_nabn.studies._base import WorkloadSource
 from aihwkit_nabn.studies.layers import LayersStudy
@@ -72,6 +74,28 @@ def _measure(net: nn.Module, folder: Path | None = None, **changes) -> Results:
     study = _study(net, **changes)
     with tempfile.TemporaryDirectory() as place, RecordLog((folder or Path(place)) / "log.jsonl", {}) as log:
         return study.result(run_study(study, log).records)
+
+
+def test_a_workload_may_give_its_batches_by_a_generator(net) -> None:
+    """They are kept: each layer, chip and method meets all of them."""
+
+    def generate(request: CalibrationRequest):
+        yield from (INPUTS, -INPUTS)
+
+    workload = Workload(model=net, eval_fn=_eval_fn(net), calibration=generate)
+    batches = workload.calibration(CalibrationRequest())
+    assert [len(list(batches)) for _ in range(2)] == [2, 2]
+    scenario = Scenario(name="ranges", rpu_config=parse_preset("crossbar"))  # more passes, to set input ranges
+    found = []
+    for each in (workload, replace(workload, calibration=lambda request: [INPUTS, -INPUTS])):
+        study = LayersStudy(each, scenarios=scenario, methods=["paired"], chips=1)
+        found.append([r.comparable() for job in study.jobs({}) for r in study.measure(job, None)])
+    assert found[0] == found[1] and {record["n_calibration_samples"] for record in found[0]} == {0, 12}
+    used = iter([INPUTS])
+    empty = replace(workload, calibration=lambda request: used)
+    assert len(empty.calibration(CalibrationRequest())) == 1
+    with pytest.raises(NabnError, match="calibration of the workload gave an iterator that is used up"):
+        empty.calibration(CalibrationRequest())
 
 
 def test_a_layer_alone_costs_what_converting_it_alone_costs(net) -> None:

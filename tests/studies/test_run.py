@@ -16,9 +16,9 @@ import pytest
 
 from aihwkit_nabn.errors import MissingDependencyError, NabnError
 from aihwkit_nabn.results import Record, RecordLog
-from aihwkit_nabn.results.log import finished_keys
 from aihwkit_nabn.studies import Note, Progress, Study, run_study
 from aihwkit_nabn.studies.grid import GridStudy
+from tests.logs import finished_keys
 
 Records = list[dict[str, Any]]
 
@@ -157,6 +157,29 @@ def test_a_study_is_a_class_of_ones_own(workers: int | None, tmp_path: Path) -> 
         seen: list[Progress] = []
         run_study(Counting(), again, workers=workers, on_progress=seen.append)
     assert [each.before for each in seen] == [6]
+
+
+def test_a_process_that_is_not_the_first_takes_part_and_writes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    with RecordLog(path, {}) as log:
+        log.add(Counting()._records(0)[0])
+        before = path.read_bytes()
+        other = RecordLog(path, {}, rank=1)
+        assert len(other.records) == 1 and len(run_study(Counting(), other).records) == 6
+    assert path.read_bytes() == before
+
+
+def test_which_of_a_launchers_processes_this_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = {"version": 1, "name": "x", "models": [{"model": "a.py", "checkpoint": "b.pth"}], "noise": "pcm"}
+    study = GridStudy(content, launcher="slurm")
+    for name in ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(NabnError, match="--launcher slurm is for processes that it has started"):
+        study.rank()
+    monkeypatch.setenv("SLURM_PROCID", "3")
+    assert study.rank() == 3 and GridStudy(content).rank() == 0
+    with pytest.raises(NabnError, match="--launcher is for configs .* which 'digits' is not"):
+        GridStudy({**content, "models": ["digits"]}, launcher="slurm").rank()
 
 
 @pytest.mark.slow

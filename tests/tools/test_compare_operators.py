@@ -16,9 +16,9 @@ pytest.importorskip("mmcv")
 pytest.importorskip("mmdet")
 
 import coverage_models
+import switching
 
 from aihwkit_nabn.commands._run import run
-from aihwkit_nabn.openmmlab import switching
 from aihwkit_nabn.stacks import compile_mmcv
 
 TOOLS = Path(__file__).parents[2] / "tools"

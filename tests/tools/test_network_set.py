@@ -248,7 +248,7 @@ def test_a_setting_that_cannot_be_had(tool: ModuleType, monkeypatch: pytest.Monk
     from networks._settings import SETTINGS, Setting
 
     monkeypatch.setitem(SETTINGS, "odd", Setting(preset="gaussian:sigma=0.1,relative_to=moon"))
-    with pytest.raises(NabnError, match=r"setting 'odd' .* cannot be had here: relative_to must be"):
+    with pytest.raises(NabnError, match=r"setting 'odd' .* is not available in this version: relative_to must be"):
         tool.choose_scenarios(["resnet20"], ["odd"])
     scenarios, lacking = tool.choose_scenarios(["resnet20"], [])
     assert "odd" not in [scenario.name for scenario in scenarios["resnet20"]]

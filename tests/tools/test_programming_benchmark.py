@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+TOOLS = Path(__file__).parents[2] / "tools" / "benchmarks"
 
 
 @pytest.mark.slow
@@ -14,6 +17,7 @@ def test_prints_both_sides_of_every_call(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.syspath_prepend(str(TOOLS))
     tool = load_tool("benchmarks/programming")
     monkeypatch.setattr(tool, "CASES", {case: tool.CASES[case]})
     monkeypatch.setenv("COLUMNS", "150")

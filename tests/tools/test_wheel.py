@@ -24,3 +24,9 @@ def test_the_wheel_holds_the_package(tmp_path: Path) -> None:
     moved = "aihwkit_nabn/openmmlab/operators/aihwkit_nabn_mmcv.pth"
     assert set(tracked.stdout.split()) - {moved} <= names
     assert {"aihwkit_nabn_mmcv.pth", "_aihwkit_nabn_mmcv.py"} <= names
+
+
+def test_what_the_wheel_holds_twice_is_a_link() -> None:
+    assert (ROOT / "tools" / "_aihwkit_nabn_mmcv.py").is_symlink(), (
+        "a copy would be left behind by changes of the finder"
+    )

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import gc
+import weakref
 from pathlib import Path
 
 import pytest
@@ -38,6 +40,19 @@ def test_stored_networks_come_back(tmp_path: Path) -> None:
         TrainedStore(tmp_path, net(), resume=True).get("additive 0.10, hwa", {"epochs": 2}, never)
     anew = TrainedStore(tmp_path, net(), resume=False).get("additive 0.10, hwa", {"epochs": 2}, lambda: train(seed=1))
     assert not torch.equal(anew.model(IMAGES), first.model(IMAGES))
+
+
+def test_one_network_is_kept_in_memory_and_none_is_trained_twice(tmp_path: Path) -> None:
+    store = TrainedStore(tmp_path, net(), resume=False)
+    trained = []
+    for name in ("a", "b", "a", "a"):
+        found = store.get(name, {}, lambda name=name: trained.append(name) or train())
+    assert trained == ["a", "b"]
+    gone = weakref.ref(found.model)
+    del found
+    store.get("b", {}, train)
+    gc.collect()
+    assert gone() is None
 
 
 def test_damaged_network_is_named(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from torch import nn
 
 from aihwkit_nabn.errors import NabnError, UnknownNameError
 from aihwkit_nabn.workloads import CalibrationRequest, LoadSettings, Workload, load_workload
-from aihwkit_nabn.workloads.torchvision import pipelines, published_weights
+from aihwkit_nabn.workloads.torchvision import image_input, image_input_of, published_weights
 
 Folder = Callable[..., Path]
 
@@ -28,9 +28,9 @@ def _images(workload: Workload, images: str = "plain", n: int | None = None, see
     return torch.cat(list(workload.calibration(CalibrationRequest(n=n, images=images, seed=seed))))
 
 
-def test_detectors_are_no_classifiers(shapes_folder: Folder) -> None:
-    with pytest.raises(UnknownNameError, match="torchvision classifier"):
-        _load("torchvision:fasterrcnn_resnet50_fpn", shapes_folder())
+def test_networks_of_videos_are_not_known(shapes_folder: Folder) -> None:
+    with pytest.raises(UnknownNameError, match="unknown torchvision network 'r3d_18'"):
+        _load("torchvision:r3d_18", shapes_folder())
 
 
 def test_task_measures_every_image_and_keeps_calibration_images_apart(shapes_folder: Folder) -> None:
@@ -124,7 +124,7 @@ def test_weights_of_another_model(shapes_folder: Folder, tmp_path: Path) -> None
     torch.save(torchvision.models.resnet18(num_classes=3).state_dict(), path)
     with pytest.raises(NabnError, match="does not fit the model: missing"):
         _load("torchvision:resnet34", shapes_folder(), checkpoint=str(path))
-    with pytest.raises(NabnError, match="of another network: the file holds 122 tensors"):
+    with pytest.raises(NabnError, match="is of another network: it holds 122 tensors"):
         _load("torchvision:squeezenet1_1", tmp_path / "shapes", checkpoint=str(path))
 
 
@@ -187,8 +187,9 @@ def test_own_weights_bring_their_own_transforms(published, shapes_folder: Folder
     assert published_weights("resnet18", str(path)) is torchvision.models.ResNet18_Weights.IMAGENET1K_V1
     assert published_weights("resnet34", str(path)) is None and published_weights("resnet18", "random") is None
     second = torchvision.models.ResNet50_Weights.IMAGENET1K_V2
-    assert pipelines("resnet50", None, second)[0].transforms[0].size == second.transforms().resize_size[0]
-    assert pipelines("resnet50", None)[0].transforms[0].size == 256
+    assert image_input("resnet50", second).resize == second.transforms().resize_size[0]
+    assert image_input("resnet50").resize == 256
+    assert image_input_of(str(path)) == image_input("resnet18") and image_input_of("random") is None
 
 
 def test_which_weights_were_taken_is_said_and_can_be_chosen(shapes_folder: Folder, tmp_path: Path) -> None:

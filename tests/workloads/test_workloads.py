@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from PIL import Image
 
 from aihwkit_nabn.data.jpeg import compress_images
-from aihwkit_nabn.errors import NabnError, UnknownNameError
+from aihwkit_nabn.errors import MissingDependencyError, NabnError, UnknownNameError
 from aihwkit_nabn.extension import import_extension
 from aihwkit_nabn.workloads import (
     WORKLOADS,
@@ -213,3 +214,10 @@ def test_what_a_kind_returns_is_checked() -> None:
         WORKLOADS.unregister("returns_none")
     with pytest.raises(NabnError, match="settings must be LoadSettings"):
         load_workload("digits", {"seed": 1})  # type: ignore[arg-type]
+
+
+def test_without_timm_the_install_line_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "timm" else find(name, *rest))
+    with pytest.raises(MissingDependencyError, match=r"timm is not installed; run: pip install 'aihwkit-nabn\[timm\]'"):
+        load_workload("timm:resnet18", checkpoint="random", data=str(tmp_path))

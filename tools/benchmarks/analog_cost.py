@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
+from unittest import mock
 
 import torch
 import torchvision
@@ -18,9 +19,8 @@ from aihwkit.nn.conversion import convert_to_analog
 from aihwkit.simulator.configs import InferenceRPUConfig, TorchInferenceRPUConfig
 from aihwkit.simulator.parameters import IOParameters, MappingParameter
 from aihwkit.simulator.parameters.enums import BoundManagementType, NoiseManagementType
-from measuring import peak_memory, times_of
+from measuring import new_table, peak_memory, times_of
 from rich.console import Console
-from rich.table import Table
 from torch import nn
 
 import aihwkit_nabn as nabn
@@ -60,16 +60,11 @@ def settings(kind: type, setting: str, rows: int) -> Any:
     return config
 
 
-def tile_parameters(model: nn.Module) -> None:
-    """Give layers with static ranges one that suits normally distributed inputs."""
-    for layer in ranged_layers(model).values():
-        set_input_range(layer, 3.0)
-
-
 def contenders(model: nn.Module, setting: str, rows: int, peers: list[str]) -> dict[str, nn.Module]:
     """Return the analog models to compare: ours, and those of aihwkit that this torch can run."""
     ours = nabn.convert_to_noise_aware(model, settings(NoiseAwareRPUConfig, setting, rows))
-    tile_parameters(ours)
+    for layer in ranged_layers(ours).values():
+        set_input_range(layer, 3.0)  # suits normally distributed inputs
     made: dict[str, nn.Module] = {"ours": ours}
     for name, kind in (("aihwkit torch", TorchInferenceRPUConfig), ("aihwkit compiled", InferenceRPUConfig)):
         if name in peers:
@@ -90,15 +85,7 @@ def pass_of(forward: Callable[[nn.Module], Any], model: nn.Module, dtype: torch.
 
 def not_compiled(job: Callable[[], object]) -> Callable[[], object]:
     """Return the job done without the compiled converters."""
-
-    def run() -> object:
-        os.environ["NABN_NATIVE"] = "0"
-        try:
-            return job()
-        finally:
-            del os.environ["NABN_NATIVE"]
-
-    return run
+    return mock.patch.dict(os.environ, NABN_NATIVE="0")(job)
 
 
 def partial_sums(model: nn.Module, forward: Callable[[nn.Module], Any]) -> int:
@@ -122,19 +109,9 @@ class Report:
 
     def __init__(self, title: str, device: torch.device, dtype: torch.dtype | None, repeats: int) -> None:
         self.device, self.dtype, self.repeats = device, dtype, repeats
-        self.table = Table(title=title)
-        columns = (
-            "work",
-            "digital [ms]",
-            "ours",
-            f"ours, {_NOT_COMPILED}",
-            "floor",
-            "aihwkit torch",
-            "aihwkit compiled",
-            "ours / digital [MB]",
-        )
-        for column in columns:
-            self.table.add_column(column, justify="left" if column == "work" else "right", no_wrap=column == "work")
+        ours, theirs = ("ours", f"ours, {_NOT_COMPILED}"), ("aihwkit torch", "aihwkit compiled")
+        columns = ("work", "digital [ms]", *ours, "floor", *theirs, "ours / digital [MB]")
+        self.table = new_table(title, columns)
 
     def add(
         self,
@@ -217,7 +194,7 @@ PARTS: dict[str, Callable[[Report, list[str]], None]] = {
 
 
 def main(
-    parts: Annotated[list[str] | None, typer.Argument(help="layer, networks, detectors; all if none is named.")] = None,
+    parts: Annotated[list[str] | None, typer.Argument(help="layer, networks, detectors; default: all.")] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Rounds after the first; the median counts.")] = 9,
     threads: Annotated[int, typer.Option(min=1)] = 2,
     peers: Annotated[bool, typer.Option(help="Measure aihwkit's tiles too.")] = True,

@@ -17,9 +17,8 @@ from typing import Annotated
 import torch
 import torchvision
 import typer
-from measuring import times_of
+from measuring import new_table, times_of
 from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 
 import aihwkit_nabn as nabn
@@ -71,15 +70,9 @@ def main(
     """Print a table of ratios."""
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
-    costs = Table(title=f"time of calibration / of the passes it needs; {threads} threads, torch {torch.__version__}")
-    inference = Table(title="a pass of the calibrated chip / of the uncalibrated one")
-    for table, columns in (
-        (costs, ("network", "reference pass [s]", "chip pass [s]", *METHODS)),
-        (inference, ("network", *INFERENCE)),
-    ):
-        for column in columns:
-            is_name = column == "network"
-            table.add_column(column, justify="left" if is_name else "right", no_wrap=is_name)
+    title = f"time of calibration / of the passes it needs; {threads} threads, torch {torch.__version__}"
+    costs = new_table(title, ("network", "reference pass [s]", "chip pass [s]", *METHODS))
+    inference = new_table("a pass of the calibrated chip / of the uncalibrated one", ("network", *INFERENCE))
     for title, (build, n_images, batch_size, shape) in CASES.items():
         model = build().eval()
         # Two copies: the uncalibrated chip's pass is the yardstick, so no calibration may be left on it.

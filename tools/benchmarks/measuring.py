@@ -6,12 +6,21 @@ import ctypes
 import gc
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
+from rich.table import Table
 
 Job = Callable[[], object]
+
+
+def new_table(title: str, columns: Sequence[str], names: int = 1) -> Table:
+    """Return a table whose first columns hold names, and the others numbers."""
+    table = Table(title=title)
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index < names else "right", no_wrap=index < names)
+    return table
 
 
 def _wait(device: torch.device) -> None:
@@ -24,6 +33,7 @@ def times_of(
     repeats: int,
     device: torch.device | None = None,
     of: Callable[[list[float]], float] = statistics.median,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, float]:
     """Return each job's time in seconds, the median of several unless `of` is another.
 
@@ -34,11 +44,11 @@ def times_of(
     for repeat in range(repeats + 1):
         for name, job in jobs.items():
             _wait(device)
-            begin = time.perf_counter()
+            begin = clock()
             job()
             _wait(device)
             if repeat:  # the first round warms up
-                times[name].append(time.perf_counter() - begin)
+                times[name].append(clock() - begin)
     return {name: of(values) for name, values in times.items()}
 
 

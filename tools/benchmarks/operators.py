@@ -5,6 +5,7 @@ Run: ``python tools/benchmarks/operators.py`` (a few minutes).
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -12,15 +13,16 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from measuring import Job, times_of
+from measuring import Job, new_table, times_of
 from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 from aihwkit_nabn.commands._run import run
-from aihwkit_nabn.files import write_between
-from aihwkit_nabn.openmmlab.switching import compiled, mmcv_calls, ours, require_compiled
 from aihwkit_nabn.workloads.torchvision import check_device
+
+sys.path.append(str(Path(__file__).parents[1]))  # where the other scripts are
+from pages import markdown_table, write_between
+from switching import compiled, mmcv_calls, ours, require_compiled
 
 COMMAND = "python tools/benchmarks/operators.py --out docs/operators.md"
 BEGIN, END = "<!-- timed: written by tools/benchmarks/operators.py -->", "<!-- end -->"
@@ -33,12 +35,7 @@ app = typer.Typer(name="operators.py", add_completion=False, pretty_exceptions_e
 
 def cases(device: torch.device) -> dict[str, Callable[[], object]]:
     """Return a call of each operator, in the sizes of a detector on an image of 800 x 1088 pixels."""
-    found: dict[str, Callable[[], object]] = {}
-    found |= _suppression(device)
-    found |= _regions(device)
-    found |= _convolutions(device)
-    found |= _attention(device)
-    return found
+    return _suppression(device) | _regions(device) | _convolutions(device) | _attention(device)
 
 
 def _suppression(device: torch.device) -> dict[str, Callable[[], object]]:
@@ -139,8 +136,8 @@ def times(call: Callable[[], object], kinds: dict[str, ModuleType], repeats: int
 @app.command()
 def main(
     repeats: Annotated[int, typer.Option(min=1, help="Rounds after the first; the shortest time counts.")] = 9,
-    threads: Annotated[int, typer.Option(min=1, help="Of torch.")] = 2,
-    seed: Annotated[int, typer.Option(min=0, help="Of the random inputs.")] = 0,
+    threads: Annotated[int, typer.Option(min=1, help="Torch's threads.")] = 2,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random inputs.")] = 0,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     out: Annotated[Path | None, typer.Option(help="Markdown file to write.")] = None,
 ) -> None:
@@ -159,9 +156,7 @@ def main(
             found = times(call, kinds, repeats, where)
             cells = [f"{1e3 * seconds:.{_digits(1e3 * seconds)}f}" for seconds in found]
             rows.append([name, *cells, *([f"{found[1] / found[0]:.2f}"] if theirs is not None else [])])
-    table = Table(title=f"{threads} threads, torch {torch.__version__}, {device}")
-    for heading in headings:
-        table.add_column(heading, justify="left" if heading == "operator" else "right", no_wrap=True)
+    table = new_table(f"{threads} threads, torch {torch.__version__}, {device}", headings)
     for row in rows:
         table.add_row(*row)
     console.print(table)
@@ -180,7 +175,6 @@ def markdown(headings: tuple[str, ...], rows: list[list[str]], threads: int, dev
     import torchvision
 
     place = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {threads} threads"
-    lines = [headings, ("---", *("---:" for _ in headings[1:])), *rows]
     return "\n".join(
         [
             f"`{COMMAND}`",
@@ -190,7 +184,7 @@ def markdown(headings: tuple[str, ...], rows: list[list[str]], threads: int, dev
             "maps are 256 x 50 x 68.",
             *([REMARK] if device.type == "cpu" else []),
             "",
-            *(f"| {' | '.join(line)} |" for line in lines),
+            *markdown_table(headings, rows, ("---", *["---:"] * (len(headings) - 1))),
         ]
     )
 

@@ -1,9 +1,7 @@
 """What programming, drifting and copying a chip cost, aihwkit's functions and ours side by side, in one run.
 
 The same PCM devices, tiles, columnwise scaling and global drift compensation on both sides. Seconds are those of the
-process (CPU time), the shortest of some rounds in which the two take turns. Memory is what each call adds to the
-resident memory at its peak, read from the operating system in a process per side, since torch's allocations on the CPU
-are seen by no Python tool; where Linux does not let the peak be reset it is the growth of ``ru_maxrss``.
+process (CPU time), the shortest of some rounds in which the two take turns. Memory is measured in a process per side.
 
 Our ``program_chip`` always drifts, to 0 s unless told otherwise: the row *program* counts that too.
 
@@ -15,12 +13,10 @@ from __future__ import annotations
 import copy
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -30,8 +26,8 @@ from aihwkit.inference import GlobalDriftCompensation, PCMLikeNoiseModel
 from aihwkit.nn.conversion import convert_to_analog
 from aihwkit.simulator.configs import TorchInferenceRPUConfig
 from aihwkit.simulator.parameters import IOParameters, MappingParameter
+from measuring import new_table, peak_memory, times_of
 from rich.console import Console
-from rich.table import Table
 
 import aihwkit_nabn as nabn
 
@@ -79,51 +75,18 @@ def build_jobs(side: str, case: str, model_name: str) -> dict[str, Callable[[], 
     return dict(zip(JOBS, (*steps, lambda: copy.deepcopy(analog)), strict=True))
 
 
-def best_times(jobs: dict[str, dict[str, Callable[[], object]]], repeats: int) -> dict[str, dict[str, float]]:
-    """Return the shortest CPU time of each side's jobs in seconds; the sides take turns."""
-    best: dict[str, dict[str, float]] = {side: {} for side in jobs}
-    for _ in range(repeats):
-        for name in JOBS:
-            for side, calls in jobs.items():
-                begin = time.process_time()
-                calls[name]()
-                seconds = time.process_time() - begin
-                best[side][name] = min(seconds, best[side].get(name, seconds))
-    return best
-
-
-def peak_growth(job: Callable[[], object]) -> float:
-    """Return by how many MB the resident memory grew at its peak while `job` ran."""
-    try:
-        before = _status("VmRSS")
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
-        kept = job()
-        after = _status("VmHWM")
-    except OSError:
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        kept = job()
-        after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    del kept
-    return max(after - before, 0.0)
-
-
-def _status(field: str) -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{field}:"))
-
-
-def _memory(side: str, case: str, model_name: str, threads: int) -> dict[str, float]:
-    """Run each job once in a new process."""
+def _memory(side: str, case: str, model_name: str, threads: int) -> dict[str, float | None]:
+    """Run the jobs in a new process."""
     options = ["--memory-of", f"{side}/{case}", "--model", model_name, "--threads", str(threads)]
     done = subprocess.run(
         [sys.executable, __file__, *options], check=True, stdout=subprocess.PIPE, text=True, env=dict(os.environ)
     )
-    growth: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    growth: dict[str, float | None] = json.loads(done.stdout.splitlines()[-1])
     return growth
 
 
 def main(
-    repeats: Annotated[int, typer.Option(min=1, help="Rounds; the shortest time counts.")] = 3,
+    repeats: Annotated[int, typer.Option(min=1, help="Rounds after the first; the shortest time counts.")] = 3,
     threads: Annotated[int, typer.Option(min=1)] = 1,
     model: Annotated[str, typer.Option(help="A classification model of torchvision.")] = "resnet18",
     memory_of: Annotated[str, typer.Option(hidden=True)] = "",
@@ -132,21 +95,24 @@ def main(
     torch.set_num_threads(threads)
     if memory_of:
         side, case = memory_of.split("/", 1)
-        print(json.dumps({name: peak_growth(job) for name, job in build_jobs(side, case, model).items()}))
+        print(json.dumps({name: peak_memory(job) for name, job in build_jobs(side, case, model).items()}))
         return
-    title = f"{model}, PCM with global drift compensation; CPU seconds, {threads} threads, torch {torch.__version__}"
-    table = Table(title=title)
-    for column in ("tiles", "call", "aihwkit, s", "ours, s", "ratio", "aihwkit, MB", "ours, MB"):
-        is_name = column in ("tiles", "call")
-        table.add_column(column, justify="left" if is_name else "right", no_wrap=is_name)
+    table = new_table(
+        f"{model}, PCM with global drift compensation; CPU seconds, {threads} threads, torch {torch.__version__}",
+        ("tiles", "call", "aihwkit, s", "ours, s", "ratio", "aihwkit, MB", "ours, MB"),
+        names=2,
+    )
     for case in CASES:
-        times = best_times({side: build_jobs(side, case, model) for side in SIDES}, repeats)
+        jobs = {side: build_jobs(side, case, model) for side in SIDES}
+        turns = {f"{side} {name}": jobs[side][name] for name in JOBS for side in SIDES}
+        times = times_of(turns, repeats, of=min, clock=time.process_time)
         memory = {side: _memory(side, case, model, threads) for side in SIDES}
         for row, name in enumerate(JOBS):
-            theirs, ours = (times[side][name] for side in SIDES)
-            megabytes = (f"{memory[side][name]:.0f}" for side in SIDES)
-            ratio = ours / theirs
-            table.add_row(case if row == 0 else "", name, f"{theirs:.3f}", f"{ours:.3f}", f"{ratio:.2f}", *megabytes)
+            theirs, ours = (times[f"{side} {name}"] for side in SIDES)
+            taken = (memory[side][name] for side in SIDES)
+            megabytes = ("-" if value is None else f"{value:.0f}" for value in taken)
+            seconds = (f"{theirs:.3f}", f"{ours:.3f}", f"{ours / theirs:.2f}")
+            table.add_row(case if row == 0 else "", name, *seconds, *megabytes)
         table.add_section()
     Console().print(table)
 

@@ -1,4 +1,4 @@
-"""What a network of the set gives, and what it is given."""
+"""What a network of the set offers, and the options it gets."""
 
 from __future__ import annotations
 
@@ -59,11 +59,7 @@ NETWORKS: Registry[NetworkKind] = Registry("network")
 
 
 def need_data(options: Options, *names: str) -> None:
-    """Check that files or folders are there.
-
-    Args:
-        options: Says where the data are.
-        names: Paths below the data root.
+    """Check that files or folders below the data root are there.
 
     Raises:
         NabnError: one is not.

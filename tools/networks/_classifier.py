@@ -21,12 +21,8 @@ def classifier(
 ) -> Workload:
     """Return a classifier of the set.
 
-    Args:
-        model: The digital model, in eval mode.
-        calibration: Where the calibration images come from.
-        numbers: Which of them, in their order.
-        seed: Of their augmentation.
-        tested: What accuracy is measured on, as the network takes it.
+    It is calibrated on the images of these numbers, in their order, with augmentation from `seed`, and tested on images
+    as the network takes them.
     """
 
     def batches(request: CalibrationRequest) -> Iterable[Any]:

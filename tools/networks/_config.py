@@ -5,16 +5,15 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+from unittest import mock
 
 from aihwkit_nabn.data.image_folder import choose
 from aihwkit_nabn.errors import NabnError, missing_extra
 from aihwkit_nabn.evaluation.methods import AUGMENTED, PLAIN
 from aihwkit_nabn.workloads import CalibrationRequest, LoadSettings, Workload
-from networks._base import Options, need_data
+from networks._base import NETWORKS, NetworkKind, Options, need_data
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -34,21 +33,26 @@ def require_packages(scope: str) -> None:
             raise missing_extra(package, "openmmlab")
 
 
-def require_trained(name: str, scope: str, folder: str, options: Options) -> None:
-    """Check that a config of `configs/real/` can be measured.
+def enter_trained(name: str, scope: str, folder: str) -> None:
+    """Enter the network of ``configs/real/NAME.py`` in the set.
 
     Args:
         name: Of the config.
         scope: ``"mmdet"`` or ``"mmseg"``.
         folder: Of its data, below the data root.
-        options: Where things are.
-
-    Raises:
-        NabnError: packages, data or checkpoint are missing.
     """
-    require_packages(scope)
-    need_data(options, folder)
-    trained_checkpoint(name, scope, options)
+
+    def require(options: Options) -> None:
+        require_packages(scope)
+        need_data(options, folder)
+        trained_checkpoint(name, scope, options)
+
+    def load(options: Options) -> Workload:
+        return load_network(
+            CONFIGS / f"{name}.py", trained_checkpoint(name, scope, options), options.data_root, options
+        )
+
+    NETWORKS.register(name)(NetworkKind(require=require, load=load, request=REQUEST))
 
 
 def trained_checkpoint(name: str, scope: str, options: Options) -> Path:
@@ -75,25 +79,15 @@ def trained_checkpoint(name: str, scope: str, options: Options) -> Path:
     return epochs[max(epochs)]
 
 
-def load_trained(name: str, scope: str, options: Options) -> Workload:
-    """Return the network of a config in `configs/real/`."""
-    checkpoint = trained_checkpoint(name, scope, options)
-    return load_network(CONFIGS / f"{name}.py", checkpoint, options.data_root, options)
-
-
 def load_network(path: Path, checkpoint: Path, data_root: Path, options: Options) -> Workload:
-    """Return the network of a config.
+    """Return the network of a config, which looks for its data where ``NABN_DATA`` says: in `data_root`.
 
-    Args:
-        path: The config, which looks for its data where ``NABN_DATA`` says.
-        checkpoint: The trained weights.
-        data_root: What ``NABN_DATA`` is to say.
-        options: Which images; ``train`` measures on the training images that are not calibrated on.
+    With ``train`` it is measured on the training images that are not calibrated on.
     """
     from aihwkit_nabn.workloads.config import config_workload, read_config
 
     logs = options.out / "logs" / path.stem
-    with _data_in(data_root):
+    with mock.patch.dict(os.environ, NABN_DATA=str(data_root.resolve())):
         config = read_config(str(path), ["log_level=ERROR"])
         _choose_tested(config, options)
         settings = LoadSettings(seed=options.seed, loader_workers=0, work_dir=logs)
@@ -127,16 +121,3 @@ def _choose_tested(config: Config, options: Options) -> None:
         numbers = [number for number in numbers if built.get_data_info(number)["img_path"] not in used]
     dataset["indices"] = sorted(numbers[: options.test_images])
     config.test_dataloader.dataset = dataset
-
-
-@contextmanager
-def _data_in(root: Path) -> Iterator[None]:
-    before = os.environ.get("NABN_DATA")
-    os.environ["NABN_DATA"] = str(root.resolve())
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["NABN_DATA"]
-        else:
-            os.environ["NABN_DATA"] = before

@@ -26,12 +26,7 @@ REQUEST = CalibrationRequest(n=64, batch_size=32)
 
 
 class Enlarged(nn.Module):
-    """A network for colour images, on grey ones of another size.
-
-    Args:
-        network: Takes ``[N, 3, size, size]``.
-        size: Pixels per side.
-    """
+    """A network for colour images, ``[N, 3, size, size]``, on grey ones of another size."""
 
     def __init__(self, network: nn.Module, size: int) -> None:
         super().__init__()
@@ -46,14 +41,10 @@ class Enlarged(nn.Module):
 def load_digits_network(
     name: str, build: Callable[[], nn.Module], options: Options, *, epochs: int, learning_rate: float
 ) -> Workload:
-    """Return a network on the digits; ``train`` measures on the validation images, which it was not trained on.
+    """Return a network on the digits, its weights from ``NAME.safetensors`` beside the results or trained now.
 
-    Args:
-        name: Of its file of weights beside the results.
-        build: Makes the untrained network, which takes ``[N, 1, 8, 8]``.
-        options: Which images.
-        epochs: Of its training.
-        learning_rate: Largest one of its training.
+    With ``train`` it is measured on the validation images, which it was not trained on. `build` makes the untrained
+    network, which takes ``[N, 1, 8, 8]``.
     """
     path = options.out / "trained" / f"{name}.safetensors"
     images = MemoryImages(data=load_digits("train"), normalise=lambda x: x, augment=shift_images)

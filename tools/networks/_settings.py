@@ -71,7 +71,7 @@ def build_scenario(key: str) -> Scenario:
     try:
         return Scenario(name=key, rpu_config=parse_preset(setting.preset), t_inference=setting.time)
     except NabnError as error:
-        raise NabnError(f"setting {key!r} ({setting.preset}) cannot be had here: {error}") from error
+        raise NabnError(f"setting {key!r} ({setting.preset}) is not available in this version: {error}") from error
 
 
 def settings_of(network: str) -> list[str]:

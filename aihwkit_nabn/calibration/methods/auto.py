@@ -22,8 +22,8 @@ from aihwkit_nabn.calibration.session import CalibrationSession
 from aihwkit_nabn.chip.moment import ChipMoment
 from aihwkit_nabn.errors import CalibrationError, NabnError, NotApplicableError, UnknownNameError, check_number
 from aihwkit_nabn.nn.calibration_state import clear_calibration
+from aihwkit_nabn.results import UNCALIBRATED
 
-NONE = "none"
 _BATCH = 16
 # Fewest images that a method may learn from without a word.
 _FEW = 4
@@ -61,23 +61,22 @@ class Auto(CalibrationMethod):
     Source: ours.
     """
 
-    summary = "the candidate, doing nothing among them, that agrees best with the reference on images held back"
+    summary = "tries several methods, or none, and takes what agrees best with the reference on images held back"
     needs_reference = True
 
     def __init__(
         self,
-        candidates: str | Sequence[str] = (NONE, "population", "low_rank"),
+        candidates: str | Sequence[str] = (UNCALIBRATED, "population", "low_rank"),
         budget: float = 0.05,
         held_out: float = 0.25,
     ) -> None:
-        self.held_out = check_number(
-            "held_out", held_out, exclusive_minimum=0.0, maximum=0.5, meaning="the share of the samples that decides"
-        )
+        meaning = "the share of the samples that decides"
+        self.held_out = check_number("held_out", held_out, exclusive_minimum=0.0, maximum=0.5, meaning=meaning)
         self.budget = check_budget(budget)
         self.candidates = [(name, self._build(name)) for name in _names(candidates)]
 
     def _build(self, name: str) -> CalibrationMethod | None:
-        if name == NONE:
+        if name == UNCALIBRATED:
             return None
         method = CALIBRATION_METHODS.get(name)
         if not _can_be_tried(method):
@@ -114,7 +113,7 @@ class Auto(CalibrationMethod):
         apart = f"{n_held} image{'s' * (n_held > 1)} held back"
         what = apart if is_apart else "the calibration images, which cannot be divided"
         if store.n_samples(learn) < _FEW:
-            session.notes.append(f"with fewer than {_FEW} images to learn from, no method can be told from luck")
+            session.notes.append(f"with fewer than {_FEW} images to learn from, the choice cannot be told from luck")
         scale = "0 (none) to 1 (no better than a constant)"
         losses = ", ".join(map(str, tried))
         session.notes += [f"took {name}", f"disagreement with the reference, {scale}, on {what}: {losses}"]
@@ -130,10 +129,10 @@ def _names(candidates: object) -> list[str]:
     if not isinstance(names, Sequence) or not names or not all(isinstance(name, str) for name in names):
         raise NabnError(f"candidates must be names of methods, or a text with '+' between them, got {candidates!r}")
     names = [name.strip() for name in names]
-    known = [NONE, *(name for name in CALIBRATION_METHODS.names() if _can_be_tried(CALIBRATION_METHODS.get(name)))]
+    known = [name for name in CALIBRATION_METHODS if _can_be_tried(CALIBRATION_METHODS.get(name))]
     for name in names:
-        if name not in (NONE, *CALIBRATION_METHODS):  # others that are registered get an error that says more
-            raise UnknownNameError("candidate", name, known)
+        if name not in (UNCALIBRATED, *CALIBRATION_METHODS):  # others that are registered get an error that says more
+            raise UnknownNameError("candidate", name, [UNCALIBRATED, *known])
     return list(dict.fromkeys(names))
 
 

@@ -38,7 +38,7 @@ class CommonMode(Paired):
     Source: ours.
     """
 
-    summary = "paired, with what follows the mean of a layer's inputs taken out first"
+    summary = "removes what follows the mean of a layer's inputs, then aligns as paired does"
 
     def rule(self, pair: Pair) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
         """Return scale, offset and input gain, each ``[channels]``; no gain where the layer has no input mean."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from aihwkit_nabn.calibration.matching import BlockObjective, check_predictions
-from aihwkit_nabn.calibration.method import CalibrationMethod, register_calibration_method, takes_option
+from aihwkit_nabn.calibration.method import CalibrationMethod, register_calibration_method
 from aihwkit_nabn.calibration.methods.common_mode import CommonMode
 from aihwkit_nabn.calibration.methods.low_rank import LowRank, check_budget
 from aihwkit_nabn.calibration.methods.paired import Paired
@@ -36,9 +36,9 @@ _TRIED_STEPS = 4
 
 @register_calibration_method("distill")
 class Distill(CalibrationMethod):
-    """From a closed form, gradient descent on its scales, offsets, gains and corrections; the weights stay.
+    """Gradient descent on the scales, offsets, gains and corrections of a closed form; the weights stay.
 
-    The loss needs no labels: the squared error of each block's output (`calibration.points`) against the reference's
+    The loss needs no labels: the squared error of each block's output (`calibration.matching`) against the reference's
     on the same inputs, in parts of that output's variance. The divergence of the predictions can be added; measured on
     ResNet-20 it takes away from the gain, because a network is overconfident on the images it was trained on. A share
     of the samples is held out, and the best state on it is kept: the start where tuning does not help, which the report
@@ -64,7 +64,7 @@ class Distill(CalibrationMethod):
     Source: ours; gamma/beta tuning of Bhattacharjee et al. 2023 (arXiv 2305.18416) made label-free.
     """
 
-    summary = "low_rank, then its numbers tuned so that the blocks' outputs match the reference's"
+    summary = "starts from low_rank, then tunes its numbers so that the blocks' outputs match the reference's"
     needs_reference = True
 
     def __init__(
@@ -81,17 +81,14 @@ class Distill(CalibrationMethod):
         self.steps = check_count("steps", steps, minimum=1)
         self.batch_size = None if batch_size is None else check_count("batch_size", batch_size, minimum=1)
         self.lr = check_number("lr", lr, exclusive_minimum=0.0, meaning="the first step size")
-        self.prediction_weight = check_number(
-            "prediction_weight", prediction_weight, minimum=0.0, meaning="the weight of the predictions' divergence"
-        )
-        self.held_out = check_number(
-            "held_out", held_out, minimum=0.0, maximum=0.5, meaning="the share of the samples that decides"
-        )
+        meaning = "the weight of the predictions' divergence"
+        self.prediction_weight = check_number("prediction_weight", prediction_weight, minimum=0.0, meaning=meaning)
+        meaning = "the share of the samples that decides"
+        self.held_out = check_number("held_out", held_out, minimum=0.0, maximum=0.5, meaning=meaning)
         if start not in _STARTS:
             raise UnknownNameError("start", start, list(_STARTS))
         budget = check_budget(budget)
-        method = _STARTS[start]
-        self.start = method(**({"budget": budget} if takes_option(method, "budget") else {}))
+        self.start = _STARTS[start](**({"budget": budget} if start == "low_rank" else {}))
         self.seed = check_count("seed", seed)
 
     def calibrate(self, session: CalibrationSession) -> None:
@@ -109,7 +106,7 @@ class Distill(CalibrationMethod):
             return
         descent = _Descent(tuned, objective, (learn, held), size, self.seed)
         before = descent.best
-        with _frozen(session.model), torch.enable_grad(), tuned.in_place():
+        with _frozen(session.model), torch.enable_grad():
             descent.run(self.steps, self.lr, lambda done: session.step_done(done, self.steps))
         tuned.finish(descent.best_state)
         session.losses = (before, descent.best) if held else None
@@ -248,15 +245,6 @@ class _TunedAlignments:
         return {
             name: {part: move.detach().clone() for part, move in moves.items()} for name, moves in self.moves.items()
         }
-
-    @contextmanager
-    def in_place(self) -> Iterator[None]:
-        try:
-            yield
-        finally:
-            for name, alignment in self.alignments.items():
-                for part, value in self.start[name].items():
-                    setattr(alignment, part, value)
 
     def finish(self, state: _State) -> None:
         for name, alignment in self.alignments.items():

@@ -6,7 +6,7 @@ from aihwkit_nabn.calibration.batchnorms import follow_batchnorms, set_batchnorm
 from aihwkit_nabn.calibration.method import CalibrationMethod, register_calibration_method
 from aihwkit_nabn.calibration.moments import Moments
 from aihwkit_nabn.calibration.session import CalibrationSession
-from aihwkit_nabn.errors import NabnError, check_number
+from aihwkit_nabn.errors import check_number
 from aihwkit_nabn.nn.batchnorm import NoiseAwareBatchNorm, Statistics
 
 
@@ -23,24 +23,22 @@ class ExponentialAverage(CalibrationMethod):
     Source: AdaBS, Joshi et al., Nature Communications 11, 2473 (2020).
     """
 
-    summary = "exponential average over batches from the trained statistics (AdaBS)"
+    summary = "moves the trained statistics towards the chip's, batch by batch (AdaBS)"
     replaces_statistics = True
 
     def __init__(self, remainder: float = 0.015) -> None:
-        self.remainder = check_number(
-            "remainder",
-            remainder,
-            exclusive_minimum=0.0,
-            maximum=1.0,
-            meaning="the weight left on the trained statistics",
-        )
+        meaning = "the weight left on the trained statistics"
+        self.remainder = check_number("remainder", remainder, exclusive_minimum=0.0, maximum=1.0, meaning=meaning)
 
     def calibrate(self, session: CalibrationSession) -> None:
         """Note every call's statistics, then average: p is known only when the batches have been counted."""
-        history: dict[int, list[tuple[int, Moments]]] = {}
+        history: dict[int, dict[int, Moments]] = {}
 
         def own(bn: NoiseAwareBatchNorm, now: Moments) -> Statistics:
-            history.setdefault(id(bn), []).append((session.n_batches, now))
+            per_batch = history.setdefault(id(bn), {})
+            # A layer that is called several times in a batch counts once, with the moments of all its calls.
+            earlier = per_batch.setdefault(session.n_batches, Moments.empty(len(now.mean), now.mean.device))
+            earlier.merge(now)
             return now.mean, now.var
 
         gathered = follow_batchnorms(session, own)
@@ -48,16 +46,7 @@ class ExponentialAverage(CalibrationMethod):
 
         def average(bn: NoiseAwareBatchNorm, whole: Moments) -> Statistics:
             mean, var = (statistic.double() for statistic in bn.trained_statistics())
-            per_batch: dict[int, Moments] = {}
-            for index, moments in history[id(bn)]:
-                # A layer that is called several times in a batch counts once, with the moments of all its calls.
-                if index in per_batch:
-                    per_batch[index].merge(moments)
-                else:
-                    per_batch[index] = moments
-            if not per_batch:
-                raise NabnError("a BatchNorm layer saw no batch")
-            for moments in per_batch.values():
+            for moments in history[id(bn)].values():
                 mean = keep * mean + (1 - keep) * moments.mean
                 var = keep * var + (1 - keep) * moments.var
             return mean, var

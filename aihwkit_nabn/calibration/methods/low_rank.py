@@ -40,14 +40,13 @@ class LowRank(Paired):
     Source: ours; reduced-rank regression, Izenman 1975.
     """
 
-    summary = "each layer's error corrected along the directions of its inputs that say most about it, then paired"
+    summary = "corrects each layer's error along a few directions of its inputs, then aligns as paired does"
 
     def __init__(self, budget: float = 0.05, ridge: float = 0.01) -> None:
         super().__init__()
         self.budget = check_budget(budget)
-        self.ridge = check_number(
-            "ridge", ridge, exclusive_minimum=0.0, meaning="the regressions' ridge in parts of the inputs' variance"
-        )
+        meaning = "the regressions' ridge in parts of the inputs' variance"
+        self.ridge = check_number("ridge", ridge, exclusive_minimum=0.0, meaning=meaning)
 
     def align(self, session: CalibrationSession) -> dict[str, Pair]:
         """One pass of the reference with the chip's layers beside it, and one of the chip."""

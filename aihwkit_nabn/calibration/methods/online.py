@@ -5,11 +5,11 @@ from __future__ import annotations
 from torch import Tensor
 
 from aihwkit_nabn import native
-from aihwkit_nabn.calibration.batchnorms import follow_batchnorms
+from aihwkit_nabn.calibration.batchnorms import check_batchnorms, follow_batchnorms
 from aihwkit_nabn.calibration.method import CalibrationMethod, register_calibration_method
 from aihwkit_nabn.calibration.moments import Moments
 from aihwkit_nabn.calibration.session import CalibrationSession
-from aihwkit_nabn.errors import CalibrationError, check_number
+from aihwkit_nabn.errors import check_number
 from aihwkit_nabn.nn.batchnorm import NoiseAwareBatchNorm, Statistics
 
 
@@ -63,19 +63,17 @@ class Online(CalibrationMethod):
     average in one pass as in RoTTA (Yuan et al. 2023).
     """
 
-    summary = "running average that follows the inputs during inference"
+    summary = "follows the inputs' statistics during inference with a running average"
     needs_batches = False
     replaces_statistics = True
 
     def __init__(self, momentum: float = 0.1) -> None:
-        self.momentum = check_number(
-            "momentum", momentum, exclusive_minimum=0.0, maximum=1.0, meaning="the weight of a new batch"
-        )
+        meaning = "the weight of a new batch"
+        self.momentum = check_number("momentum", momentum, exclusive_minimum=0.0, maximum=1.0, meaning=meaning)
 
     def calibrate(self, session: CalibrationSession) -> None:
         """Start the averages from the calibration batches if there are any, and switch every BatchNorm over."""
-        if not session.batchnorms:
-            raise CalibrationError("the model has no BatchNorm; use method='paired', which needs none")
+        check_batchnorms(session)
         followers = {id(bn): RunningStatistics(self.momentum) for bn in session.batchnorms.values()}
         if session.has_batches:
             follow_batchnorms(session, lambda bn, now: followers[id(bn)].take_in(now, bn))

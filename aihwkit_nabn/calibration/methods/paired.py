@@ -39,7 +39,7 @@ class Paired(CalibrationMethod):
     Source: ours.
     """
 
-    summary = "each analog layer's mean and spread aligned with the reference's on the same inputs"
+    summary = "aligns each analog layer's mean and spread with the reference's on the same inputs"
     needs_reference = True
 
     def __init__(self, shrink: float = 0.0) -> None:

@@ -1,4 +1,4 @@
-"""Replace the trained statistics by those of the chip over the calibration set."""
+"""Replace the trained statistics with those of the chip over the calibration set."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from aihwkit_nabn.calibration.session import CalibrationSession
 
 @register_calibration_method("population")
 class Population(CalibrationMethod):
-    """Mean and variance of each BatchNorm's input over the whole calibration set take the trained ones' place.
+    """Mean and variance of each BatchNorm's input over the whole calibration set replace the trained ones.
 
     Exact population moments, every layer's behind the final statistics of those before it: any split of the set into
-    batches gives the same, and the batch size does not matter.
+    batches gives the same.
 
     Source: noise-aware (calibrated) batch normalization, Tsai et al., arXiv 2007.03230, read plainly from its abstract;
     as precise BatchNorm in fvcore.
     """
 
-    summary = "statistics of the chip over the calibration set, in place of the trained ones"
+    summary = "replaces the trained statistics with the chip's over the calibration set"
     replaces_statistics = True
 
     def calibrate(self, session: CalibrationSession) -> None:

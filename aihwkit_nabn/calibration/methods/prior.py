@@ -19,13 +19,12 @@ class Prior(CalibrationMethod):
     Source: Schneider et al. 2020, "Improving robustness against common corruptions by covariate shift adaptation".
     """
 
-    summary = "mixture of the trained statistics and the chip's, N trained samples against n calibration samples"
+    summary = "mixes the trained statistics, worth N samples, with the chip's over n calibration samples"
     replaces_statistics = True
 
     def __init__(self, strength: float = 16.0) -> None:
-        self.strength = check_number(
-            "strength", strength, minimum=0.0, meaning="how many samples the trained statistics are worth"
-        )
+        meaning = "how many samples the trained statistics are worth"
+        self.strength = check_number("strength", strength, minimum=0.0, meaning=meaning)
 
     def calibrate(self, session: CalibrationSession) -> None:
         """Mix the chip's moments in, layer by layer."""

@@ -86,19 +86,10 @@ def modulated_deform_conv_forward(
     with_bias: bool,
     **geometry: Any,
 ) -> None:
-    """Write the convolution into `output`.
+    """Write the convolution into `output`; shapes as in `deform_conv_forward`.
 
-    Args:
-        input: As in `deform_conv_forward`, like the other shapes.
-        weight: The same.
-        bias: ``[out]``; anything if there is none.
-        ones: mmcv's work space; not needed.
-        offset: As in `deform_conv_forward`.
-        mask: ``[batch, deform_groups * kernel, out_height, out_width]``, what each sample is multiplied with.
-        output: Overwritten.
-        columns: mmcv's work space; not needed.
-        with_bias: Whether `bias` counts.
-        geometry: mmcv's keywords.
+    `mask`, ``[batch, deform_groups * kernel, out_height, out_width]``, is what each sample is multiplied with; `bias`,
+    ``[out]``, counts if `with_bias`. `ones` and `columns` are mmcv's work space, which is not needed.
     """
     x, moved, factors, kernel = (at_least_single(t) for t in (input, _numbers(offset), mask, weight))
     added = at_least_single(bias) if with_bias else None

@@ -43,15 +43,9 @@ def sigmoid_focal_loss_backward(
 def softmax_focal_loss_forward(
     input: Tensor, target: Tensor, weight: Tensor, output: Tensor, *, gamma: float, alpha: float
 ) -> None:
-    """Write each sample's loss, ``[n]``, into `output`.
+    """Write each sample's loss, ``[n]``, times `alpha`, into `output`; arguments as in `sigmoid_focal_loss_forward`.
 
-    Args:
-        input: Probabilities that add up to one, ``[n, classes]``.
-        target: Class numbers, ``[n]``; a negative one for samples without a loss.
-        weight: ``[classes]``, or empty: factor of a sample by its class.
-        output: Overwritten.
-        gamma: Exponent that takes weight from what is clear already.
-        alpha: Factor of every loss.
+    But `input` holds probabilities that add up to one, and samples of a negative class have no loss.
     """
     p = _probability(at_least_single(input), target)
     loss = -alpha * (1 - p) ** gamma * _log(p)

@@ -20,15 +20,8 @@ def masked_im2col_forward(
 ) -> None:
     """Write what a kernel sees at chosen places into `vectors`, ``[channels * kernel, places]``.
 
-    Args:
-        image: ``[1, channels, height, width]``.
-        rows: ``[places]``, in the output's coordinates.
-        columns: ``[places]``.
-        vectors: Overwritten; outside the image is zero.
-        kernel_h: Height of the kernel; its stride is 1.
-        kernel_w: Width of the kernel.
-        pad_h: Zero rows above the image.
-        pad_w: Zero columns left of it.
+    The image is ``[1, channels, height, width]``, with zeros around it; rows and columns, ``[places]``, are in the
+    output's coordinates. The stride is 1.
     """
     padded = F.pad(image[0], (pad_w, kernel_w, pad_h, kernel_h))
     y = rows[:, None, None] + torch.arange(kernel_h, device=image.device)[:, None]

@@ -11,11 +11,7 @@ from aihwkit_nabn.stacks import compile_mmcv
 
 
 def refusal(name: str) -> Callable[..., NoReturn]:
-    """Return the function that stands for an operator that is left out.
-
-    Args:
-        name: Of the operator.
-    """
+    """Return the function that stands for an operator that is left out."""
 
     def refuse(*args: Any, **kwargs: Any) -> NoReturn:
         raise MissingDependencyError(

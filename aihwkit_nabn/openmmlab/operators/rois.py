@@ -6,6 +6,7 @@ RoIs are rows of image number, x1, y1, x2, y2, in pixels of the image; `spatial_
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torchvision
@@ -46,15 +47,16 @@ def roi_align_forward(
         pool_mode: 0 the largest, 1 the mean.
         aligned: Whether the middle of a pixel is half a pixel from its edge.
     """
-    x, size = at_least_single(input), (aligned_height, aligned_width)
+    x = at_least_single(input)
     boxes = finite(rois.to(x))
     if pool_mode == 1:
-        output.copy_(_means(x, boxes, size, spatial_scale, sampling_ratio, aligned))
+        output.copy_(_means(x, boxes, aligned_height, aligned_width, spatial_scale, sampling_ratio, aligned))
         return
     output.zero_()
     argmax_y.fill_(-1)
     argmax_x.fill_(-1)
-    bins = Bins.of(boxes, size, spatial_scale, sampling_ratio, half=aligned, least=None if aligned else 1.0)
+    size, least = (aligned_height, aligned_width), None if aligned else 1.0
+    bins = Bins.of(boxes, size, spatial_scale, sampling_ratio, half=aligned, least=least)
     for chosen, y, z in bins.samples(x.shape[1]):
         values = bilinear(x, boxes[chosen, 0].long(), y[:, None], z[:, None])
         largest, place = values.max(-1)
@@ -71,19 +73,14 @@ def roi_align_backward(
     argmax_x: Tensor,
     grad_input: Tensor,
     *,
-    aligned_height: int,
-    aligned_width: int,
-    spatial_scale: float,
-    sampling_ratio: int,
     pool_mode: int,
-    aligned: bool,
+    **options: Any,
 ) -> None:
     """Write the gradient of the input; arguments as in `roi_align_forward`."""
     grad = at_least_single(grad_output)
     boxes, x = finite(rois.to(grad)), grad.new_zeros(grad_input.shape)  # the gradient does not depend on the input
     if pool_mode == 1:
-        size = (aligned_height, aligned_width)
-        found = gradients(lambda x: _means(x, boxes, size, spatial_scale, sampling_ratio, aligned), (x,), grad)
+        found = gradients(lambda x: _means(x, boxes, **options), (x,), grad)
     else:
         image, y, z = boxes[:, 0].long(), at_least_single(argmax_y), at_least_single(argmax_x)
         # Where nothing was sampled, far outside; as in mmcv a sample that happens to lie there has no gradient either.
@@ -105,16 +102,9 @@ def roi_pool_forward(
     """Write the largest value in each bin of each region (Girshick 2015) into `output`.
 
     Bins begin and end at whole pixels, which bins that meet in the middle of one share. torchvision's `roi_pool` rounds
-    the regions first and so gives other values.
-
-    Args:
-        input: ``[batch, channels, height, width]``.
-        rois: ``[n, 5]``, the last pixel inclusive.
-        output: ``[n, channels, pooled_height, pooled_width]``, overwritten; 0 in bins outside the map.
-        argmax: The place of the largest value, ``y * width + x``, -1 where there is none.
-        pooled_height: Bins in a column.
-        pooled_width: Bins in a row.
-        spatial_scale: Size of the map over that of the image.
+    the regions first and so gives other values. Shapes are as in `roi_align_forward`; the last pixel of a region is
+    inclusive. The output is 0 in bins outside the map, and `argmax` the place of the largest value, ``y * width + x``,
+    or -1 where there is none.
     """
     x = at_least_single(input)
     boxes = finite(rois.to(x))
@@ -144,16 +134,7 @@ def roi_pool_forward(
         argmax[chosen] = torch.where(there, found, -1).to(argmax.dtype)
 
 
-def roi_pool_backward(
-    grad_output: Tensor,
-    rois: Tensor,
-    argmax: Tensor,
-    grad_input: Tensor,
-    *,
-    pooled_height: int,
-    pooled_width: int,
-    spatial_scale: float,
-) -> None:
+def roi_pool_backward(grad_output: Tensor, rois: Tensor, argmax: Tensor, grad_input: Tensor, **options: float) -> None:
     """Write the gradient of the input; arguments as in `roi_pool_forward`."""
     grad = at_least_single(grad_output)
     batch, channels, height, width = grad_input.shape
@@ -179,18 +160,10 @@ def deform_roi_pool_forward(
 ) -> None:
     """Write the mean of samples in each bin, moved by offsets (Dai et al. 2017, arXiv 1703.06211), into `output`.
 
-    Args:
-        input: ``[batch, channels, height, width]``.
-        rois: ``[n, 5]``.
-        offset: ``[n, 2, pooled_height, pooled_width]``, x before y, in parts of the region's size; or empty.
-        output: ``[n, channels, pooled_height, pooled_width]``, overwritten.
-        pooled_height: Bins in a column.
-        pooled_width: Bins in a row.
-        spatial_scale: Size of the map over that of the image.
-        sampling_ratio: Samples per bin and direction; 0: as many as the bin has pixels.
-        gamma: What the offsets are multiplied with.
+    Shapes and options are as in `roi_align_forward`. The offsets, ``[n, 2, pooled_height, pooled_width]`` or empty, are
+    x before y, in parts of the region's size, and are multiplied with `gamma`.
     """
-    moved = _DeformRoIPool(finite(rois), (pooled_height, pooled_width), spatial_scale, sampling_ratio, gamma)
+    moved = _DeformRoIPool(finite(rois), pooled_height, pooled_width, spatial_scale, sampling_ratio, gamma)
     output.copy_(moved(at_least_single(input), at_least_single(offset)))
 
 
@@ -201,15 +174,10 @@ def deform_roi_pool_backward(
     offset: Tensor,
     grad_input: Tensor,
     grad_offset: Tensor,
-    *,
-    pooled_height: int,
-    pooled_width: int,
-    spatial_scale: float,
-    sampling_ratio: int,
-    gamma: float,
+    **options: Any,
 ) -> None:
     """Write the gradients of input and offsets; arguments as in `deform_roi_pool_forward`."""
-    moved = _DeformRoIPool(finite(rois), (pooled_height, pooled_width), spatial_scale, sampling_ratio, gamma)
+    moved = _DeformRoIPool(finite(rois), **options)
     if not offset.numel():
         grad_input.copy_(gradients(lambda x: moved(x, offset), (input,), grad_output)[0])
         return
@@ -221,14 +189,16 @@ def deform_roi_pool_backward(
 @dataclass(frozen=True)
 class _DeformRoIPool:
     rois: Tensor
-    size: tuple[int, int]
-    scale: float
-    ratio: int
+    pooled_height: int
+    pooled_width: int
+    spatial_scale: float
+    sampling_ratio: int
     gamma: float
 
     def __call__(self, x: Tensor, offset: Tensor) -> Tensor:
-        bins = Bins.of(self.rois.to(x.dtype), self.size, self.scale, self.ratio, half=True)
-        out = x.new_zeros(len(self.rois), x.shape[1], *self.size)
+        size = (self.pooled_height, self.pooled_width)
+        bins = Bins.of(self.rois.to(x.dtype), size, self.spatial_scale, self.sampling_ratio, half=True)
+        out = x.new_zeros(len(self.rois), x.shape[1], *size)
         for chosen, y, z in bins.samples(x.shape[1]):
             if offset.numel():
                 by = self.gamma * bins.extent[chosen][:, :, None, None] * offset[chosen].flip(1)
@@ -238,10 +208,19 @@ class _DeformRoIPool:
         return out
 
 
-def _means(x: Tensor, boxes: Tensor, size: tuple[int, int], scale: float, ratio: int, aligned: bool) -> Tensor:
-    if aligned and ratio <= 0:  # inverted regions have no samples; torchvision's CPU kernel fails on them
+def _means(
+    x: Tensor,
+    boxes: Tensor,
+    aligned_height: int,
+    aligned_width: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    aligned: bool,
+) -> Tensor:
+    if aligned and sampling_ratio <= 0:  # inverted regions have no samples; torchvision's CPU kernel fails on them
         boxes = torch.cat([boxes[:, :3], torch.maximum(boxes[:, 1:3], boxes[:, 3:])], 1)
-    out: Tensor = torchvision.ops.roi_align(x, boxes, size, scale, ratio, aligned)
+    size = (aligned_height, aligned_width)
+    out: Tensor = torchvision.ops.roi_align(x, boxes, size, spatial_scale, sampling_ratio, aligned)
     return out
 
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .precision import at_least_single
+from .precision import at_least_single, gradients
 
 
 def carafe_naive_forward(
@@ -24,38 +21,16 @@ def carafe_naive_forward(
         group_size: The channels fall into this many groups with kernels of their own.
         scale_factor: An integer.
     """
-    x, w = _split(features, masks, group_size, scale_factor)
-    out = x.new_zeros(*x.shape[:4], scale_factor, x.shape[4], scale_factor)
-    for tap, shifted in enumerate(_shifted(x, kernel_size)):
-        out += shifted[..., :, None, :, None] * w[:, :, None, tap]
-    output.copy_(out.reshape(output.shape))
+    output.copy_(_upsampled(features, masks, kernel_size, group_size, scale_factor))
 
 
 def carafe_naive_backward(
-    grad_output: Tensor,
-    features: Tensor,
-    masks: Tensor,
-    grad_features: Tensor,
-    grad_masks: Tensor,
-    *,
-    kernel_size: int,
-    group_size: int,
-    scale_factor: int,
+    grad_output: Tensor, features: Tensor, masks: Tensor, grad_features: Tensor, grad_masks: Tensor, **options: int
 ) -> None:
     """Write the gradients with respect to features and masks; shapes as in `carafe_naive_forward`."""
-    x, w = _split(features, masks, group_size, scale_factor)
-    groups, height, width = x.shape[1], *x.shape[3:]
-    grad = _pieces(grad_output, groups, scale_factor)
-    reach = (kernel_size - 1) // 2
-    padded = F.pad(torch.zeros_like(x), (reach,) * 4)
-    taps = []
-    for tap, shifted in enumerate(_shifted(x, kernel_size)):
-        y, z = divmod(tap, kernel_size)
-        taps.append((grad * shifted[..., :, None, :, None]).sum(2))
-        padded[..., y : y + height, z : z + width] += (grad * w[:, :, None, tap]).sum((4, 6))
-    inner = padded[..., reach : reach + height, reach : reach + width]
-    grad_features.copy_(inner.reshape(grad_features.shape))
-    grad_masks.copy_(torch.stack(taps, 2).reshape(grad_masks.shape))
+    found = gradients(lambda x, w: _upsampled(x, w, **options), (features, masks), grad_output)
+    grad_features.copy_(found[0])
+    grad_masks.copy_(found[1])
 
 
 def carafe_forward(
@@ -88,20 +63,14 @@ def carafe_backward(
     carafe_naive_backward(grad_output, kept_features, masks, grad_features, grad_masks, **options)
 
 
-def _split(features: Tensor, masks: Tensor, groups: int, scale: int) -> tuple[Tensor, Tensor]:
-    """Return features ``[n, groups, channels, h, w]`` and kernels ``[n, groups, taps, h, scale, w, scale]``."""
-    return at_least_single(features).unflatten(1, (groups, -1)), _pieces(masks, groups, scale)
-
-
-def _pieces(x: Tensor, groups: int, scale: int) -> Tensor:
-    """Return what is of the output's size as ``[n, groups, channels, h, scale, w, scale]``."""
-    return at_least_single(x).unflatten(3, (-1, scale)).unflatten(2, (-1, scale)).unflatten(1, (groups, -1))
-
-
-def _shifted(x: Tensor, kernel_size: int) -> Iterator[Tensor]:
-    """Yield the features that each of the kernel's elements sees, row by row."""
-    reach, (height, width) = (kernel_size - 1) // 2, x.shape[-2:]
-    padded = F.pad(x, (reach,) * 4)
-    for y in range(kernel_size):
-        for z in range(kernel_size):
-            yield padded[..., y : y + height, z : z + width]
+def _upsampled(features: Tensor, masks: Tensor, kernel_size: int, group_size: int, scale_factor: int) -> Tensor:
+    height, width = features.shape[2:]
+    x = at_least_single(features).unflatten(1, (group_size, -1))
+    w = at_least_single(masks).reshape(len(x), group_size, kernel_size**2, height, scale_factor, width, scale_factor)
+    padded = F.pad(x, ((kernel_size - 1) // 2,) * 4)
+    out = x.new_zeros(*x.shape[:4], scale_factor, width, scale_factor)
+    for tap in range(kernel_size**2):
+        row, column = divmod(tap, kernel_size)
+        seen = padded[..., row : row + height, column : column + width]
+        out += seen[..., :, None, :, None] * w[:, :, None, tap]
+    return out.reshape(*features.shape[:2], height * scale_factor, width * scale_factor)

@@ -4,32 +4,21 @@ from __future__ import annotations
 
 import base64
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.reporting.html.sources import SENSITIVITY, read_json
-from aihwkit_nabn.reporting.html.tables import Entry, Table
-from aihwkit_nabn.reporting.sensitivity import TITLES, caption, loss_style, loss_text
+from aihwkit_nabn.reporting.sensitivity import caption, loss_style, sensitivity_tables
 from aihwkit_nabn.results import Results
-from aihwkit_nabn.results.layers import WHOLE, rankings, strongest
+from aihwkit_nabn.results.layers import ONLY, rankings, strongest
 
 _KINDS = {".jpg": "jpeg", ".png": "png"}
 _LARGEST = 2**20  # bytes of one picture; the page holds them all
 
 
-@dataclass(frozen=True, kw_only=True)
-class Sensitivity:
-    """The layers' losses as sentences and tables."""
-
-    sentences: list[str]
-    tables: list[Table]
-    note: str
-
-
-def find_sensitivity(folder: Path) -> Sensitivity | None:
-    """Return what the folder's ``sensitivity.json`` says, or None where there is none.
+def find_sensitivity(folder: Path) -> dict[str, Any] | None:
+    """Return what the folder's ``sensitivity.json`` says, as sentences and tables, or None where there is none.
 
     Raises:
         NabnError: the file is damaged.
@@ -38,28 +27,19 @@ def find_sensitivity(folder: Path) -> Sensitivity | None:
     if not path.is_file():
         return None
     result = Results.from_json(path)
-    style = loss_style(result)
-    sentences, tables = [], []
+    style, unaided = loss_style(result), result.methods[0]
+    sentences = []
     for scenario, on_chip, ranks in rankings(result):
-        largest = max((rank.losses[m].mean for rank in ranks for m in result.methods if rank.layer != WHOLE), default=0)
-        rows = []
-        for rank in ranks:
-            entries = [Entry(text="" if rank.share != rank.share else f"{rank.share:.1%}")]
-            for method in result.methods:
-                loss = rank.losses[method]
-                bar = max(0.0, min(1.0, loss.mean / largest)) if largest > 0 and rank.layer != WHOLE else None
-                entries.append(Entry(text=loss_text(loss, style), share=bar))
-            rows.append((rank.layer, entries))
-        head = ["layer", "share of weights", *result.methods]
-        tables.append(Table(caption=f"{scenario}: {TITLES[on_chip]}", header=head, rows=rows))
-        if on_chip == "only":
-            worst = strongest(ranks, result.methods[0])
-            if worst:
-                named = ", ".join(f"{r.layer} ({loss_text(r.losses[result.methods[0]], style)})" for r in worst)
-                sentences.append(f"Under {scenario}, the layers that cost most on their own: {named}.")
-            else:
-                sentences.append(f"Under {scenario}, no single layer costs more than chance would explain.")
-    return Sensitivity(sentences=sentences, tables=tables, note=caption(result))
+        if on_chip == ONLY:
+            worst = strongest(ranks, unaided)
+            named = ", ".join(f"{rank.layer} ({style.estimate(rank.losses[unaided])})" for rank in worst)
+            told = (
+                f"the layers that cost most on their own: {named}"
+                if worst
+                else "no single layer costs more than chance"
+            )
+            sentences.append(f"Under {scenario}, {told}.")
+    return {"sentences": sentences, "tables": list(sensitivity_tables(result)), "note": caption(result)}
 
 
 def find_examples(folder: Path) -> dict[str, Any] | None:

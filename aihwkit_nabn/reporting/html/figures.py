@@ -10,7 +10,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from aihwkit_nabn.reporting.html.svg import draw_svg
-from aihwkit_nabn.reporting.plot import cells_by_group, draw_panel, value_limits
+from aihwkit_nabn.reporting.plot import cells_by_group, draw_panel, tidy, value_limits
 from aihwkit_nabn.reporting.style import line_styles
 from aihwkit_nabn.results import Cell, Results
 
@@ -46,7 +46,7 @@ class Legend:
 def accuracy_pictures(result: Results, metric: str, salt: str) -> list[Picture]:
     """Return one figure per group of scenarios: the metric against noise strength or time, with intervals."""
     grouped = cells_by_group(result, metric)
-    limits = value_limits(grouped, result.digital[metric])
+    limits = value_limits(grouped, [result.digital[metric]])
     pictures = []
     for index, (group, cells) in enumerate(_panels(grouped)):
         names = list(dict.fromkeys(cell.record.scenario for cell in cells))
@@ -91,20 +91,14 @@ def legend(result: Results, salt: str) -> list[Legend]:
         return Legend(label=label, svg=draw_svg(draw, 0.5, 0.2, salt=f"{salt}l{index}", layout=False))
 
     lines = [line("digital", 0, color="#000000", linestyle=(0, (5, 3)))]
-    for index, (label, style) in enumerate(line_styles(result.records).items(), start=1):
-        kind = {"color": style.color, "linestyle": style.linestyle, "marker": style.marker}
-        lines.append(line(label, index, markerfacecolor=style.face, markersize=6, **kind))
-    return lines
+    styles = line_styles(result.records)
+    return lines + [line(label, i, markersize=6, **style.options) for i, (label, style) in enumerate(styles.items(), 1)]
 
 
 def shift_picture(result: Results, rows: Mapping[str, Sequence[Any]], title: str, salt: str) -> Picture:
     """Return a figure of every layer's shift of the mean, before and after each method.
 
-    Args:
-        result: For the methods' colours.
-        rows: By method label its layers, each with ``mean_before`` and ``mean_after``.
-        title: Shown above.
-        salt: As for `draw_svg`.
+    `rows` has by method label its layers, each with ``mean_before`` and ``mean_after``.
     """
     styles = line_styles(result.records)
 
@@ -129,9 +123,7 @@ def shift_picture(result: Results, rows: Mapping[str, Sequence[Any]], title: str
         axes.set_xlabel("layer, from the input to the output")
         axes.set_ylabel("shift of the mean [std]")
         axes.set_ylim(bottom=0)
-        axes.grid(axis="y", color="#dddddd", linewidth=0.6)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
+        tidy(axes, "y")
 
     spoken = []
     for label, layers in rows.items():

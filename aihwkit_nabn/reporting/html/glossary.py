@@ -9,8 +9,8 @@ GLOSSARY = {
     "digital": "The trained network on an ordinary computer: what the chip should come close to.",
     "chip": "One simulated copy of the chip. No two are alike, because writing the weights is a matter of chance; that "
     "is why several are measured.",
-    "uncalibrated": "A chip as it was programmed. Drift compensation, where the noise setting has it, is on; a row of "
-    "its own says otherwise.",
+    "uncalibrated": "A chip as it was programmed. Drift compensation is on where the noise setting has it, except in a "
+    "comparison with training: there it has a row of its own, and the uncalibrated chip is without it.",
     "calibration": "Adjusting digital numbers beside the analog arrays (scales and offsets, perhaps a small correction "
     "of each layer) with some unlabelled images. The weights stay as they are and nothing is retrained.",
     "setting": "A kind and strength of noise, at a time after programming.",

@@ -7,7 +7,7 @@ from typing import Any
 
 from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.reporting.html.figures import Picture, shift_picture
-from aihwkit_nabn.reporting.html.tables import Entry, Table
+from aihwkit_nabn.reporting.tables import Entry, Table
 from aihwkit_nabn.results import Results
 
 _NUMBERS = ("mean_before", "mean_after", "spread_before", "spread_after")

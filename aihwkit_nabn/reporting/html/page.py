@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from aihwkit_nabn._version import __version__
 from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.files import write_text
-from aihwkit_nabn.reporting.html import tables
+from aihwkit_nabn.reporting import tables
 from aihwkit_nabn.reporting.html.beside import find_examples, find_sensitivity
 from aihwkit_nabn.reporting.html.figures import accuracy_pictures, legend
 from aihwkit_nabn.reporting.html.glossary import GLOSSARY, METHODS
@@ -21,8 +21,8 @@ from aihwkit_nabn.reporting.html.sources import Source, find_sources
 from aihwkit_nabn.reporting.html.summary import summarize
 from aihwkit_nabn.reporting.html.svg import DARK, LIGHT, color_variables
 from aihwkit_nabn.reporting.style import line_styles
+from aihwkit_nabn.reporting.text import missing_note
 from aihwkit_nabn.results import Results
-from aihwkit_nabn.results.metrics import detail_metrics
 from aihwkit_nabn.times import format_time
 
 TITLE = "What an analog chip does to a network"
@@ -97,12 +97,12 @@ def _evaluation(result: Results, salt: str) -> dict[str, Any]:
         "summary": summarize(result),
         "legend": legend(result, salt),
         "pictures": accuracy_pictures(result, main, salt),
-        "overview": tables.overview(result, main),
+        "overview": tables.by_method(result, main),
         "recovered": tables.recovered(result, main),
         "prices": tables.prices(result),
-        "metrics": tables.other_metrics(result, main),
-        "classes": tables.details(result, main),
-        "n_classes": len(detail_metrics(result.metrics)),
+        "metrics": tables.every_metric(result),
+        "missing": missing_note(result) if result.missing else "",
+        "classes": tables.class_by_class(result, main),
         "shifts": pictures,
         "shift_tables": shift_tables,
         "methods": [(label, METHODS.get(name, "")) for label, name in names.items()],

@@ -47,16 +47,12 @@ def _cost(name: str, digital: float, unaided: Sequence[Cell], style: NumberStyle
 
 
 def _fall(cell: Cell, digital: float, style: NumberStyle) -> str:
-    value = _measured(cell, style)
+    value = style.estimate(cell.estimate)
     loss = digital - cell.estimate.mean
     if loss <= 0:
         return f"it is {value}, no loss"
     share = f" ({100 * loss / digital:.0f}% of it is lost)" if digital > 0 else ""
     return f"it is {value}{share}"
-
-
-def _measured(cell: Cell, style: NumberStyle) -> str:
-    return style.number(cell.estimate.mean) if math.isnan(cell.estimate.half_width) else style.estimate(cell.estimate)
 
 
 def _best(cells: Sequence[Cell], unaided: Sequence[Cell], style: NumberStyle) -> str:
@@ -77,7 +73,7 @@ def _best(cells: Sequence[Cell], unaided: Sequence[Cell], style: NumberStyle) ->
     hardest = min(
         mine, key=lambda cell: next(c.estimate.mean for c in unaided if c.record.scenario == cell.record.scenario)
     )
-    text += f"; under {hardest.record.scenario} it reaches {_measured(hardest, style)}"
+    text += f"; under {hardest.record.scenario} it reaches {style.estimate(hardest.estimate)}"
     shares = [cell.recovered for cell in mine if not math.isnan(cell.recovered)]
     if not shares:
         return text + "."

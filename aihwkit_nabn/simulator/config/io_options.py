@@ -1,4 +1,4 @@
-"""The plain options of every preset for what happens in a matrix-vector product, as aihwkit's parameters."""
+"""Every preset's options for the matrix-vector product, as aihwkit's parameters."""
 
 from __future__ import annotations
 
@@ -20,10 +20,7 @@ from aihwkit_nabn.simulator.product.physics.effect import EffectParameters, Read
 #: Output range that goes with a converter whose `out_bound` is not given: that of Rasch et al. 2023.
 STANDARD_OUT_BOUND = 10.0
 
-READ_NOISE_TYPES = {
-    "pcm_read": WeightNoiseType.PCM_READ,
-    "additive_constant": WeightNoiseType.ADDITIVE_CONSTANT,
-}
+READ_NOISE_TYPES = {"pcm_read": WeightNoiseType.PCM_READ, "additive_constant": WeightNoiseType.ADDITIVE_CONSTANT}
 
 #: Name of each option and what it means; None always stands for ideal, or for what is the default.
 FORWARD_OPTIONS = {
@@ -50,7 +47,7 @@ def _check_effect(name: str, effect: type[ReadoutEffect]) -> None:
         raise NabnError(f"readout effect {name!r} must derive from ReadoutEffect and define apply, got {effect!r}")
     taken = [*FORWARD_OPTIONS, *(item.name for item in fields(NoiseAwareRPUConfig))]
     if name in taken or any(name in argument_names(NOISE_MODELS.get(model)) for model in NOISE_MODELS):
-        raise NabnError(f"readout effect {name!r} cannot be an option of presets: they have another of this name")
+        raise NabnError(f"readout effect {name!r} cannot be an option of presets: they already have one of this name")
 
 
 READOUT_EFFECTS: Registry[type[ReadoutEffect]] = Registry("readout effect", check=_check_effect)
@@ -59,10 +56,7 @@ READOUT_EFFECTS: Registry[type[ReadoutEffect]] = Registry("readout effect", chec
 def register_readout_effect(name: str) -> Callable[[type[ReadoutEffect]], type[ReadoutEffect]]:
     """Return a class decorator that makes a readout effect an option of all presets.
 
-    ``name=VALUE`` builds it of a value, its first field, or of a mapping of its fields.
-
-    Args:
-        name: lower_snake_case name of the option.
+    ``name=VALUE`` builds it of a value, its first field, or of a mapping of its fields. The name is lower_snake_case.
 
     Raises:
         NabnError: the name is malformed, or an option has it; or the class is no `ReadoutEffect`.
@@ -92,13 +86,10 @@ def forward_parameters(options: Mapping[str, Any]) -> IOParameters:
     largest entry (aihwkit's ``ABS_MAX``), which computes convolutions many times slower. Read noise alone grows with
     the inputs and needs neither. Outputs beyond the range are clipped (no bound management).
 
-    Args:
-        options: Any of `forward_options`; other entries are not looked at.
-
     Raises:
         NabnError: an option has a value that is not allowed, or there is a type of read noise but no read noise.
     """
-    check_input_range(options.get("input_range"))
+    _check_input_range(options.get("input_range"))
     if not has_forward_options(options):
         return perfect_forward()
     static = has_input_range(options)
@@ -144,25 +135,13 @@ def _needs_scale(options: Mapping[str, Any]) -> bool:
 
 
 def pre_post_parameters(options: Mapping[str, Any]) -> PrePostProcessingParameter:
-    """Return aihwkit's parameters of the static input range.
-
-    Raises:
-        NabnError: `input_range` is something else.
-    """
+    """Return aihwkit's parameters of the static input range, for options that `forward_parameters` has checked."""
     value = options.get("input_range")
-    check_input_range(value)
-    enable = has_input_range(options)
-    if isinstance(value, bool) or value is None:
-        return PrePostProcessingParameter(input_range=InputRangeParameter(enable=enable))
-    return PrePostProcessingParameter(input_range=InputRangeParameter(enable=True, init_value=float(value)))
+    start = {} if value is None or isinstance(value, bool) else {"init_value": float(value)}
+    return PrePostProcessingParameter(input_range=InputRangeParameter(enable=has_input_range(options), **start))
 
 
-def check_input_range(value: object) -> None:
-    """Raise unless `value` is true, false, None or a number > 0.
-
-    Raises:
-        NabnError: it is anything else.
-    """
+def _check_input_range(value: object) -> None:
     if value is None or isinstance(value, bool):
         return
     try:
@@ -198,7 +177,7 @@ def _read_noise(options: Mapping[str, Any]) -> tuple[float, WeightNoiseType]:
     w_noise, kind = options.get("w_noise"), options.get("w_noise_type")
     if kind is not None:
         if w_noise is None:
-            raise NabnError(f"w_noise_type={kind!r} says how read noise grows; give w_noise, its strength, too")
+            raise NabnError(f"w_noise_type={kind!r} says how read noise grows; give its strength, w_noise, too")
         if str(kind).lower() not in READ_NOISE_TYPES:
             allowed = " or ".join(repr(name) for name in READ_NOISE_TYPES)
             raise NabnError(f"w_noise_type must be {allowed}, got {kind!r}{suggestion(kind, READ_NOISE_TYPES)}")

@@ -63,13 +63,12 @@ def known_classes() -> dict[str, type]:
     """Return the classes a configuration can be made of, by name: aihwkit's, ours, and those derived from them."""
     for name in NOISE_MODELS.names():
         get_preset(name)  # the class of a preset is made when it is first asked for
-    found = {}
-    packages = [*pkgutil.iter_modules(parameters.__path__, f"{parameters.__name__}.")]
-    packages += pkgutil.iter_modules(configs.__path__, f"{configs.__name__}.")
-    for module in packages:
-        for value in vars(importlib.import_module(module.name)).values():
-            if isinstance(value, type) and (dataclasses.is_dataclass(value) or issubclass(value, enum.Enum)):
-                found[_name(value)] = value
+    found: dict[str, type] = {}
+    for package in (parameters, configs):
+        for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+            for value in vars(importlib.import_module(module.name)).values():
+                if isinstance(value, type) and (dataclasses.is_dataclass(value) or issubclass(value, enum.Enum)):
+                    found[_name(value)] = value
     waiting = list(_FAMILIES)
     while waiting:
         cls = waiting.pop()
@@ -99,19 +98,10 @@ def _encode(value: Any, where: str) -> Any:
     if isinstance(value, dict):
         pairs = [[_encode(key, where), _encode(item, f"{where}[{key!r}]")] for key, item in value.items()]
         return {"dict": pairs}
-    if isinstance(value, (*_FAMILIES, _Dataclass)):
+    if isinstance(value, _FAMILIES) or (dataclasses.is_dataclass(value) and not isinstance(value, type)):
         fields = {name: _encode(item, f"{where}.{name}") for name, item in _fields(value, where).items()}
         return {"object": _name(type(value)), "fields": fields}
     raise NabnError(f"{where} cannot be stored: {type(value).__name__} has no form in a file")
-
-
-class _DataclassMeta(type):
-    def __instancecheck__(cls, instance: object) -> bool:
-        return dataclasses.is_dataclass(instance) and not isinstance(instance, type)
-
-
-class _Dataclass(metaclass=_DataclassMeta):
-    """Any instance of a dataclass."""
 
 
 def _fields(value: Any, where: str) -> dict[str, Any]:
@@ -146,13 +136,14 @@ def _decode(content: Any, where: str, classes: dict[str, type]) -> Any:
         return float(content["float"])
     if keys == {"tuple"} and isinstance(content["tuple"], list):
         return tuple(_decode(content["tuple"], where, classes))
-    if keys == {"array", "shape"}:
-        try:
+    try:
+        if keys == {"array", "shape"}:
             return np.array(_decode(content["array"], where, classes)).reshape(content["shape"])
-        except (ValueError, TypeError) as error:
-            raise NabnError(f"{where} is malformed: {error}") from error
-    if keys == {"dict"} and isinstance(content["dict"], list):
-        return _decode_dict(content["dict"], where, classes)
+        if keys == {"dict"} and isinstance(content["dict"], list):
+            pairs = content["dict"]
+            return {_decode(key, where, classes): _decode(item, f"{where}[{key!r}]", classes) for key, item in pairs}
+    except (ValueError, TypeError) as error:
+        raise NabnError(f"{where} is malformed: {error}") from error
     if keys == {"enum", "name"}:
         members = getattr(_class(content["enum"], where, classes, enum.Enum), "__members__", {})
         if content["name"] not in members:
@@ -163,13 +154,6 @@ def _decode(content: Any, where: str, classes: dict[str, type]) -> Any:
         fields = {name: _decode(item, f"{where}.{name}", classes) for name, item in content["fields"].items()}
         return _build(cls, fields, where)
     raise NabnError(f"{where} is malformed: {str(content)[:80]}")
-
-
-def _decode_dict(pairs: list[Any], where: str, classes: dict[str, type]) -> dict[Any, Any]:
-    try:
-        return {_decode(key, where, classes): _decode(item, f"{where}[{key!r}]", classes) for key, item in pairs}
-    except (ValueError, TypeError) as error:
-        raise NabnError(f"{where} is malformed: {error}") from error
 
 
 def _class(name: Any, where: str, classes: dict[str, type], base: type) -> type:

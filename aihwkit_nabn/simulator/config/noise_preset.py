@@ -59,7 +59,7 @@ class NoisePreset(NoiseAwareRPUConfig):
         forward = {name: options.pop(name) for name in forward_options() if name in options}
         if "forward" in options and has_forward_options({**forward, "input_range": None}):
             given = next(name for name in forward if name != "input_range" and forward[name] is not None)
-            raise NabnError(f"{given} is part of what forward says; give one of the two to {type(self).__name__}")
+            raise NabnError(f"forward already says {given}; give one of the two to {type(self).__name__}")
         forward = {**self.forward_defaults, **forward}
         options.setdefault("forward", forward_parameters(forward))
         options.setdefault("pre_post", pre_post_parameters(forward))
@@ -99,15 +99,10 @@ def make_preset(
     doc: str | None = None,
     forward_defaults: Mapping[str, Any] | None = None,
 ) -> type[NoisePreset]:
-    """Return a new preset class.
+    """Return a new preset class, its options the arguments of a noise model.
 
-    Args:
-        name: Of the preset.
-        noise_class: The noise model whose arguments become options.
-        module: Where pickle finds the class again.
-        class_name: Default: the noise model's name and "Preset".
-        doc: Docstring. Default: the noise model's.
-        forward_defaults: Forward options that are on unless others are given.
+    `module` is where pickle finds the class again, `forward_defaults` are forward options that are on unless others are
+    given. The class is named and described after the noise model by default.
 
     Raises:
         NabnError: an argument of the noise model has the name of something else that a preset takes.

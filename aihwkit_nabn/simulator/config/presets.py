@@ -72,15 +72,15 @@ def get_preset(name: str) -> type[NoisePreset]:
         is_text = ":" in str(name) or "+" in str(name)
         hint = f"; aihwkit_nabn.presets.parse_preset({name!r}) makes one from text" if is_text else ""
         raise UnknownNameError("preset", name, preset_names(), hint) from None
-    return _preset_of(registered, NOISE_MODELS.get(registered))
+    noise_class, cached = NOISE_MODELS.get(registered), _PRESETS.get(registered)
+    if cached is None or cached.noise_class is not noise_class:
+        # Named as if it stood here, where pickle finds it again through __getattr__ below.
+        cached = _PRESETS[registered] = make_preset(registered, noise_class, module=__name__)
+    return cached
 
 
 def build_preset(name: str, /, **options: Any) -> NoisePreset:
-    """Return a configuration, e.g. ``build_preset("gaussian", sigma=0.06)``.
-
-    Args:
-        name: See `get_preset`.
-        **options: See `NoisePreset`.
+    """Return a configuration, e.g. ``build_preset("gaussian", sigma=0.06)``; see `get_preset` and `NoisePreset`.
 
     Raises:
         UnknownNameError: there is no such preset.
@@ -96,16 +96,25 @@ def parse_preset(text: str) -> NoisePreset:
         text: ``"pcm"`` or ``"gaussian:sigma=0.06,relative_to=max"``; several effects on one chip joined with a plus,
             ``"pcm+stuck:p_off=0.01,out_bits=8"``, where options of the configuration may stand behind any of them.
             Values are read as true, false, none, an integer, a number, or else as text; ``drift_compensation`` can be
-            ``none`` or ``global``.
+            ``none`` or ``global``. An option that a model calls its main one may stand first without its name:
+            ``"measured:device.json"``.
 
     Raises:
         UnknownNameError: there is no such preset.
         NabnError: the text is malformed, or an option is unknown or has a value that is not allowed.
     """
-    parts = [
-        (get_preset(name), {option: parse_value(option, value) for option, value in options.items()})
-        for name, options in split_text(text)
-    ]
+    parts = []
+    for name, given in split_text(text):
+        preset = get_preset(name)
+        if "" in given:
+            alone = given.pop("")
+            main = getattr(preset.noise_class, "main_option", None)
+            if main is None:
+                raise NabnError(f"malformed option {alone!r} in preset {text!r}: {name} has only OPTION=VALUE")
+            if main in given:
+                raise NabnError(f"option {main!r} is given twice in preset {text!r}")
+            given = {main: alone, **given}
+        parts.append((preset, {option: parse_value(option, value) for option, value in given.items()}))
     if len(parts) == 1:
         preset, options = parts[0]
         return preset(**options)
@@ -133,14 +142,6 @@ def compose_presets(parts: list[tuple[type[NoisePreset], dict[str, Any]]], text:
     if "forward" in shared:
         defaults = {}
     return ComposedPreset(effects=effects, **{**defaults, **shared})
-
-
-def _preset_of(name: str, noise_class: type[BaseNoiseModel]) -> type[NoisePreset]:
-    cached = _PRESETS.get(name)
-    if cached is None or cached.noise_class is not noise_class:
-        # Named as if it stood here, where pickle finds it again through __getattr__ below.
-        cached = _PRESETS[name] = make_preset(name, noise_class, module=__name__)
-    return cached
 
 
 GaussianWeightNoisePreset = get_preset("gaussian")

@@ -11,6 +11,7 @@ from aihwkit.inference.compensation.base import BaseDriftCompensation
 from aihwkit.inference.noise.base import BaseNoiseModel
 from aihwkit.simulator.configs import TorchInferenceRPUConfig
 from aihwkit.simulator.parameters import IOParameters, MappingParameter
+from aihwkit.simulator.parameters.base import RPUConfigBase
 from aihwkit.simulator.parameters.enums import BoundManagementType
 
 from aihwkit_nabn.errors import NabnError
@@ -77,7 +78,7 @@ class NoiseAwareRPUConfig(TorchInferenceRPUConfig):
         if not isinstance(self.output_range, bool):
             raise NabnError(f"output_range must be true or false, got {self.output_range!r}")
         if self.output_range and (self.forward.is_perfect or self.forward.out_bound <= 0):
-            raise NabnError("output_range sets the range of the ADC from images, but there is none; give out_bits")
+            raise NabnError("output_range sets the ADC's range from images, but there is no bounded ADC; give out_bits")
         if self.output_range and self.forward.bound_management != BoundManagementType.NONE:
             name = self.forward.bound_management.name
             raise NabnError(f"output_range needs forward.bound_management NONE, got {name}")
@@ -88,6 +89,19 @@ class NoiseAwareRPUConfig(TorchInferenceRPUConfig):
         # Each tile holds a configuration: the general way costs more than copying the tile's weights.
         twin: NoiseAwareRPUConfig = _copied(self, memo)
         return twin
+
+
+def check_rpu_config(field: str, value: object, error: type[NabnError] = NabnError) -> None:
+    """Raise `error` unless `value` is an aihwkit RPU configuration; say how to make one of what is nearly one."""
+    if isinstance(value, RPUConfigBase):
+        return
+    if isinstance(value, type) and issubclass(value, RPUConfigBase):
+        hint = f"the class {value.__name__}; call it: {value.__name__}()"
+    elif isinstance(value, str):
+        hint = f"{value!r}; aihwkit_nabn.presets.parse_preset({value!r}) makes one from text"
+    else:
+        hint = f"{type(value).__name__}; aihwkit_nabn.presets.PCMPreset() is one"
+    raise error(f"{field} must be an aihwkit RPU configuration, got {hint}")
 
 
 def _copied(config: Any, memo: dict[int, Any]) -> Any:

@@ -1,4 +1,4 @@
-"""The command line's form of a noise setting: taken apart, its values read."""
+"""Parse the command line's form of a noise setting."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ _JOIN = re.compile(r"\+(?=\s*(?:[A-Za-z_+]|$))")
 def split_text(text: object) -> list[tuple[str, dict[str, str]]]:
     """Return the name and the options, still as text, of each effect in a noise setting.
 
+    What stands alone right behind the colon, ``"measured:device.json"``, is the value of the option ``""``.
+
     Raises:
         NabnError: the text is malformed, or an option is given twice to one effect.
     """
@@ -29,9 +31,13 @@ def split_text(text: object) -> list[tuple[str, dict[str, str]]]:
         if not name.strip():
             raise NabnError(f"malformed preset {text!r}: {_FORM}")
         options: dict[str, str] = {}
-        for item in tail.split(",") if colon else ():
+        for index, item in enumerate(tail.split(",") if colon else ()):
             option, equals, value = (piece.strip() for piece in item.partition("="))
-            if not (option and equals and value):
+            if not equals and index == 0:
+                option, equals, value = "", "=", option
+            elif not option:
+                value = ""
+            if not (equals and value):
                 raise NabnError(f"malformed option {item!r} in preset {text!r}: {_FORM}")
             if option in options:
                 raise NabnError(f"option {option!r} is given twice in preset {text!r}")

@@ -32,11 +32,7 @@ def row_blocks(shape: tuple[int, int]) -> Iterator[slice]:
 def scratch_like(rows: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """Return a contiguous tensor of the shape of `rows` to overwrite; this thread's next call gives the same memory.
 
-    Fresh memory costs as much as the numbers that are drawn into it.
-
-    Args:
-        rows: Says the shape.
-        dtype: Of the result; by default that of `rows`. Each has memory of its own.
+    Fresh memory costs as much as the numbers that are drawn into it. Each dtype has its own; default: that of `rows`.
     """
     kept: dict[torch.dtype, Tensor] = _local.__dict__.setdefault("scratch", {})
     dtype, n = dtype or rows.dtype, rows.numel()
@@ -50,15 +46,10 @@ def scratch_like(rows: Tensor, dtype: torch.dtype | None = None) -> Tensor:
 
 
 def as_rows(x: Tensor, channel_dim: int) -> tuple[Tensor, bool]:
-    """Return `x` in two dimensions, as a view where its layout allows, and whether its channels are the columns.
+    """Return ``[..., channels, *spatial]`` in two dimensions, as a view if its layout allows; the channel_dim is < 0.
 
-    Args:
-        x: ``[..., channels, *spatial]``.
-        channel_dim: Negative index of the channels: -1 for vectors.
-
-    Returns:
-        ``[batch * channels, positions]`` and False, or ``[batch * positions, channels]`` and True where the channels
-        lie next to each other in memory.
+    That is ``[batch * channels, positions]`` and False, or ``[batch * positions, channels]`` and True where the
+    channels lie next to each other in memory.
     """
     if channel_dim != -1 and x.stride(channel_dim) == 1 and x.shape[channel_dim] > 1:  # channels_last
         x, channel_dim = x.movedim(channel_dim, -1), -1

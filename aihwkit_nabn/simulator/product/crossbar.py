@@ -104,16 +104,9 @@ def product_of_rows(
     seed: Callable[[], int],
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Return what the tile rows make of `x`, summed; settings must not depend on the vector.
+    """Return what the tile rows make of ``[..., channels, *spatial]``, summed; settings must not depend on the vector.
 
-    Args:
-        x: ``[..., channels, *spatial]``.
-        rows: The layer's tile rows.
-        io: Their settings.
-        linear_map: How the matrix meets the input.
-        bias: ``[out]``, digital.
-        seed: Gives a number to start random numbers from, if any are drawn.
-        generator: Where random numbers are drawn from on a device other than the CPU.
+    Random numbers start from `seed` on the CPU, and come from `generator` on another device.
     """
     numbers = NumberStream(seed)
 
@@ -206,7 +199,8 @@ class RowCurrents(Currents):
         if weighted:
             devices = self._magnitudes * (strength**2 * self.dac_unit / self.adc_unit)
         else:
-            copies = _only_own(torch.full_like(self.kernel, self.row.copies), self.row, self.linear_map)
+            own = self.kernel.new_full((self.row.out_size, len(self.row.columns)), self.row.copies)
+            copies = F.pad(own, missing_columns(self.row, self.linear_map))
             devices = copies * (strength * self.dac_unit / self.adc_unit) ** 2
         # An algorithm with rounding errors may sum them.
         return self.linear_map.apply(self.levels * self.levels, devices, None).relu_()
@@ -230,11 +224,6 @@ def missing_columns(row: TileRow, linear_map: LinearMap) -> tuple[int, int]:
     """How many columns a tile row lacks of its first and of its last channel."""
     per_channel = size_product(linear_map.kernel_size)
     return row.columns.start % per_channel, -row.columns.stop % per_channel
-
-
-def _only_own(weight: Tensor, row: TileRow, linear_map: LinearMap) -> Tensor:
-    before, after = missing_columns(row, linear_map)
-    return weight if not before and not after else F.pad(weight[:, before : weight.shape[1] - after], (before, after))
 
 
 def _kernel(row: TileRow, linear_map: LinearMap, unit: Tensor | float) -> Tensor:

@@ -31,18 +31,14 @@ from aihwkit_nabn.seeding import RandomStream
 from aihwkit_nabn.simulator.product.crossbar import TileRow, depends_on_vector, product_of_rows
 from aihwkit_nabn.simulator.product.linear_map import LinearMap, size_product
 from aihwkit_nabn.simulator.product.straight_through import straight_through_product
-from aihwkit_nabn.simulator.product.tile_forward import unfolded_convolution
-from aihwkit_nabn.simulator.product.tiles import (
-    effective_weight,
-    is_perfect,
-    is_plain_torch,
-    tile_rows,
-    tiles_of,
-)
+from aihwkit_nabn.simulator.product.tile_forward import through_tiles
+from aihwkit_nabn.simulator.product.tiles import effective_weight, is_perfect, is_plain_torch, tile_rows, tiles_of
 from aihwkit_nabn.simulator.product.vectors import vector_product
 
 VALUES_AT_ONCE = 2**22  # of unfolded inputs, 16 MB
 FEWEST_VALUES = 2**12
+# What torch's allocator for the CPU says; it raises a plain RuntimeError.
+_OUT = ("can't allocate memory", "not enough memory")
 
 
 def analog_product(
@@ -75,7 +71,7 @@ def analog_product(
         if recorded:
             _check_recordable(array)
         with stream.as_global(x):
-            return array(x) if linear_map.spatial_dims == 0 else unfolded_convolution(x, array, linear_map)
+            return through_tiles(x, array, linear_map)
     rows, io = tile_rows(array, as_numbers=not recorded), tiles_of(array)[0].rpu_config.forward
     reason = depends_on_vector(io)
     if recorded or (
@@ -87,7 +83,7 @@ def analog_product(
                 return straight_through_product(x, rows, io, linear_map, bias=array.bias)
             if recorded:
                 return _recorded_by_vectors(x, rows, io, linear_map, array.bias)
-            return array(x) if linear_map.spatial_dims == 0 else unfolded_convolution(x, array, linear_map)
+            return through_tiles(x, array, linear_map)
     with torch.no_grad():
         if not reason:
             generator = None if x.device.type == "cpu" else stream.generator(x.device)
@@ -113,32 +109,29 @@ def _check_recordable(array: TileModuleArray) -> None:
 def _within_memory(
     x: Tensor, rows: list[TileRow], io: IOParameters, linear_map: LinearMap, bias: Tensor | None
 ) -> Tensor:
-    """Unfold in smaller parts where memory is out: a few vectors at a time are slow, but a result."""
+    """Unfold in smaller parts where memory runs out: slow, but it gives a result."""
     values = VALUES_AT_ONCE
     while True:
         try:
             return _by_vectors(x, rows, io, linear_map, bias, values)
         except (MemoryError, RuntimeError) as error:
-            if values < FEWEST_VALUES or not _is_out_of_memory(error):
+            is_out = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(
+                text in str(error) for text in _OUT
+            )
+            if values < FEWEST_VALUES or not is_out:
                 raise
         values //= 8
         warnings.warn(
             f"out of memory: unfolding {values:,} values at a time instead of {8 * values:,}; read noise is drawn "
-            "anew, so this pass is not the one that the seed gives elsewhere",
+            "anew, so this pass differs from what the same seed gives elsewhere",
             stacklevel=2,
         )
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    # torch's allocator for the CPU raises a plain RuntimeError.
-    texts = ("can't allocate memory", "not enough memory")
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(text in str(error) for text in texts)
 
 
 def _by_vectors(
     x: Tensor, rows: list[TileRow], io: IOParameters, linear_map: LinearMap, bias: Tensor | None, values: int
 ) -> Tensor:
-    """Unfold, so many values at a time, and send the vectors through the tile rows."""
+    """Unfold, a number of values at a time, and send the vectors through the tile rows."""
     if linear_map.spatial_dims == 0:
         parts = x.reshape(-1, x.shape[-1]).split(max(1, values // x.shape[-1]))
         out = torch.cat([_vectors_through(part, rows, io) for part in parts])
@@ -165,17 +158,15 @@ def _recorded_by_vectors(
     """Unfold all at once, in operations that torch can record."""
     if linear_map.spatial_dims == 0:
         out = _vectors_through(x.reshape(-1, x.shape[-1]), rows, io)
-        out = out if bias is None else out + bias
-        return out.reshape(*x.shape[:-1], out.shape[-1])
-    batched = x if x.dim() == linear_map.spatial_dims + 2 else x.unsqueeze(0)
-    vectors, size = linear_map.unfold(batched)
-    parts = []
-    for group, own in enumerate(_rows_of_groups(rows, linear_map.groups)):
-        part = _vectors_through(vectors[:, group].flatten(0, 1), own, io)
-        parts.append(part.unflatten(0, (batched.shape[0], -1)))
-    out = torch.cat(parts, -1)
-    out = (out if bias is None else out + bias).transpose(1, 2).unflatten(2, size)
-    return out if batched is x else out.squeeze(0)
+        return (out if bias is None else out + bias).reshape(*x.shape[:-1], -1)
+    of_groups = _rows_of_groups(rows, linear_map.groups)
+
+    def product(vectors: Tensor) -> Tensor:
+        parts = [_vectors_through(vectors[:, group].flatten(0, 1), own, io) for group, own in enumerate(of_groups)]
+        out = torch.cat(parts, -1).unflatten(0, (vectors.shape[0], -1))
+        return out if bias is None else out + bias
+
+    return linear_map.by_vectors(x, product)
 
 
 def _vectors_through(vectors: Tensor, rows: list[TileRow], io: IOParameters) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -16,16 +16,9 @@ _CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 @dataclass(frozen=True, kw_only=True)
 class LinearMap:
-    """How a weight matrix ``[out, in]`` is applied.
+    """How a weight matrix ``[out, in]`` is applied: to the last dimension, or as a convolution in 1 to 3 dimensions.
 
-    Args:
-        spatial_dims: 0 for a matrix product over the last dimension, 1 to 3 for a convolution.
-        kernel_size: Of a convolution, as are the rest.
-        stride: Steps of the kernel.
-        padding: Zeros on both sides of each dimension, or ``"same"`` / ``"valid"``.
-        dilation: Spacing of the kernel's elements.
-        groups: The input channels fall into this many groups; the matrix holds one group's inputs per row.
-        padding_mode: What the padding consists of, as in `torch.nn.Conv2d`.
+    The rest is as in torch's convolutions. With groups, a row of the matrix holds the inputs of one group.
     """
 
     spatial_dims: int = 0
@@ -74,13 +67,8 @@ class LinearMap:
     def input_mean(self, x: Tensor) -> Tensor:
         """Return the mean of the inputs that each output is computed from, padding counted in.
 
-        It is the product with a matrix whose values are all the same, but added over the channels first.
-
-        Args:
-            x: ``[..., in]``, or ``[..., channels, *spatial]``.
-
-        Returns:
-            ``[..., 1]``, or ``[..., groups, *output size]``: outputs of a group have the same inputs.
+        It is the product with a matrix whose values are all the same, but added over the channels first:
+        ``[..., in]`` gives ``[..., 1]``, and ``[..., channels, *spatial]`` gives ``[..., groups, *output size]``.
         """
         if self.spatial_dims == 0:
             return x.mean(-1, keepdim=True)
@@ -89,15 +77,15 @@ class LinearMap:
     def window_mean(self, x: Tensor) -> Tensor:
         """Return the mean of each channel over the window that each output is computed from, padding counted in.
 
-        Args:
-            x: ``[..., n]``, or ``[..., n, *spatial]`` with any number n of channels.
-
-        Returns:
-            ``[..., n]``, or ``[..., n, *output size]``.
+        ``[..., n]`` stays, ``[..., n, *spatial]`` gives ``[..., n, *output size]``; n is any number of channels.
         """
         if self.spatial_dims == 0:
             return x
         n, channels = size_product(self.kernel_size), x.shape[self.channel_dim]
+        if n == 1:  # no sum; torch is slow at such convolutions
+            is_single = x.dim() == 1 + self.spatial_dims
+            picked = self._windows(x.unsqueeze(0) if is_single else x).flatten(1 + self.spatial_dims)
+            return picked.squeeze(0) if is_single else picked
         return dataclasses.replace(self, groups=channels).apply(x, x.new_full((channels, n), 1.0 / n), None)
 
     def project(self, x: Tensor, matrix: Tensor) -> Tensor:
@@ -112,13 +100,7 @@ class LinearMap:
         return any(step > 1 for step in self.stride)
 
     def multiplications(self, x: Tensor, n_positions: int, matrix_size: int) -> int:
-        """Return what an exact product takes.
-
-        Args:
-            x: Its inputs.
-            n_positions: Positions of its outputs, in all samples.
-            matrix_size: Numbers in the matrix.
-        """
+        """Return what an exact product with a matrix of so many numbers takes, for all positions of its outputs."""
         return n_positions * matrix_size
 
     def input_mean_work(self, n_outputs: int, n_inputs: int) -> float:
@@ -130,10 +112,7 @@ class LinearMap:
         return (n_inputs // kernel + kernel) / (n_outputs // self.groups * n_inputs)
 
     def unfold(self, x: Tensor) -> tuple[Tensor, tuple[int, ...]]:
-        """Lay out the inputs of every output position as vectors.
-
-        Args:
-            x: ``[batch, channels, *spatial]``.
+        """Lay out the inputs ``[batch, channels, *spatial]`` of every output position as vectors.
 
         Returns:
             ``[batch, groups, positions, channels / groups * kernel]`` and the output's spatial size.
@@ -142,12 +121,18 @@ class LinearMap:
         size = tuple(windows.shape[2 : 2 + self.spatial_dims])
         return self._vectors(windows), size
 
-    def unfold_parts(self, x: Tensor, n_values: int) -> Iterator[tuple[int, slice, Tensor]]:
-        """Lay out the inputs of a few output positions of one sample after the other.
+    def by_vectors(self, x: Tensor, product: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return a convolution from the product of its vectors, for ``[batch, channels, *spatial]`` or one sample.
 
-        Args:
-            x: ``[batch, channels, *spatial]``.
-            n_values: About how many values to lay out at a time; at least one line of positions is.
+        `product` takes them as `unfold` lays them out, and gives ``[batch, positions, out]``.
+        """
+        batched = x if x.dim() == self.spatial_dims + 2 else x.unsqueeze(0)
+        vectors, size = self.unfold(batched)
+        out = product(vectors).transpose(1, 2).unflatten(2, size)
+        return out if batched is x else out.squeeze(0)
+
+    def unfold_parts(self, x: Tensor, n_values: int) -> Iterator[tuple[int, slice, Tensor]]:
+        """Lay out the inputs of a few output positions of one sample after the other, about `n_values` at a time.
 
         Yields:
             The sample, the positions, and their vectors ``[groups, positions, channels / groups * kernel]``.
@@ -191,9 +176,6 @@ class TransposedMap(LinearMap):
     """A transposed convolution: the ordinary one, with the kernel turned round, over an input spread by the stride.
 
     That ordinary convolution's matrix lies on the tiles, so that a row is an output channel as everywhere else.
-
-    Args:
-        output_padding: Extra positions at the end of each dimension of the output.
     """
 
     output_padding: tuple[int, ...] = ()
@@ -218,8 +200,7 @@ class TransposedMap(LinearMap):
 
     def multiplications(self, x: Tensor, n_positions: int, matrix_size: int) -> int:
         """As for a convolution; every input is spread once, and the zeros between are no work."""
-        channels = x.shape[self.channel_dim]
-        return x.numel() // channels * matrix_size if channels else 0
+        return x.numel() // max(x.shape[self.channel_dim], 1) * matrix_size
 
     def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Return the exact product of `x` with the matrix `weight` plus `bias`."""
@@ -235,9 +216,9 @@ class TransposedMap(LinearMap):
         spread = x.new_zeros(*x.shape[:2], *size)
         spread[steps] = x
         pads: list[int] = []
-        for dim in range(self.spatial_dims):
+        for dim in reversed(range(self.spatial_dims)):
             side = self.dilation[dim] * (self.kernel_size[dim] - 1) - int(self.padding[dim])
-            pads = [side, side + self.output_padding[dim], *pads]
+            pads += [side, side + self.output_padding[dim]]
         return self._view(F.pad(spread, pads), (1,) * self.spatial_dims)
 
 

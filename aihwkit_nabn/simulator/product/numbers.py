@@ -28,21 +28,22 @@ class NumberStream:
     random bits: normal ones are the midpoint quantiles of 65,536 equally likely steps, scaled to a variance of exactly
     1; the largest is 4.33. An ADC's step is some hundred times coarser.
 
-    Args:
-        seed: Gives an integer >= 0 when the first normal, and when the first uniform number is asked for.
+    `seed` gives an integer >= 0 when the first normal, and when the first uniform number is asked for.
     """
 
     def __init__(self, seed: Callable[[], int]) -> None:
         self._seed = seed
-        self._normal: _Words | None = None
-        self._uniform: _Words | None = None
+        self._words: dict[str, _Words] = {}
+
+    def _of(self, kind: str) -> _Words:
+        if kind not in self._words:
+            self._words[kind] = _Words(self._seed())
+        return self._words[kind]
 
     def normal_(self, target: Tensor) -> Tensor:
         """Fill `target`, contiguous on the CPU, with numbers of mean 0 and variance 1."""
-        if self._normal is None:
-            self._normal = _Words(self._seed())
         work = target if target.dtype in (torch.float32, torch.float64) else torch.empty_like(target, dtype=torch.float)
-        words = torch.from_numpy(self._normal.take(target.numel()))
+        words = torch.from_numpy(self._of("normal").take(target.numel()))
         few = torch.get_num_threads() <= _FEW_THREADS
         place = scratch_like(words, torch.int32 if few else torch.int64).copy_(words)
         if few:
@@ -53,33 +54,22 @@ class NumberStream:
 
     def normal_source(self, n: int) -> Numbers:
         """Return where the next `n` normal numbers come from; the ones after them begin with a new generator."""
-        if self._normal is None:
-            self._normal = _Words(self._seed())
-        return Numbers(key=self._normal.key, first=self._normal.skip(n), table=_quantiles(torch.float32))
+        words = self._of("normal")
+        return Numbers(key=words.key, first=words.skip(n), table=_quantiles(torch.float32))
 
     def begin(self) -> None:
         """Let the next number be a new generator's first."""
-        for words in (self._normal, self._uniform):
-            if words is not None:
-                words.skip(0)
+        for words in self._words.values():
+            words.skip(0)
 
     def uniform_(self, target: Tensor) -> Tensor:
         """Fill `target`, contiguous on the CPU, with numbers between -0.5 and 0.5."""
-        if self._uniform is None:
-            self._uniform = _Words(self._seed())
-        words = self._uniform.take(target.numel()).view(np.int16)
+        words = self._of("uniform").take(target.numel()).view(np.int16)
         return target.copy_(torch.from_numpy(words).view(target.shape)).add_(0.5).mul_(2.0**-16)
 
 
 class _Words:
-    """Random 16-bit integers, one after the other.
-
-    Args:
-        seed: Of all generators.
-
-    Attributes:
-        key: What they have in common.
-    """
+    """Random 16-bit integers, one after the other, from generators that have `key` in common."""
 
     def __init__(self, seed: int) -> None:
         first, second = np.random.SeedSequence(seed).generate_state(2, np.uint64)

@@ -20,14 +20,7 @@ class ReplicatedArray(TileModuleArray):
     """An array whose columns stand on their tile several times, one copy below the other.
 
     It takes and gives matrices ``[out, in]`` and inputs ``[..., in]`` as if there were one copy; its tiles are as they
-    are on the chip, ``[out, copies * in]``.
-
-    Args:
-        out_size: Outputs.
-        in_size: Rows of one copy.
-        rpu_config: Of the tiles; all copies fit one below the other.
-        bias: Whether there is a digital bias.
-        copies: How often a column stands on its tile, >= 1.
+    are on the chip, ``[out, copies * in]``. All copies fit one below the other.
     """
 
     def __init__(self, out_size: int, in_size: int, rpu_config: Any, bias: bool = False, *, copies: int) -> None:

@@ -1,4 +1,4 @@
-"""What takes a tile's digital scales out of its weights' gradient, in a form that copies and files keep."""
+"""Take a tile's digital scales out of its weights' gradient, in a form that copies and files keep."""
 
 from __future__ import annotations
 
@@ -14,11 +14,7 @@ class ScaledGradient:
 
     aihwkit's torch tile does so with a hook that is a local function: it cannot be pickled, and a copy of the tile has
     none, so that it trains otherwise. This is both the hook and, for the tile, the handle that removes it. Copies of it
-    are hooks of the copied weights.
-
-    Args:
-        weight: ``[out, in]`` parameter to be the hook of.
-        scales: One number, or ``[out]``.
+    are hooks of the copied weights ``[out, in]``; `scales` are one number or ``[out]``.
     """
 
     def __init__(self, weight: nn.Parameter, scales: Tensor) -> None:

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from aihwkit.simulator.tiles.array import TileModuleArray
 from aihwkit.simulator.tiles.module import TileModule
 from aihwkit.simulator.tiles.torch_tile import TorchSimulatorTile
 from torch import Tensor
 
-from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.simulator.product.linear_map import LinearMap
 from aihwkit_nabn.simulator.product.replication import copies_of, repeated
 from aihwkit_nabn.simulator.product.tiles import output_values, tile_output_scale
 
 
-def unfolded_convolution(x: Tensor, array: TileModuleArray, linear_map: LinearMap) -> Tensor:
-    """Return a convolution of `x`, ``[batch, channels, *spatial]`` or one sample, with the global random numbers."""
-    unbatched = x.dim() == linear_map.spatial_dims + 1
-    if unbatched:
-        x = x.unsqueeze(0)
-    if x.shape[0] == 0:
-        return linear_map.apply(x, x.new_zeros(array.out_size, array.in_size), None)
-    vectors, size = linear_map.unfold(x)
-    out = unfolded_product(vectors, array).transpose(1, 2).reshape(x.shape[0], array.out_size, *size)
-    return out.squeeze(0) if unbatched else out
+def through_tiles(x: Tensor, array: TileModuleArray, linear_map: LinearMap) -> Tensor:
+    """Return the product of `x`, ``[..., in]``, ``[batch, channels, *spatial]`` or one sample, with torch's numbers."""
+    if linear_map.spatial_dims == 0:
+        out: Tensor = array(x)
+        return out
+    return linear_map.by_vectors(x, lambda vectors: unfolded_product(vectors, array))
 
 
 def unfolded_product(vectors: Tensor, array: TileModuleArray) -> Tensor:
@@ -33,18 +30,14 @@ def unfolded_product(vectors: Tensor, array: TileModuleArray) -> Tensor:
 
 def _grouped_array(vectors: Tensor, array: TileModuleArray) -> Tensor:
     """Drive the rows of each group's outputs with that group's inputs; the other rows are not read."""
-    groups = vectors.shape[1]
-    per_group = array.out_size // groups
-    outputs = []
-    for group in range(groups):
-        rows = range(group * per_group, (group + 1) * per_group)
-        outputs.append(_array_rows(vectors[:, group], array, rows))
-    out = torch.cat(outputs, -1)
+    n = array.out_size // vectors.shape[1]
+    groups = enumerate(vectors.unbind(1))
+    out = torch.cat([_array_rows(own, array, range(i * n, (i + 1) * n)) for i, own in groups], -1)
     return out if array.bias is None else out + array.bias
 
 
 def _array_rows(x: Tensor, array: TileModuleArray, rows: range) -> Tensor:
-    total: Tensor | None = None
+    sums = []
     x = repeated(x, copies_of(array))
     for part, in_tiles in zip(x.split(array.in_sizes, -1), array.array, strict=True):
         start, pieces = 0, []
@@ -53,11 +46,8 @@ def _array_rows(x: Tensor, array: TileModuleArray, rows: range) -> Tensor:
             if first < last:
                 pieces.append(_tile_rows(part, tile, slice(first, last)))
             start += tile.out_size
-        piece = pieces[0] if len(pieces) == 1 else torch.cat(pieces, -1)
-        total = piece if total is None else total + piece
-    if total is None:
-        raise NabnError("an analog layer holds no tiles")
-    return total
+        sums.append(torch.cat(pieces, -1))
+    return functools.reduce(torch.add, sums)
 
 
 def _tile_rows(x: Tensor, tile: TileModule, rows: slice) -> Tensor:
@@ -74,6 +64,4 @@ def _tile_rows(x: Tensor, tile: TileModule, rows: slice) -> Tensor:
     if tile.input_range is not None:
         out = out * tile.input_range
     scale = tile_output_scale(tile)
-    if scale is not None:
-        out = out * (scale if scale.numel() == 1 else scale[rows])
-    return out
+    return out if scale is None else out * (scale if scale.numel() == 1 else scale[rows])

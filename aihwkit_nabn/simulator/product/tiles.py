@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -36,7 +36,7 @@ def is_perfect(array: TileModuleArray) -> bool:
     """Whether every tile multiplies exactly, so that all noise there is sits in its weights."""
     for tile in tiles_of(array):
         forward = tile.rpu_config.forward
-        if type(tile) is not TorchInferenceTile or type(tile.tile) not in (TorchSimulatorTile, CrossbarTile):
+        if not _is_torch_tile(tile):
             return False
         if tile.input_range is not None or not (forward.is_perfect or forward.mv_type == AnalogMVType.IDEAL):
             return False
@@ -57,19 +57,26 @@ def effective_weight(array: TileModuleArray) -> Tensor:
     if not torch.is_grad_enabled() and not any(tile.training or not isinstance(tile.tile, nn.Module) for tile in tiles):
         if not native.is_recorded(*(tile.tile.weight for tile in tiles)):
             return _written_weight(array)
-    columns = []
-    for in_tiles in array.array:
-        rows = []
-        for tile in in_tiles:
-            is_torch = isinstance(tile.tile, nn.Module)
-            weight = tile.tile.weight if is_torch else tile.tile.get_weights()
-            modifier = tile.rpu_config.modifier
-            if is_torch and tile.training and modifier.type not in (WeightModifierType.NONE, WeightModifierType.COPY):
-                weight = TorchSimulatorTile.modify_weight(weight, modifier, 1)
-            scale = tile_output_scale(tile)
-            rows.append(weight if scale is None else weight * scale.view(-1, 1))
-        columns.append(rows[0] if len(rows) == 1 else torch.cat(rows, 0))
-    return folded(columns[0] if len(columns) == 1 else torch.cat(columns, 1), copies_of(array))
+    return _put_together(array, _effective_weight)
+
+
+def _effective_weight(tile: TileModule) -> Tensor:
+    is_torch = isinstance(tile.tile, nn.Module)
+    weight = tile.tile.weight if is_torch else tile.tile.get_weights()
+    modifier = tile.rpu_config.modifier
+    if is_torch and tile.training and modifier.type not in (WeightModifierType.NONE, WeightModifierType.COPY):
+        weight = TorchSimulatorTile.modify_weight(weight, modifier, 1)
+    return _scaled(weight, tile_output_scale(tile))
+
+
+def _scaled(weight: Tensor, scale: Tensor | None) -> Tensor:
+    return weight if scale is None else weight * scale.view(-1, 1)
+
+
+def _put_together(array: TileModuleArray, weight_of: Callable[[TileModule], Tensor]) -> Tensor:
+    """Return the matrix ``[out, in]`` of the array from that of each tile."""
+    columns = [_joined([weight_of(tile) for tile in in_tiles]) for in_tiles in array.array]
+    return folded(_joined(columns, 1), copies_of(array))
 
 
 def _written_weight(array: TileModuleArray) -> Tensor:
@@ -107,20 +114,20 @@ def fixed_weight(array: TileModuleArray, matrix: Tensor) -> Iterator[None]:
 @torch.no_grad()
 def target_weight(array: TileModuleArray) -> Tensor | None:
     """Return the matrix ``[out, in]`` that the tiles were to be programmed with, or hold; None if that is not known."""
-    columns = []
-    for in_tiles in array.array:
-        rows = []
-        for tile in in_tiles:
-            weight = getattr(tile, "reference_combined_weights", None)
-            if weight is None:
-                if getattr(tile, "programmed_weights", None) is not None:
-                    return None
-                weight = tile.tile.get_weights()
-            scale = _mapping_scale(tile)
-            weight = weight.detach().to(tile.device)
-            rows.append(weight if scale is None else weight * scale.view(-1, 1))
-        columns.append(torch.cat(rows, 0))
-    return folded(torch.cat(columns, 1), copies_of(array))
+    for tile in tiles_of(array):
+        if _reference_weight(tile) is None and getattr(tile, "programmed_weights", None) is not None:
+            return None
+    return _put_together(array, _target_weight)
+
+
+def _target_weight(tile: TileModule) -> Tensor:
+    weight = _reference_weight(tile)
+    weight = tile.tile.get_weights() if weight is None else weight
+    return _scaled(weight.detach().to(tile.device), _mapping_scale(tile))
+
+
+def _reference_weight(tile: TileModule) -> Tensor | None:
+    return getattr(tile, "reference_combined_weights", None)
 
 
 def _mapping_scale(tile: TileModule) -> Tensor | None:
@@ -140,19 +147,15 @@ def tile_output_scale(tile: TileModule) -> Tensor | None:
 
 def is_plain_torch(array: TileModuleArray) -> bool:
     """Whether the array's tiles are torch tiles in evaluation, whose forward pass this package computes itself."""
-    return type(array) in _ARRAYS and all(
-        type(tile) is TorchInferenceTile and type(tile.tile) in (TorchSimulatorTile, CrossbarTile) and not tile.training
-        for tile in tiles_of(array)
-    )
+    return type(array) in _ARRAYS and all(_is_torch_tile(tile) and not tile.training for tile in tiles_of(array))
+
+
+def _is_torch_tile(tile: TileModule) -> bool:
+    return type(tile) is TorchInferenceTile and type(tile.tile) in (TorchSimulatorTile, CrossbarTile)
 
 
 def tile_rows(array: TileModuleArray, *, as_numbers: bool = True) -> list[TileRow]:
-    """Return the array's tiles, those that share inputs put side by side.
-
-    Args:
-        array: Of torch tiles.
-        as_numbers: Whether input ranges are read out of their tensors.
-    """
+    """Return the array's torch tiles, those that share inputs put side by side; input ranges as numbers or tensors."""
     rows, start, copies = [], 0, copies_of(array)
     for in_tiles in array.array:
         first, n = in_tiles[0], in_tiles[0].in_size // copies
@@ -161,13 +164,14 @@ def tile_rows(array: TileModuleArray, *, as_numbers: bool = True) -> list[TileRo
             (tile.tile.weight.new_ones(1) if scale is None else scale.view(-1)).expand(tile.out_size)
             for tile, scale in zip(in_tiles, scales, strict=True)
         ]
+        given = None if first.input_range is None else first.input_range.detach().abs()
         outputs = [output_values(tile.tile, tile.rpu_config.forward) for tile in in_tiles]
         rows.append(
             TileRow(
                 columns=range(start, start + n),
                 weights=tuple(tile.tile.weight for tile in in_tiles),
                 scale=_joined(wide),
-                input_range=_range_of(first, as_numbers),
+                input_range=given if given is None or not as_numbers else given.item(),
                 outputs={name: _joined([values[name] for values in outputs]) for name in outputs[0]},
                 copies=copies,
             )
@@ -176,24 +180,38 @@ def tile_rows(array: TileModuleArray, *, as_numbers: bool = True) -> list[TileRo
     return rows
 
 
-def output_values(simulator: Any, io: IOParameters, ranges: bool = True) -> dict[str, Tensor]:
-    """Return what differs from output to output of a simulator's tile, as `TileRow` has it.
+def describe_mapping(array: TileModuleArray) -> str:
+    """Return the tiles' size, what is scaled to full range, whether columns are copied and ranges set from images."""
+    config = tiles_of(array)[0].rpu_config
+    mapping = config.mapping
+    rows, columns = (
+        str(size) if size > 0 else "unlimited" for size in (mapping.max_input_size, mapping.max_output_size)
+    )
+    omega = mapping.weight_scaling_omega
+    if not omega:
+        scaling = "weights in the layer's own units"
+    else:
+        scaled = "each column" if mapping.weight_scaling_columnwise else "each tile"
+        scaling = f"{scaled} scaled to {'full range' if omega == 1.0 else f'{omega:g} of full range'}"
+    parts = [f"tiles of {rows} x {columns}", scaling]
+    if copies_of(array) > 1:
+        parts.append("columns copied over free rows")
+    if getattr(config, "output_range", False):
+        parts.append("ADC ranges from images")
+    return ", ".join(parts)
 
-    Args:
-        simulator: aihwkit's torch tile, or ours.
-        io: Its settings.
-        ranges: Whether ADCs have ranges of their own, or all that of the settings.
-    """
+
+def n_cells(array: TileModuleArray) -> int:
+    """Return how many cells of the tiles are in use, copies included; a cell holds one weight."""
+    return sum(tile.in_size * tile.out_size for tile in tiles_of(array))
+
+
+def output_values(simulator: Any, io: IOParameters, ranges: bool = True) -> dict[str, Tensor]:
+    """Return what differs from output to output of a simulator's tile, as `TileRow` and `CrossbarTile` have it."""
     if isinstance(simulator, CrossbarTile):
         return simulator.output_values(io, ranges)
     return {} if simulator.out_noise_values is None else {NOISE: simulator.out_noise_values}
 
 
-def _range_of(tile: TileModule, as_number: bool) -> Tensor | float | None:
-    if tile.input_range is None:
-        return None
-    return abs(tile.input_range.item()) if as_number else tile.input_range.detach().abs()
-
-
-def _joined(parts: list[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(parts, 0)
+def _joined(parts: list[Tensor], dim: int = 0) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim)

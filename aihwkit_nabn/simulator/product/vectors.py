@@ -37,13 +37,7 @@ from aihwkit_nabn.simulator.product.straight_through import straight_through_pro
 _VECTORS = LinearMap()
 _OUTPUTS = "outputs_of_"  # before the name of an effect, a buffer
 # IOParameters that aihwkit's torch tile refuses and this one does not model either.
-_NOT_MODELLED = {
-    "out_nonlinearity": 0.0,
-    "slope_calibration": 0.0,
-    "v_offset_std": 0.0,
-    "r_series": 0.0,
-    "w_read_asymmetry_dtod": 0.0,
-}
+_NOT_MODELLED = "out_nonlinearity slope_calibration v_offset_std r_series w_read_asymmetry_dtod".split()
 
 
 def global_seed() -> int:
@@ -69,15 +63,10 @@ class CrossbarMVM(AnalogMVM):
         is_test: bool = False,
         **fwd_pars: Any,
     ) -> Tensor:
-        """Return the analog product.
+        """Return the analog product of inputs ``[..., in]``.
 
-        Args:
-            weight: ``[out, in]``, or ``[batch, out, in]`` where each sample has weights of its own.
-            input_: ``[..., in]``.
-            io_pars: Non-idealities.
-            trans: Must be False.
-            is_test: Not used.
-            **fwd_pars: What differs from output to output, as in `TileRow`; or None.
+        The weight is ``[out, in]``, or ``[batch, out, in]`` where each sample has weights of its own; `fwd_pars` are
+        what differs from output to output, as in `TileRow`, or None.
         """
         io = io_pars
         if trans:
@@ -117,8 +106,8 @@ class CrossbarMVM(AnalogMVM):
             raise ConfigError("forward.bound_management SHIFT is not simulated")
         if io_pars.noise_management in (NoiseManagementType.AVERAGE_ABS_MAX, NoiseManagementType.ABS_MAX_NP_SUM):
             raise ConfigError(f"forward.noise_management {io_pars.noise_management.name} is not simulated")
-        for name, off in _NOT_MODELLED.items():
-            if getattr(io_pars, name, off) > off:
+        for name in _NOT_MODELLED:
+            if getattr(io_pars, name, 0.0) > 0.0:
                 raise ConfigError(f"forward.{name} is not simulated, got {getattr(io_pars, name):g}")
         if io_pars.w_noise > 0.0 and io_pars.w_noise_type == WeightNoiseType.NONE:
             raise ConfigError(f"forward.w_noise is {io_pars.w_noise:g}, but w_noise_type is NONE")
@@ -129,12 +118,6 @@ class CrossbarMVM(AnalogMVM):
 
 class CrossbarTile(TorchSimulatorTile):
     """aihwkit's torch tile with `CrossbarMVM` for its products.
-
-    Args:
-        x_size: Inputs.
-        d_size: Outputs.
-        rpu_config: Configuration.
-        bias: Must be False.
 
     Attributes:
         output_bound: ``[out]`` range of each output's ADC, set from images where the configuration has

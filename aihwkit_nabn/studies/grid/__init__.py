@@ -2,7 +2,7 @@
 
 from aihwkit_nabn.studies.grid.jobs import ChipJob, Measurement, all_measurements, chip_jobs
 from aihwkit_nabn.studies.grid.results import results_of
-from aihwkit_nabn.studies.grid.spec import SweepSpec, parse_spec, read_spec, read_yaml
+from aihwkit_nabn.studies.grid.spec import SweepSpec, parse_spec, read_yaml
 from aihwkit_nabn.studies.grid.study import GridStudy
 
 __all__ = [
@@ -13,7 +13,6 @@ __all__ = [
     "all_measurements",
     "chip_jobs",
     "parse_spec",
-    "read_spec",
     "read_yaml",
     "results_of",
 ]

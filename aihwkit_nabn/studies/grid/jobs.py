@@ -41,19 +41,19 @@ class Measurement:
         """Return the axes of its record; `position` is the end of a window of the stream."""
         return _axes(self.model, self.jpeg, self.samples, self.calibration, position)
 
-    @property
-    def key(self) -> str:
-        """The measurement as text: the key of its record."""
-        return self._key(None)
+    def key(self, position: int | None = None) -> str:
+        """Return the key of its record."""
+        return key_of(self.noise, self.t_inference, self.chip_seed, self.method, self.axes(position))
 
     def keys(self, spec: SweepSpec) -> list[str]:
         """Return the keys of all its records."""
-        if spec.stream is None:
-            return [self.key]
-        return [self._key(end) for end in range(spec.stream.window, spec.stream.images + 1, spec.stream.window)]
+        return [self.key(end) for end in ([None] if spec.stream is None else spec.stream.ends)]
 
-    def _key(self, position: int | None) -> str:
-        return key_of(self.noise, self.t_inference, self.chip_seed, self.method, self.axes(position))
+    @property
+    def chip(self) -> str:
+        """The chip that it is made on, as text."""
+        axes = {"model": self.model, "jpeg": self.jpeg}
+        return key_of(self.noise, self.t_inference, self.chip_seed, None, axes)
 
     def named(self, record: Record) -> Record:
         """Return what the protocol measured as a record of the sweep."""
@@ -61,31 +61,8 @@ class Measurement:
         return replace(record, **place, t_inference=self.t_inference, method=self.method, axes=self.axes())
 
 
-@dataclass(frozen=True, kw_only=True)
-class ChipJob:
-    """Measurements on one chip, made one after the other by one worker.
-
-    Attributes:
-        model: Name of the model's entry.
-        noise: Noise setting.
-        t_inference: Seconds after programming.
-        chip_seed: The chip.
-        jpeg: Quality of the images, or None.
-        measurements: What is to be measured.
-    """
-
-    model: str
-    noise: str
-    t_inference: float
-    chip_seed: int
-    jpeg: int | None
-    measurements: tuple[Measurement, ...]
-
-    @property
-    def key(self) -> str:
-        """The job as text."""
-        axes = {"model": self.model, "jpeg": self.jpeg}
-        return key_of(self.noise, self.t_inference, self.chip_seed, None, axes)
+ChipJob = tuple[Measurement, ...]
+"""Measurements on one chip, made one after the other by one worker."""
 
 
 def digital_record(model: str, jpeg: int | None, metrics: dict[str, float], position: int | None = None) -> Record:
@@ -122,21 +99,13 @@ def all_measurements(spec: SweepSpec) -> list[Measurement]:
 
 
 def chip_jobs(spec: SweepSpec, done: Collection[str]) -> list[ChipJob]:
-    """Return what is left to do, chip by chip.
-
-    Args:
-        spec: The sweep.
-        done: Keys of the records that are there.
-    """
+    """Return what is left to do, chip by chip; `done` are the keys of the records that are there."""
     done = set(done)
-    groups: dict[tuple[str, str, float, int, int | None], list[Measurement]] = {}
-    for job in all_measurements(spec):
-        if any(key not in done for key in job.keys(spec)):
-            groups.setdefault((job.model, job.noise, job.t_inference, job.chip_seed, job.jpeg), []).append(job)
-    return [
-        ChipJob(model=model, noise=noise, t_inference=seconds, chip_seed=chip, jpeg=jpeg, measurements=tuple(jobs))
-        for (model, noise, seconds, chip, jpeg), jobs in groups.items()
-    ]
+    jobs: dict[str, list[Measurement]] = {}
+    for each in all_measurements(spec):
+        if any(key not in done for key in each.keys(spec)):
+            jobs.setdefault(each.chip, []).append(each)
+    return [tuple(job) for job in jobs.values()]
 
 
 def _measured(spec: SweepSpec, jpeg: int | None) -> Iterator[tuple[str, int | None, str | None]]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from aihwkit_nabn.calibration import CALIBRATION_METHODS
-from aihwkit_nabn.errors import NabnError, UnknownNameError
+from aihwkit_nabn.errors import NabnError, UnknownNameError, check_count
 from aihwkit_nabn.evaluation.methods import AUGMENTED, PLAIN, method_spec
 from aihwkit_nabn.results import DIGITAL, UNCALIBRATED
 from aihwkit_nabn.workloads._checks import check_choice, check_list, check_mapping, check_positive, check_text, short
@@ -74,12 +74,6 @@ def read_method(field: str, entry: object) -> MethodEntry:
 def read_tracking(field: str, entry: object, *, images: int, batch: int) -> TrackingEntry:
     """Check an entry of a stream's ``tracking``: a name, or a mapping with ``method``, ``at`` or ``every``.
 
-    Args:
-        field: Name, for messages.
-        entry: What the file holds.
-        images: Length of the stream.
-        batch: Images per forward pass.
-
     Raises:
         NabnError: anything in it that is not allowed.
     """
@@ -97,7 +91,7 @@ def read_tracking(field: str, entry: object, *, images: int, batch: int) -> Trac
         every = check_positive(f"every of {name}", given["every"])
         at, default = tuple(range(0, images, every)), f"{name}, every {every}"
     elif "at" in given:
-        at = tuple(sorted(check_list(f"at of {name}", given["at"], check_position)))
+        at = tuple(sorted(check_list(f"at of {name}", given["at"], check_count)))
         default = f"{name}, {len(at)} times" if len(at) > 1 else name
     if name != UNCALIBRATED and not CALIBRATION_METHODS.get(name).needs_batches and at != (0,):
         raise NabnError(f"tracking {name!r} goes on by itself; it takes neither at nor every")
@@ -109,17 +103,6 @@ def read_tracking(field: str, entry: object, *, images: int, batch: int) -> Trac
     if name != UNCALIBRATED and at == (0,) and CALIBRATION_METHODS.get(name).needs_batches:
         default = f"{name}, once"
     return TrackingEntry(method=name, label=label or default, at=at, images=kind, options=options)
-
-
-def check_position(field: str, value: object) -> int:
-    """Return a position in a stream.
-
-    Raises:
-        NabnError: it is no integer >= 0.
-    """
-    if type(value) is not int or value < 0:
-        raise NabnError(f"{field} must be integers >= 0, got {short(value)}")
-    return value
 
 
 def _read_common(

@@ -57,7 +57,7 @@ def read_model(field: str, entry: object) -> ModelEntry:
     kind, _ = find_workload(model)
     check_mapping(f"model {model!r}", given, [*_COMMON, *kind.options], kind.required)
     options = kind.checked(model, {key: value for key, value in given.items() if key not in _COMMON})
-    default = model.rpartition("::")[2].rpartition("/")[2].removesuffix(".py").replace(":", "_")
+    default = model.rpartition("::")[2].rpartition("/")[2].removesuffix(".py").replace(".py:", "_").replace(":", "_")
     return ModelEntry(
         model=model,
         name=_check_folder_name(given.get("name", default)),

@@ -40,7 +40,9 @@ def _result(spec: SweepSpec, model: ModelEntry, store: RecordLog) -> EvaluationR
     for noise, base, place in _places(spec):
         jpeg, samples, calibration, position = place
         name = scenario_name(spec, noise, base, *place)
-        seconds = _time_of(spec, base, position)
+        seconds = float(base.t_inference)
+        if spec.stream is not None and position is not None:  # of the window that ends there
+            seconds = times_of(spec.stream, seconds)[spec.stream.ends.index(position)]
         strength = base.strength if name == base.name else None
         shown: dict[str, Any] = {"group": base.group, "strength": strength, "t_inference": seconds}
         scenarios.append({"name": name, **shown, "rpu_config": str(base.rpu_config)})
@@ -50,8 +52,9 @@ def _result(spec: SweepSpec, model: ModelEntry, store: RecordLog) -> EvaluationR
             for seed in sorted(chips):
                 records.append(replace(chips[seed], scenario=name, **shown, axes={}))
         if jpeg is not None or position is not None:
+            same = Record(scenario=name, **shown, method=DIGITAL_LABEL, method_name=DIGITAL, chip_seed=None, metrics={})
             rows = [r for r in records if r.scenario == name and r.method_name == UNCALIBRATED]
-            records += [_digital_row(row, digital[jpeg, position]) for row in rows]
+            records += [replace(same, chip_seed=r.chip_seed, metrics=digital[jpeg, position]) for r in rows]
     return EvaluationResult(
         records=records, digital=_digital(digital), settings=_settings(spec, model, store, scenarios, mine)
     )
@@ -64,9 +67,7 @@ def labels_of(spec: SweepSpec) -> list[str]:
 
 def _places(spec: SweepSpec) -> Iterator[tuple[str, Scenario, tuple[int | None, int, str, int | None]]]:
     """Yield noise setting and scenario with JPEG quality, calibration images, where from, and end of the window."""
-    ends: Iterable[int | None] = [None]
-    if spec.stream is not None:
-        ends = range(spec.stream.window, spec.stream.images + 1, spec.stream.window)
+    ends: Iterable[int | None] = [None] if spec.stream is None else spec.stream.ends
     for noise, base in spec.settings():
         for jpeg in spec.jpeg:
             for calibration in spec.calibration:
@@ -91,18 +92,6 @@ def scenario_name(
     if position is not None:
         parts.append(f"up to {position}")
     return ", ".join(parts)
-
-
-def _time_of(spec: SweepSpec, base: Scenario, position: int | None) -> float:
-    """Return the time after programming, in a stream that of the window that ends at `position`."""
-    if spec.stream is None or position is None:
-        return float(base.t_inference)
-    return times_of(spec.stream, float(base.t_inference))[position // spec.stream.window - 1]
-
-
-def _digital_row(row: Record, metrics: dict[str, float]) -> Record:
-    none: dict[str, Any] = {"n_calibration_samples": 0, "seconds_calibration": 0.0, "seconds_evaluation": 0.0}
-    return replace(row, method=DIGITAL_LABEL, method_name=DIGITAL, metrics=metrics, note="", **none)
 
 
 def _digital(found: dict[tuple[int | None, int | None], dict[str, float]]) -> dict[str, float]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from aihwkit_nabn.calibration.method import DEFAULT_METHOD
-from aihwkit_nabn.errors import NabnError, check_count
+from aihwkit_nabn.errors import NabnError, check_number
 from aihwkit_nabn.evaluation.scenario import Scenario, scenarios_by_noise
 from aihwkit_nabn.extension import import_extension
 from aihwkit_nabn.results import UNCALIBRATED
@@ -44,9 +44,9 @@ class StreamSpec:
     tracking: tuple[TrackingEntry, ...]
 
     @property
-    def n_windows(self) -> int:
-        """Number of measurements per chip."""
-        return self.images // self.window
+    def ends(self) -> range:
+        """Where the windows end, in images: each is a measurement."""
+        return range(self.window, self.images + 1, self.window)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,26 +110,33 @@ _STREAM = [field.name for field in fields(StreamSpec)]
 _NOT_WITH_STREAM = ("methods", "calibration", "jpeg")
 
 
-def read_spec(path: str | Path) -> SweepSpec:
-    """Read and check a sweep's YAML file.
-
-    Raises:
-        NabnError: no such file, no YAML, or a value that is not allowed, named with what is.
-    """
-    return parse_spec(read_yaml(path))
-
-
 def read_yaml(path: str | Path) -> Any:
     """Return what a YAML file holds, not yet checked.
 
     Raises:
-        NabnError: the file cannot be read or is no YAML.
+        NabnError: the file cannot be read, is no YAML, or has a key twice.
     """
     import yaml
 
+    class Loader(yaml.SafeLoader):
+        """Refuses a key that is given twice, of which YAML would take the last."""
+
+        def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+            node = super().compose_mapping_node(anchor)
+            lines: dict[str, int] = {}
+            for key, _ in node.value:
+                line = key.start_mark.line + 1
+                if str(key.value) in lines:
+                    where = f"line {line}, after line {lines[str(key.value)]}"
+                    raise NabnError(f"sweep file {str(path)!r} has the key {key.value!r} twice: again in {where}")
+                lines[str(key.value)] = line
+            return node
+
     path = Path(path)
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.load(path.read_text(encoding="utf-8"), Loader)
+    except NabnError:
+        raise
     except FileNotFoundError as error:
         raise NabnError(f"sweep file {str(path)!r} does not exist") from error
     except OSError as error:
@@ -139,10 +146,7 @@ def read_yaml(path: str | Path) -> Any:
 
 
 def parse_spec(content: object) -> SweepSpec:
-    """Check what a sweep's file holds.
-
-    Args:
-        content: Mappings, lists, numbers and text, as YAML and JSON have them.
+    """Check what a sweep's file holds: mappings, lists, numbers and text, as YAML and JSON have them.
 
     Raises:
         NabnError: names the first value that is not allowed, and what is.
@@ -246,15 +250,9 @@ def _spread_strengths(noise: object) -> list[Any]:
             raise NabnError(f"strength needs a noise model with one strength, which {preset!r} is not")
         if f"{option}=" in preset.replace(" ", ""):
             raise NabnError(f"strength of {preset!r} is given twice: {option} is its strength")
-        for strength in check_list("strength of noise", given["strength"], _check_strength):
+        for strength in check_list("strength of noise", given["strength"], partial(check_number, minimum=0.0)):
             spread.append(f"{preset}{',' if ':' in preset else ':'}{option}={strength:g}")
     return spread
-
-
-def _check_strength(field: str, value: object) -> float:
-    from aihwkit_nabn.errors import check_number
-
-    return check_number(field, value, minimum=0.0)
 
 
 def _check_noise(field: str, value: object) -> str:
@@ -275,7 +273,7 @@ def _check_jpeg(field: str, value: object) -> int | None:
         return None
     if type(value) is not int or not 1 <= value <= 95:
         raise NabnError(f"{field} must be none or a quality from 1 to 95, got {short(value)}")
-    return check_count(field, value)
+    return value
 
 
 def _check_name(value: object) -> str:

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -21,6 +21,7 @@ from aihwkit_nabn.nn.evaluation_mode import evaluation_mode
 from aihwkit_nabn.results import UNCALIBRATED, Record
 from aihwkit_nabn.seeding import derive_seed, isolated_rng
 from aihwkit_nabn.simulator import parse_preset
+from aihwkit_nabn.studies._base import Note
 from aihwkit_nabn.studies.grid.jobs import ChipJob, Measurement, digital_record
 from aihwkit_nabn.studies.grid.methods import TrackingEntry
 from aihwkit_nabn.studies.grid.spec import StreamSpec
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from aihwkit_nabn.studies.grid.study import LoadedModel
 
 
-def measure_stream(job: ChipJob, loaded: LoadedModel) -> Iterator[Record]:
+def measure_stream(job: ChipJob, loaded: LoadedModel) -> Iterator[Record | Note]:
     """Run the stream once for each of a chip's measurements, yielding a record per window.
 
     Every run meets the same chip, the same images, and in each window the same noise: read noise starts anew there,
@@ -42,16 +43,16 @@ def measure_stream(job: ChipJob, loaded: LoadedModel) -> Iterator[Record]:
     if loaded.stream_digital is None:
         loaded.stream_digital = list(_digital(loaded.workload.model, images, stream))
     for end, metrics in loaded.stream_digital:
-        yield digital_record(job.model, None, metrics, end)
+        yield digital_record(job[0].model, None, metrics, end)
     protocol = loaded.protocol(None)
-    scenario = Scenario(
-        name=job.noise, rpu_config=parse_preset(job.noise), t_inference=times_of(stream, job.t_inference)[0]
-    )
-    analog = protocol.analog(scenario.rpu_config)
+    noise, chip_seed, begin = job[0].noise, job[0].chip_seed, times_of(stream, job[0].t_inference)[0]
+    scenario = Scenario(name=noise, rpu_config=parse_preset(noise), t_inference=begin)
+    analog: Any = protocol.analog(scenario.rpu_config)
+    yield Note(name=f"conversion {job[0].model} {noise}", value=str(analog.conversion_report))
     tracking = {entry.label: entry for entry in stream.tracking}
-    for measurement in job.measurements:
-        with isolated_rng(derive_seed(job.chip_seed, "stream")), evaluation_mode(analog, protocol.model):
-            protocol.program(analog, scenario, job.chip_seed)
+    for measurement in job:
+        with isolated_rng(derive_seed(chip_seed, "stream")), evaluation_mode(analog, protocol.model):
+            protocol.program(analog, scenario, chip_seed)
             run = _Run(loaded, protocol, analog, measurement, tracking[measurement.method], stream)
             yield from run.records(images)
 
@@ -59,10 +60,10 @@ def measure_stream(job: ChipJob, loaded: LoadedModel) -> Iterator[Record]:
 def times_of(stream: StreamSpec, t_inference: float) -> list[float]:
     """Return the time after programming in each window, in seconds."""
     if stream.drift is None:
-        return [t_inference] * stream.n_windows
+        return [t_inference] * len(stream.ends)
     first, last = stream.drift
-    steps = max(stream.n_windows - 1, 1)
-    return [first * math.exp(math.log(last / first) * window / steps) for window in range(stream.n_windows)]
+    steps = max(len(stream.ends) - 1, 1)
+    return [first * math.exp(math.log(last / first) * window / steps) for window in range(len(stream.ends))]
 
 
 class _Run:
@@ -133,7 +134,12 @@ class _Run:
             )
             batches = self.loaded.workload.calibration(request)
         report = self.protocol.calibrate_with(
-            self.analog, self.measurement.chip_seed, self.tracking.method, batches, **dict(self.tracking.options)
+            self.analog,
+            self.measurement.chip_seed,
+            self.tracking.method,
+            batches,
+            at_sample=position,
+            **dict(self.tracking.options),
         )
         self.n_samples += report.n_samples
         self.seconds += report.seconds

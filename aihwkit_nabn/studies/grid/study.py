@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +16,7 @@ from aihwkit_nabn.evaluation.methods import PLAIN
 from aihwkit_nabn.evaluation.plan import PlannedMethod, has_input_ranges
 from aihwkit_nabn.evaluation.protocol import EvaluationProtocol
 from aihwkit_nabn.evaluation.settings import setup_of
+from aihwkit_nabn.extension import contents_of
 from aihwkit_nabn.nn import convert_to_noise_aware
 from aihwkit_nabn.nn.evaluation_mode import evaluation_mode
 from aihwkit_nabn.results import Record, RecordLog
@@ -34,20 +36,15 @@ from aihwkit_nabn.studies.grid.methods import MethodEntry
 from aihwkit_nabn.studies.grid.models import ModelEntry
 from aihwkit_nabn.studies.grid.spec import SweepSpec, parse_spec
 from aihwkit_nabn.studies.grid.stream import measure_stream
-from aihwkit_nabn.workloads import SOURCES, CalibrationRequest, LoadSettings, Workload
+from aihwkit_nabn.workloads import SOURCES, CalibrationRequest, LoadSettings, Workload, is_config
+from aihwkit_nabn.workloads._base import LAUNCHERS
 
 RECORDS = "records.jsonl"
-Event = Record | Note
+_RANKS = ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK")
 
 
 class LoadedModel:
-    """A model of a sweep with its workload, at each image quality.
-
-    Args:
-        spec: The sweep.
-        entry: The model.
-        settings: How the workload is loaded.
-    """
+    """A model of a sweep with its workload, at each image quality."""
 
     def __init__(self, spec: SweepSpec, entry: ModelEntry, settings: LoadSettings) -> None:
         self.spec, self.entry = spec, entry
@@ -72,15 +69,8 @@ class LoadedModel:
         """Return the protocol by which the model is measured on images of this quality."""
         if jpeg not in self._protocols:
             workload = self.at(jpeg)
-            self._protocols[jpeg] = EvaluationProtocol(
-                workload.model,
-                workload.eval_fn,
-                seed=self.spec.seed,
-                forward_fn=workload.forward_fn,
-                reference_forward_fn=workload.reference_forward_fn,
-                exclude=self.entry.exclude,
-                range_batches=workload.calibration(self.request(max(self.spec.samples), exact=False)),
-            )
+            images = workload.calibration(self.request(max(self.spec.samples), exact=False))
+            self._protocols[jpeg] = workload.protocol(self.spec.seed, exclude=self.entry.exclude, range_batches=images)
         return self._protocols[jpeg]
 
     def request(self, n: int, source: str = SOURCES[0], **more: Any) -> CalibrationRequest:
@@ -95,7 +85,7 @@ class GridStudy(Study):
     """The measurements of a sweep.
 
     Args:
-        content: The sweep as its file has it, which every process reads for itself.
+        content: The sweep as its file has it.
         work_dir: Folder for logs.
         launcher: How several processes that work on one big model were started, see `LoadSettings`.
 
@@ -104,15 +94,9 @@ class GridStudy(Study):
     """
 
     def __init__(self, content: Any, *, work_dir: Path | None = None, launcher: str = "none") -> None:
-        self.content, self.work_dir, self.launcher = content, work_dir, launcher
+        self.work_dir, self.launcher = work_dir, launcher
         self.spec = parse_spec(content)
         self.imports = self.spec.imports
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"content": self.content, "work_dir": self.work_dir, "launcher": self.launcher}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        GridStudy.__init__(self, **state)
 
     def jobs(self, known: Mapping[str, Record]) -> list[ChipJob]:
         """Return what is left, chip by chip."""
@@ -125,7 +109,7 @@ class GridStudy(Study):
 
     def place(self, job: ChipJob) -> str:
         """Return the model's name."""
-        return job.model
+        return job[0].model
 
     def load(self, place: str) -> LoadedModel:
         """Return a model by name."""
@@ -141,13 +125,13 @@ class GridStudy(Study):
         )
         return LoadedModel(self.spec, entry, settings)
 
-    def measure(self, job: ChipJob, loaded: LoadedModel) -> Iterator[Event]:
+    def measure(self, job: ChipJob, loaded: LoadedModel) -> Iterator[Record | Note]:
         """Measure on a chip, or along a stream on it."""
         try:
             with isolated_rng(derive_seed(self.spec.seed, "run")):
                 yield from _measure(job, loaded) if self.spec.stream is None else measure_stream(job, loaded)
         except NabnError as error:
-            raise NabnError(f"{job.key}: {error}") from error
+            raise NabnError(f"{job[0].chip}: {error}") from error
 
     def check(self) -> dict[str, Any]:
         """Load every model, look for its images and convert it, so that what is missing is known before the work.
@@ -163,13 +147,36 @@ class GridStudy(Study):
             notes |= _checked(self.load(entry.name))
         return notes
 
-    def open_log(self, out: Path) -> RecordLog:
-        """Return the log in a sweep's folder, begun or gone on with.
+    def rank(self) -> int:
+        """Return which of a launcher's processes this is: each runs the study, and takes part in every job.
+
+        Raises:
+            NabnError: a model is no config, or the launcher has not started this process.
+        """
+        if self.launcher == LAUNCHERS[0]:
+            return 0
+        for model in self.spec.models:
+            if not is_config(model.model):
+                raise NabnError(
+                    f"--launcher is for configs of mmdetection and mmsegmentation, which {model.name!r} is not"
+                )
+        found = next((os.environ[name] for name in _RANKS if name in os.environ), None)
+        if found is None:
+            raise NabnError(
+                f"--launcher {self.launcher} is for processes that it has started: no rank is set in this one"
+            )
+        return int(found)
+
+    def open_log(self, out: Path, rank: int = 0) -> RecordLog:
+        """Return the log in a sweep's folder, begun or gone on with; it is read only where `rank` is not 0.
 
         Raises:
             NabnError: as for `RecordLog`.
         """
-        return RecordLog(out / RECORDS, described(self.spec), mend="use the same, or another --out")
+        log = RecordLog(out / RECORDS, described(self.spec), mend="use the same, or another --out", rank=rank)
+        for source in self.imports:
+            log.agree(f"contents of {source}", contents_of(source))
+        return log
 
 
 def described(spec: SweepSpec) -> dict[str, Any]:
@@ -177,29 +184,35 @@ def described(spec: SweepSpec) -> dict[str, Any]:
     plain: dict[str, Any] = json.loads(json.dumps(asdict(spec), default=str))
     if not plain["imports"]:
         del plain["imports"]  # as logs had it before there were any
+    models = {noise: parse_preset(noise).noise_model for noise in spec.noise}
+    # What the text of a setting does not say, since it names a file.
+    read = {noise: str(model) for noise, model in models.items() if getattr(model, "reads_file", False)}
+    if read:
+        plain["noise_files"] = read
     return {**plain, "versions": versions("aihwkit", "torch", "numpy", "pillow")}
 
 
-def _measure(job: ChipJob, loaded: LoadedModel) -> Iterator[Event]:
-    protocol = loaded.protocol(job.jpeg)
+def _measure(job: ChipJob, loaded: LoadedModel) -> Iterator[Record | Note]:
+    first = job[0]
+    protocol = loaded.protocol(first.jpeg)
     entries = {entry.label: entry for entry in loaded.spec.methods}
-    scenario = Scenario(name=job.noise, rpu_config=parse_preset(job.noise), t_inference=job.t_inference)
+    scenario = Scenario(name=first.noise, rpu_config=parse_preset(first.noise), t_inference=first.t_inference)
     protocol.keep_only(scenario.rpu_config)  # the next chip is likely to be of the same noise
     with evaluation_mode(protocol.model):
         analog: Any = protocol.analog(scenario.rpu_config)
-        yield digital_record(job.model, job.jpeg, dict(protocol.digital))
-        yield Note(name=f"conversion {job.model} {job.noise}", value=str(analog.conversion_report))
-        protocol.program(analog, scenario, job.chip_seed)
-        for measurement in job.measurements:
+        yield digital_record(first.model, first.jpeg, dict(protocol.digital))
+        yield Note(name=f"conversion {first.model} {first.noise}", value=str(analog.conversion_report))
+        protocol.program(analog, scenario, first.chip_seed)
+        for measurement in job:
             method = _planned(loaded, measurement, entries[measurement.method])
-            record, _ = protocol.record(analog, scenario, job.chip_seed, method)
+            record, _ = protocol.record(analog, scenario, first.chip_seed, method)
             yield measurement.named(record)
 
 
 def _planned(loaded: LoadedModel, measurement: Measurement, entry: MethodEntry) -> PlannedMethod:
     spec = MethodSpec(entry.method, label=entry.label, options=dict(entry.options))
+    needs = spec.method in CALIBRATION_METHODS and CALIBRATION_METHODS.get(spec.method).needs_reference
     if not takes_images(entry):
-        needs = spec.method in CALIBRATION_METHODS and CALIBRATION_METHODS.get(spec.method).needs_reference
         return PlannedMethod(spec=spec, batches=None, needs_reference=needs)
     request = loaded.request(
         measurement.samples or 1,
@@ -208,7 +221,6 @@ def _planned(loaded: LoadedModel, measurement: Measurement, entry: MethodEntry) 
         chip_seed=measurement.chip_seed,
         reference_skips=("CompressJPEG",) if entry.clean_reference else (),
     )
-    needs = CALIBRATION_METHODS.get(spec.method).needs_reference
     return PlannedMethod(spec=spec, batches=loaded.at(measurement.jpeg).calibration(request), needs_reference=needs)
 
 
@@ -231,11 +243,10 @@ def _checked(loaded: LoadedModel) -> dict[str, Any]:
     facts = {name: workload.facts.get(name) for name in ("test_images", "other_data")}
     notes: dict[str, Any] = {f"model {entry.name}": {**facts, "class": type(workload.model).__name__}}
     notes[f"network {entry.name}"] = setup_of(workload.model)["model"]
+    notes |= {f"network {entry.name}, {name}": value for name, value in workload.facts.get("setup", {}).items()}
     for noise in spec.noise:
         config = parse_preset(noise)
-        analog: Any = convert_to_noise_aware(workload.model, config, exclude=entry.exclude)
-        if spec.stream is not None:
-            notes[f"conversion {entry.name} {noise}"] = str(analog.conversion_report)
+        convert_to_noise_aware(workload.model, config, exclude=entry.exclude)  # what cannot be is known now
         if has_input_ranges(config):
             workload.calibration(loaded.request(max(spec.samples), exact=False))
     return notes

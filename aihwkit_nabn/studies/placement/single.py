@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from aihwkit_nabn.calibration.batches import batch_size, default_forward
-from aihwkit_nabn.calibration.points import matching_points
+from aihwkit_nabn.calibration.matching import matching_points
 from aihwkit_nabn.calibration.session import match_reference
 from aihwkit_nabn.chip import set_read_noise_seed
 from aihwkit_nabn.evaluation import Scenario

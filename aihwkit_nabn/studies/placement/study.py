@@ -10,7 +10,7 @@ from typing import Any
 
 from aihwkit_nabn.errors import NabnError, check_count, check_number
 from aihwkit_nabn.evaluation import MethodSpec, Scenario
-from aihwkit_nabn.evaluation.plan import EvalFn, has_input_ranges, make_plan
+from aihwkit_nabn.evaluation.plan import EvalFn, Plan, PlannedMethod
 from aihwkit_nabn.evaluation.protocol import EvaluationProtocol
 from aihwkit_nabn.evaluation.settings import setup_of
 from aihwkit_nabn.nn.evaluation_mode import evaluation_mode
@@ -96,34 +96,17 @@ class PlacementStudy(WorkloadStudy):
         self.chip_seeds = [self.seed + i for i in range(check_count("chips", chips, minimum=1))]
         self.request = request or CalibrationRequest(seed=seed)
         self.exclude = excluded_names(exclude)
-        self._plan()
+        self.plan  # noqa: B018  # made at once, for its errors
 
-    def _plan(self) -> None:
-        found = self.workload
-        ranges = has_input_ranges(getattr(self.scenario, "rpu_config", None))
-        plan = make_plan(
-            model=found.model,
-            scenarios=[self.scenario],
-            methods=self.specs,
-            chips=len(self.chip_seeds),
-            seed=self.seed,
-            calibration_batches=found.calibration_sets(self.specs, self.request, ranges=ranges),
-            functions={"eval_fn": found.eval_fn, "forward_fn": found.forward_fn},
-            max_samples=None,
-        )
-        self.methods = {method.label: method for method in plan.methods if method.spec.method != UNCALIBRATED}
-        self.range_batches = plan.range_batches
-        self._groups: list[Group] = []
-        self._single: SingleLayers | None = None
-        self._latest: tuple[tuple[str, tuple[str, ...]], EvaluationProtocol] | None = None
+    @cached_property
+    def plan(self) -> Plan:
+        """The method with each budget, checked."""
+        return self.workload.plan([self.scenario], self.specs, self.request, chips=len(self.chip_seeds), seed=self.seed)
 
-    def __getstate__(self) -> dict[str, Any]:
-        own = ("methods", "range_batches", "held_back", "_groups", "_single", "_latest")
-        return {name: value for name, value in super().__getstate__().items() if name not in own}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self._plan()
+    @cached_property
+    def methods(self) -> dict[str, PlannedMethod]:
+        """The method with each budget, by label, the smallest budget first."""
+        return {method.label: method for method in self.plan.methods if method.spec.method != UNCALIBRATED}
 
     @cached_property
     def held_back(self) -> EvalFn | None:
@@ -131,16 +114,26 @@ class PlacementStudy(WorkloadStudy):
         found, n = self.workload.held_back, self.request.n
         return None if found is None or n is None else found(self.search_images, replace(self.request, n=n + COMPARED))
 
-    @property
+    @cached_property
     def groups(self) -> list[Group]:
         """The layers to choose from."""
-        if not self._groups:
-            with self._measuring():
-                analog = self._protocol(VERIFY).convert(self.scenario.rpu_config)
-                self._groups = layer_groups(self.workload.model, analog)
-            if not self._groups:
-                raise NabnError(f"{type(self.workload.model).__name__} has no layer inside that could be kept digital")
-        return self._groups
+        with self._measuring():
+            analog = self._protocol(VERIFY).convert(self.scenario.rpu_config)
+            groups = layer_groups(self.workload.model, analog)
+        if not groups:
+            raise NabnError(f"{type(self.workload.model).__name__} has no layer inside that could be kept digital")
+        return groups
+
+    @cached_property
+    def single(self) -> SingleLayers:
+        """What measures single layers."""
+        protocol, first = self._protocol(SEARCH), self.search_seeds[0]
+        return SingleLayers(self.workload, protocol, self.scenario, self.groups, self.request, chip_seed=first)
+
+    @cached_property
+    def _latest(self) -> dict[tuple[str, tuple[str, ...]], EvaluationProtocol]:
+        """The protocol of the placement that was measured last."""
+        return {}
 
     def _state(self, known: Mapping[str, Record]) -> State:
         names = [group.name for group in self.groups]
@@ -211,12 +204,7 @@ class PlacementStudy(WorkloadStudy):
         )
 
     def _single_layers(self, job: LayersJob) -> Iterator[Record]:
-        if self._single is None:
-            protocol, first = self._protocol(SEARCH), self.search_seeds[0]
-            self._single = SingleLayers(
-                self.workload, protocol, self.scenario, self.groups, self.request, chip_seed=first
-            )
-        for found in self._single.on_chip(job.chip_seed, self.methods[job.label], job.left):
+        for found in self.single.on_chip(job.chip_seed, self.methods[job.label], job.left):
             metrics = {
                 DISAGREEMENT: found.disagreement,
                 MULTIPLICATIONS: found.multiplications,
@@ -227,17 +215,19 @@ class PlacementStudy(WorkloadStudy):
     def _point(self, job: PointJob) -> Record:
         modules = {group.name: group.exclude for group in self.groups}
         exclude = tuple(name for group in job.digital for name in modules[group])
-        if self._latest is None or self._latest[0] != (job.images, exclude):
-            self._latest = (job.images, exclude), self._protocol(job.images, exclude)
-        protocol, method, chip = self._latest[1], self.methods[job.label], job.chip_seed
+        place = job.images, exclude
+        if place not in self._latest:
+            self._latest.clear()
+            self._latest[place] = self._protocol(job.images, exclude)
+        protocol, method, chip = self._latest[place], self.methods[job.label], job.chip_seed
         protocol.digital = dict(job.expected)
         analog = protocol.analog(self.scenario.rpu_config)
         protocol.program(analog, self.scenario, chip)
         with evaluation_mode(analog):
             report = protocol.calibrate(analog, chip, method)
-            place = f"chip {chip}, {len(exclude)} layers digital, method {job.label!r}"
+            where = f"chip {chip}, {len(exclude)} layers digital, method {job.label!r}"
             try:
-                metrics = protocol.measure(analog, chip, place=place, expected=protocol.digital)
+                metrics = protocol.measure(analog, chip, place=where, expected=protocol.digital)
             finally:
                 report.undo()
         corrections = 0.0 if report.corrections is None else report.corrections.share
@@ -249,16 +239,12 @@ class PlacementStudy(WorkloadStudy):
         )
 
     def _protocol(self, images: str, exclude: tuple[str, ...] = ()) -> EvaluationProtocol:
-        found = self.workload
-        return EvaluationProtocol(
-            found.model,
-            self.held_back if images == SEARCH and self.held_back is not None else found.eval_fn,
-            seed=self.seed,
-            forward_fn=found.forward_fn,
-            reference_forward_fn=found.reference_forward_fn,
-            exclude=(*self.exclude, *exclude),
-            range_batches=self.range_batches,
+        protocol = self.workload.protocol(
+            self.seed, exclude=(*self.exclude, *exclude), range_batches=self.plan.range_batches
         )
+        if images == SEARCH and self.held_back is not None:
+            protocol.eval_fn = self.held_back
+        return protocol
 
     @contextmanager
     def _measuring(self) -> Iterator[None]:

@@ -116,13 +116,13 @@ def test_compositions_take_forward_options_from_any_part():
         ({"out_bound": -1}, "out_bound must be a finite number > 0"),
         ({"out_noise": -0.1}, "out_noise must be a finite number >= 0"),
         ({"w_noise": "much"}, "w_noise must be a finite number >= 0, got 'much'"),
-        ({"w_noise_type": "pcm_read"}, "w_noise_type='pcm_read' says how read noise grows; give w_noise"),
+        ({"w_noise_type": "pcm_read"}, "w_noise_type='pcm_read' says how read noise grows; give its strength, w_noise"),
         ({"w_noise": 0.1, "w_noise_type": "pcm"}, "w_noise_type must be 'pcm_read' or 'additive_constant', got 'pcm'"),
         ({"ir_drop": -1}, "ir_drop must be"),
         ({"input_range": 0.0}, "input_range must be true, false, None or a finite number > 0, got 0.0"),
         ({"input_range": "static"}, "input_range must be"),
         ({"inp_bit": 8}, "has no option 'inp_bit', did you mean 'inp_bits'"),
-        ({"forward": IOParameters(), "out_bits": 8}, "out_bits is part of what forward says"),
+        ({"forward": IOParameters(), "out_bits": 8}, "forward already says out_bits"),
     ],
 )
 def test_bad_options_are_refused(options, message):

@@ -56,7 +56,7 @@ def test_an_unknown_preset_gets_a_suggestion():
 @pytest.mark.parametrize("name", NOISE_MODELS.names())
 def test_models_that_drift_are_compensated_and_others_are_not(name):
     preset = build_preset(name)
-    drifts = NOISE_MODELS.get(name).drifts
+    drifts = NOISE_MODELS.get(name)().drifts
     assert isinstance(preset.drift_compensation, GlobalDriftCompensation) is drifts
     assert preset.mapping.weight_scaling_omega == float(NOISE_MODELS.get(name).columnwise_mapping)
     assert (preset.mapping.max_input_size, preset.mapping.max_output_size) == (512, 512)

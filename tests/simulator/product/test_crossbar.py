@@ -11,7 +11,6 @@ import torch
 from aihwkit.nn import AnalogLinear
 from aihwkit.nn.conversion import convert_to_analog
 from aihwkit.simulator.configs import InferenceRPUConfig, TorchInferenceRPUConfig
-from aihwkit.simulator.parameters import IOParameters, MappingParameter
 from aihwkit.simulator.parameters.enums import BoundManagementType, NoiseManagementType, WeightNoiseType
 from torch import Tensor, nn
 
@@ -20,36 +19,16 @@ from aihwkit_nabn.seeding import RandomStream
 from aihwkit_nabn.simulator import NoiseAwareRPUConfig
 from aihwkit_nabn.simulator.product import crossbar, dispatch
 from aihwkit_nabn.simulator.product.straight_through import straight_through_product
-from aihwkit_nabn.simulator.product.tile_forward import unfolded_convolution
+from aihwkit_nabn.simulator.product.tile_forward import through_tiles
 from aihwkit_nabn.simulator.product.tiles import tile_rows, tiles_of
+from tests.chips import with_converters
+from tests.simulator.product.test_replication import LAYERS as COPIED
+from tests.simulator.product.test_replication import row_by_row
 from tests.tensors import same_steps
-
-STATIC: dict[str, Any] = {
-    "inp_res": 254.0,
-    "out_res": 254.0,
-    "out_bound": 10.0,
-    "out_noise": 0.0,
-    "bound_management": BoundManagementType.NONE,
-    "noise_management": NoiseManagementType.NONE,
-}
 
 
 def config(kind: type = TorchInferenceRPUConfig, rows: int = 0, input_range: float | None = 2.5, **forward: Any) -> Any:
-    made = kind(drift_compensation=None)
-    made.mapping = MappingParameter(
-        max_input_size=rows, max_output_size=rows and 24, weight_scaling_omega=1.0, weight_scaling_columnwise=True
-    )
-    made.forward = IOParameters(**{**STATIC, **forward})
-    made.pre_post.input_range.enable = input_range is not None
-    if input_range is not None:
-        made.pre_post.input_range.init_value = input_range
-    return made
-
-
-def unfolded(layer: Any, x: Tensor) -> Tensor:
-    """Through each tile's own forward pass."""
-    with torch.no_grad():
-        return unfolded_convolution(x, layer.analog_module, layer.linear_map)
+    return with_converters(kind, (rows, rows and 24), input_range, **forward)
 
 
 def column_step(layer: Any) -> float:
@@ -64,13 +43,9 @@ def column_step(layer: Any) -> float:
 LAYERS = [
     (nn.Conv2d(16, 20, 3, padding=1), (3, 16, 13, 11)),
     (nn.Conv2d(16, 20, 3, stride=2, padding=2, dilation=2, bias=False), (2, 16, 15, 9)),
-    (nn.Conv2d(18, 24, (3, 1), groups=3, padding=(1, 0)), (2, 18, 7, 8)),
     (nn.Conv2d(12, 12, 5, groups=12, padding="same"), (2, 12, 9, 9)),
     (nn.Conv2d(5, 7, 3, padding=1, padding_mode="reflect"), (5, 9, 10)),
-    (nn.Conv1d(10, 9, 4, stride=3), (4, 10, 40)),
-    (nn.Conv3d(4, 6, (2, 3, 3), padding=1), (2, 4, 5, 6, 7)),
-    (nn.ConvTranspose2d(8, 10, 3, stride=2, padding=1, output_padding=1), (2, 8, 7, 5)),
-    (nn.ConvTranspose1d(8, 12, 4, stride=2, groups=4), (3, 8, 11)),
+    *(layer for layer in COPIED if not isinstance(layer[0], nn.Linear)),
 ]
 
 
@@ -88,7 +63,7 @@ def test_convolutions_equal_unfolding_into_aihwkits_tiles(
     x = torch.randn(shape)
     with torch.no_grad():
         ours = layer(x)
-    theirs = unfolded(layer, x)
+    theirs = row_by_row(layer, x)
     # Not the very same sums: a few inputs or outputs on an edge, each by one step.
     assert same_steps(ours, theirs, share=3e-4)
     assert (ours - theirs).abs().max() <= 1.01 * column_step(layer) * len(tile_rows(layer.analog_module))
@@ -154,7 +129,7 @@ def unfolded_without_noise(layer: Any, x: Tensor) -> Tensor:
     for tile in tiles_of(twin.analog_module):
         tile.rpu_config.forward.out_noise = 0.0
         tile.tile.set_config(tile.rpu_config)
-    return unfolded(twin, x)
+    return row_by_row(twin, x)
 
 
 def linear_pair(**forward: Any) -> tuple[nn.Module, AnalogLinear, Tensor]:
@@ -202,7 +177,7 @@ def test_convolutions_equal_the_product_of_their_vectors(forward: dict[str, Any]
     )
     x = torch.randn(2, 8, 9, 7)
     with torch.no_grad():
-        assert same_steps(layer(x), unfolded(layer, x), share=1e-3)
+        assert same_steps(layer(x), row_by_row(layer, x), share=1e-3)
 
 
 def test_bound_management_is_per_vector_and_equals_the_compiled_tile() -> None:
@@ -256,7 +231,7 @@ def test_gradients_are_those_of_aihwkits_tile() -> None:
                 bias=layer.bias,
             )
         else:
-            out = unfolded_convolution(leaf, layer.analog_module, layer.linear_map)
+            out = through_tiles(leaf, layer.analog_module, layer.linear_map)
         (out * torch.linspace(-1, 1, out.numel()).view(out.shape)).sum().backward()
         grads.append(leaf.grad)
     assert torch.allclose(grads[0], grads[1], atol=1e-4 * grads[1].abs().max().item())

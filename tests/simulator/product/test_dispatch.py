@@ -8,9 +8,8 @@ import pytest
 import torch
 from aihwkit.nn import AnalogConv2d, AnalogLinear
 from aihwkit.simulator.configs import InferenceRPUConfig, TorchInferenceRPUConfig
-from aihwkit.simulator.parameters import IOParameters, MappingParameter
+from aihwkit.simulator.parameters import IOParameters
 from aihwkit.simulator.parameters.enums import (
-    BoundManagementType,
     NoiseManagementType,
     WeightModifierType,
 )
@@ -23,27 +22,13 @@ from aihwkit_nabn.seeding import RandomStream
 from aihwkit_nabn.simulator.product import dispatch
 from aihwkit_nabn.simulator.product.linear_map import LinearMap
 from aihwkit_nabn.simulator.product.tiles import effective_weight, is_perfect
+from tests.chips import with_converters
 from tests.tensors import same_steps
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding=.same.:UserWarning")
 
 TILES = [(512, 512), (10, 3)]
 NOISE_MANAGEMENT = [NoiseManagementType.NONE, NoiseManagementType.ABS_MAX]
-
-
-def converters(noise_management=NoiseManagementType.NONE, tiles=(512, 512), config=TorchInferenceRPUConfig, **forward):
-    """8-bit converters, no read noise unless asked for."""
-    options = {"out_noise": 0.0, "bound_management": BoundManagementType.NONE, **forward}
-    return config(
-        forward=IOParameters(noise_management=noise_management, **options),
-        mapping=MappingParameter(
-            max_input_size=tiles[0],
-            max_output_size=tiles[1],
-            weight_scaling_omega=1.0,
-            weight_scaling_columnwise=True,
-        ),
-        drift_compensation=None,
-    )
 
 
 @pytest.mark.parametrize("tiles", TILES, ids=str)
@@ -60,8 +45,8 @@ def converters(noise_management=NoiseManagementType.NONE, tiles=(512, 512), conf
 def test_convolutions_equal_aihwkits_own(geometry, noise_management, tiles):
     torch.manual_seed(0)
     conv = nn.Conv2d(3, 7, **geometry).eval()
-    theirs = AnalogConv2d.from_digital(conv, converters(noise_management, tiles)).eval()
-    ours = NoiseAwareConv2d.from_digital(conv, converters(noise_management, tiles)).eval()
+    theirs = AnalogConv2d.from_digital(conv, with_converters(noise_management=noise_management, tiles=tiles)).eval()
+    ours = NoiseAwareConv2d.from_digital(conv, with_converters(noise_management=noise_management, tiles=tiles)).eval()
     x = torch.randn(2, 3, 8, 9) * 0.5
     with torch.no_grad():
         assert same_steps(ours(x), theirs(x), 5e-3)
@@ -75,8 +60,8 @@ def test_convolutions_equal_aihwkits_own(geometry, noise_management, tiles):
 def test_linear_layers_equal_aihwkits_own(shape, noise_management, tiles):
     torch.manual_seed(0)
     linear = nn.Linear(21, 7).eval()
-    theirs = AnalogLinear.from_digital(linear, converters(noise_management, tiles)).eval()
-    ours = NoiseAwareLinear.from_digital(linear, converters(noise_management, tiles)).eval()
+    theirs = AnalogLinear.from_digital(linear, with_converters(noise_management=noise_management, tiles=tiles)).eval()
+    ours = NoiseAwareLinear.from_digital(linear, with_converters(noise_management=noise_management, tiles=tiles)).eval()
     x = torch.randn(shape)
     with torch.no_grad():
         if x.numel() and x.dim() > 1:
@@ -91,14 +76,14 @@ def test_a_grouped_convolution_equals_one_aihwkit_layer_per_group(noise_manageme
     torch.manual_seed(0)
     groups = 3
     conv = nn.Conv2d(6, 9, 3, groups=groups, padding=1, stride=2).eval()
-    ours = NoiseAwareConv2d.from_digital(conv, converters(noise_management)).eval()
+    ours = NoiseAwareConv2d.from_digital(conv, with_converters(noise_management=noise_management)).eval()
     parts = []
     x = torch.randn(2, 6, 7, 8)
     for group in range(groups):
         part = nn.Conv2d(2, 3, 3, padding=1, stride=2)
         rows = slice(3 * group, 3 * group + 3)
         part.weight.data, part.bias.data = conv.weight.data[rows].clone(), conv.bias.data[rows].clone()
-        analog = AnalogConv2d.from_digital(part, converters(noise_management)).eval()
+        analog = AnalogConv2d.from_digital(part, with_converters(noise_management=noise_management)).eval()
         parts.append(analog(x[:, 2 * group : 2 * group + 2]))
     assert same_steps(ours(x), torch.cat(parts, 1), 5e-3)
 
@@ -106,7 +91,7 @@ def test_a_grouped_convolution_equals_one_aihwkit_layer_per_group(noise_manageme
 def test_grouped_tiles_with_input_ranges_and_drift_factors(relative):
     torch.manual_seed(0)
     conv = nn.Conv2d(6, 9, 3, groups=3).eval()
-    rpu_config = converters(tiles=(7, 4), inp_res=-1.0, out_res=-1.0, out_bound=0.0)
+    rpu_config = with_converters(tiles=(7, 4), inp_res=-1.0, out_res=-1.0, out_bound=0.0)
     rpu_config.pre_post.input_range.enable = True
     rpu_config.pre_post.input_range.init_value = 10.0
     rpu_config.drift_compensation = TorchInferenceRPUConfig().drift_compensation
@@ -143,7 +128,7 @@ def test_unfolding_equals_torchs_convolution_where_the_converters_are_fine(
 ):
     torch.manual_seed(0)
     conv = digital(4, 8, **arguments).eval()
-    layer = analog.from_digital(conv, converters(tiles=tiles, **FINE)).eval()
+    layer = analog.from_digital(conv, with_converters(tiles=tiles, **FINE)).eval()
     assert not is_perfect(layer.analog_module)
     x = torch.randn(shape)
     assert relative(layer(x), conv(x)) < 1e-5
@@ -152,7 +137,7 @@ def test_unfolding_equals_torchs_convolution_where_the_converters_are_fine(
 def test_the_unfolded_path_and_the_native_path_agree_on_a_chip(net, images, relative):
     native = nabn.convert_to_noise_aware(net, nabn.presets.PCMPreset())
     unfolded = nabn.convert_to_noise_aware(
-        net, nabn.presets.PCMPreset(forward=converters(out_noise=0.0, **FINE).forward)
+        net, nabn.presets.PCMPreset(forward=with_converters(out_noise=0.0, **FINE).forward)
     )
     for chip in (native, unfolded):
         nabn.program_chip(chip, seed=0, t_inference="1d")
@@ -163,7 +148,7 @@ def test_the_unfolded_path_and_the_native_path_agree_on_a_chip(net, images, rela
 def test_effective_weight_holds_scales_and_the_drift_factor():
     torch.manual_seed(0)
     linear = nn.Linear(21, 7)
-    layer = NoiseAwareLinear.from_digital(linear, converters(tiles=(10, 3), is_perfect=True)).eval()
+    layer = NoiseAwareLinear.from_digital(linear, with_converters(tiles=(10, 3), is_perfect=True)).eval()
     torch.testing.assert_close(effective_weight(layer.analog_module), linear.weight)
     layer = NoiseAwareLinear.from_digital(linear, TorchInferenceRPUConfig(forward=IOParameters(is_perfect=True)))
     next(layer.analog_tiles()).alpha = torch.tensor([1.5])
@@ -174,7 +159,7 @@ def test_effective_weight_holds_scales_and_the_drift_factor():
 def test_training_draws_the_weight_modifier():
     torch.manual_seed(0)
     linear = nn.Linear(21, 400)
-    rpu_config = converters(is_perfect=True)
+    rpu_config = with_converters(is_perfect=True)
     rpu_config.mapping.weight_scaling_omega = 0.0
     rpu_config.modifier.type = WeightModifierType.ADD_NORMAL
     rpu_config.modifier.std_dev = 0.1
@@ -192,7 +177,7 @@ def test_training_draws_the_weight_modifier():
 
 
 def test_compiled_tiles(relative):
-    rpu_config = converters(config=InferenceRPUConfig, is_perfect=True, tiles=(10, 3))
+    rpu_config = with_converters(kind=InferenceRPUConfig, is_perfect=True, tiles=(10, 3))
     try:
         layer = NoiseAwareLinear.from_digital(nn.Linear(21, 7), rpu_config)
     except (RuntimeError, ImportError) as error:
@@ -213,13 +198,15 @@ def test_compiled_tiles(relative):
     torch.testing.assert_close(layer.weight, 1.5 * linear.weight.detach())
     for unsupported in (nn.Conv2d(4, 4, 3, groups=2), nn.Conv1d(3, 4, 3)):
         form = NoiseAwareConv2d if isinstance(unsupported, nn.Conv2d) else NoiseAwareConv1d
-        with pytest.raises(ConversionError, match="takes 2-d convolutions without groups; use a torch-tile preset"):
+        with pytest.raises(
+            ConversionError, match="takes only 2-d convolutions without groups; use a torch-tile preset"
+        ):
             form.from_digital(unsupported, rpu_config)
 
 
 def test_read_noise_comes_from_the_layers_own_stream():
     torch.manual_seed(0)
-    layer = NoiseAwareConv2d.from_digital(nn.Conv2d(3, 4, 3), converters(out_noise=0.1)).eval()
+    layer = NoiseAwareConv2d.from_digital(nn.Conv2d(3, 4, 3), with_converters(out_noise=0.1)).eval()
     x = torch.randn(2, 3, 5, 5)
     layer.read_noise = RandomStream(5)
     state = torch.get_rng_state()
@@ -254,7 +241,7 @@ def test_unfolded_vectors_times_the_matrix_are_the_convolution(arguments, shape,
 
 @pytest.mark.parametrize("kind", ["convolution", "linear"])
 def test_where_memory_runs_out_fewer_vectors_at_a_time_give_the_same(kind: str, monkeypatch) -> None:
-    config = converters(NoiseManagementType.ABS_MAX, tiles=(10, 3))
+    config = with_converters(noise_management=NoiseManagementType.ABS_MAX, tiles=(10, 3))
     torch.manual_seed(0)
     if kind == "linear":
         model, x = nn.Sequential(nn.Linear(12, 7)).eval(), torch.randn(900, 12)
@@ -278,7 +265,7 @@ def test_where_memory_runs_out_fewer_vectors_at_a_time_give_the_same(kind: str, 
 
 
 def test_other_errors_and_no_memory_at_all_come_through(monkeypatch) -> None:
-    config = converters(NoiseManagementType.ABS_MAX)
+    config = with_converters(noise_management=NoiseManagementType.ABS_MAX)
     chip = nabn.program_chip(nabn.convert_to_noise_aware(nn.Sequential(nn.Linear(4, 2)).eval(), config), 0)
     for error in (RuntimeError("something else"), MemoryError()):
 

@@ -30,6 +30,12 @@ MAPS = {
     "reflect": (conv(2, padding_mode="reflect"), (2, 4, 6, 7)),
     "circular groups": (conv(1, padding_mode="circular", groups=4), (2, 4, 9)),
     "transposed": (conv(2, TransposedMap, stride=(2, 3), output_padding=(1, 2)), (2, 4, 5, 4)),
+    "one pixel": (conv(2, kernel_size=(1, 1), padding=(0, 0)), (2, 4, 6, 7)),
+    "one pixel, no batch, strides": (conv(2, kernel_size=(1, 1), stride=(2, 3), padding=(1, 0)), (4, 6, 7)),
+    "one pixel, transposed": (
+        conv(2, TransposedMap, kernel_size=(1, 1), padding=(0, 0), stride=(2, 1), output_padding=(1, 0)),
+        (2, 4, 5, 4),
+    ),
     "transposed groups": (conv(1, TransposedMap, stride=(2,), dilation=(2,), groups=2), (2, 4, 7)),
 }
 
@@ -41,6 +47,9 @@ def test_is_the_product_with_equal_weights(name: str) -> None:
     n_inputs = x.shape[linear_map.channel_dim] // linear_map.groups * torch.Size(linear_map.kernel_size).numel()
     equal = torch.full((linear_map.groups, n_inputs), 1.0 / n_inputs, dtype=torch.float64)
     torch.testing.assert_close(linear_map.input_mean(x), linear_map.apply(x, equal, None))
+    grouped = x.unflatten(linear_map.channel_dim, (linear_map.groups, -1)).movedim(linear_map.channel_dim, 0)
+    means = [linear_map.window_mean(part) for part in grouped]  # of every group's first channel, of its second, ...
+    torch.testing.assert_close(torch.stack(means).mean(0), linear_map.input_mean(x))
 
 
 @pytest.mark.parametrize("shape", [(5,), (3, 5), (2, 3, 5), (0, 5)])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from aihwkit_nabn.simulator import build_preset, parse_preset
 from aihwkit_nabn.simulator.config.json_form import config_from_json, config_to_json
 from aihwkit_nabn.simulator.product.straight_through import straight_through_product
 from aihwkit_nabn.simulator.product.tiles import tile_rows, tiles_of
-from tests.chips import chip_of
+from tests.chips import chip_of, tiled_layer
 from tests.networks import classifier
 from tests.simulator.product.test_replication import LAYERS, NAMES, row_by_row
 from tests.tensors import equal, same_steps
@@ -28,13 +27,7 @@ SETTING = "gaussian:sigma=0,inp_bits=8,out_bits=6,out_bound=10,input_range=2.5,o
 
 
 def layer_of(module: nn.Module, setting: str, rows: int = 512, **forward: Any) -> Any:
-    config = parse_preset(setting)
-    config.mapping.max_input_size, config.mapping.max_output_size = rows, 5
-    config.forward = dataclasses.replace(config.forward, **forward)
-    torch.manual_seed(5)
-    module = copy.deepcopy(module)
-    module.reset_parameters()  # type: ignore[operator]
-    layer: Any = nabn.convert_to_noise_aware(nn.Sequential(module), config)[0]
+    layer = tiled_layer(module, setting, (rows, 5), **forward)
     n = sum(tile.out_size for tile in tiles_of(layer))
     set_output_bounds(layer, torch.linspace(1.5, 25.0, n))
     return layer
@@ -96,11 +89,10 @@ def test_output_noise_grows_with_a_range_above_the_settings_and_is_kept_below(
     )
     set_output_bounds(analog[0], torch.full((4,), bound))
     x = torch.full((50, 4, 20, 20), 0.7)
+    scales = tiles_of(analog[0])[0].mapping_scales.view(-1, 1, 1)
     with torch.no_grad():
-        error = (analog(x) - analog[0].to_digital(analog[0])(x)) / analog[0].analog_module.array[0][
-            0
-        ].mapping_scales.view(-1, 1, 1)
-        slow = row_by_row(analog[0], x) / analog[0].analog_module.array[0][0].mapping_scales.view(-1, 1, 1)
+        error = (analog(x) - analog[0].to_digital(analog[0])(x)) / scales
+        slow = row_by_row(analog[0], x) / scales
     expected = (noise**2 + read_noise**2 * 0.7**2) ** 0.5
     assert float(error.std()) == pytest.approx(expected, rel=0.02)
     assert float(slow.std(dim=(0, 2, 3)).mean()) == pytest.approx(expected, rel=0.02)
@@ -133,18 +125,10 @@ def test_ranges_come_from_images_and_go_where_the_chip_goes(tmp_path: Path) -> N
     expected = outputs(chip)
     nabn.save_chip(chip, tmp_path / "chip.nabn")
     loaded = nabn.load_chip(model, tmp_path / "chip.nabn")
-    other = nabn.program_chip(
-        nabn.convert_to_noise_aware(
-            model, parse_preset("crossbar:output_range=true,replicate_rows=true,input_range=1")
-        ),
-        3,
-        "1h",
-    )
+    other = chip_of(model, f"{CROSSBAR},input_range=1")
     assert not torch.equal(outputs(other), expected)
     load_calibration_tensors(other, calibration_tensors(chip))
-    fresh = nabn.convert_to_noise_aware(
-        model, parse_preset("crossbar:output_range=true,replicate_rows=true,input_range=1")
-    )
+    fresh = nabn.convert_to_noise_aware(model, parse_preset(f"{CROSSBAR},input_range=1"))
     fresh.load_state_dict(chip.state_dict())
     for twin in (loaded, copy.deepcopy(chip), other, fresh):
         assert all(torch.equal(bound, output_bounds(twin)[name]) for name, bound in bounds.items())
@@ -171,8 +155,8 @@ def test_stored_ranges_must_be_one_for_each_tile() -> None:
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("pcm:output_range=true", "there is none; give out_bits"),
-        ("pcm:inp_bits=8,output_range=true", "there is none; give out_bits"),
+        ("pcm:output_range=true", "there is no bounded ADC; give out_bits"),
+        ("pcm:inp_bits=8,output_range=true", "there is no bounded ADC; give out_bits"),
         ("crossbar:input_range=false,output_range=true", "needs static input ranges"),
         ("crossbar:output_range=3", "output_range must be true or false, got 3"),
     ],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 from typing import Any
 
 import pytest
@@ -20,8 +19,9 @@ from aihwkit_nabn.simulator.product.physics.ir_drop import IRDrop
 from aihwkit_nabn.simulator.product.physics.noise import Noise
 from aihwkit_nabn.simulator.product.replication import ReplicatedArray, copies_of, number_of_copies
 from aihwkit_nabn.simulator.product.straight_through import straight_through_product
-from aihwkit_nabn.simulator.product.tile_forward import unfolded_convolution
+from aihwkit_nabn.simulator.product.tile_forward import through_tiles
 from aihwkit_nabn.simulator.product.tiles import effective_weight, tile_rows, tiles_of
+from tests.chips import tiled_layer
 from tests.tensors import same_steps
 
 LAYERS: list[tuple[nn.Module, tuple[int, ...]]] = [
@@ -39,22 +39,10 @@ NAMES = [f"{type(module).__name__}{index}" for index, (module, _) in enumerate(L
 CONVERTERS = "gaussian:sigma=0,inp_bits=8,out_bits=8,out_bound=200,input_range=2.5"
 
 
-def layer_of(module: nn.Module, setting: str, out_rows: int = 512, **forward: Any) -> Any:
-    config = parse_preset(setting)
-    config.mapping.max_output_size = out_rows
-    config.forward = dataclasses.replace(config.forward, **forward)
-    torch.manual_seed(5)
-    module = copy.deepcopy(module)
-    module.reset_parameters()  # type: ignore[operator]
-    return nabn.convert_to_noise_aware(nn.Sequential(module), config)[0]
-
-
 def row_by_row(layer: Any, x: Tensor) -> Tensor:
     """Through each tile's own forward pass, every row driven with its input."""
     with torch.no_grad():
-        if layer.linear_map.spatial_dims == 0:
-            return layer.analog_module(x)
-        return unfolded_convolution(x, layer.analog_module, layer.linear_map)
+        return through_tiles(x, layer.analog_module, layer.linear_map)
 
 
 @pytest.mark.parametrize("setting", ["true", "3"])
@@ -90,7 +78,7 @@ def test_a_chip_without_noise_is_the_digital_layer(
 def test_products_are_those_of_tiles_driven_row_by_row(
     module: nn.Module, shape: tuple[int, ...], forward: dict[str, Any], setting: str, out_rows: int
 ) -> None:
-    layer = layer_of(module, f"{CONVERTERS},replicate_rows={setting}", out_rows, **forward)
+    layer = tiled_layer(module, f"{CONVERTERS},replicate_rows={setting}", (512, out_rows), **forward)
     assert copies_of(layer.analog_module) > 1
     x = torch.randn(shape)
     with torch.no_grad():
@@ -102,7 +90,7 @@ def test_products_are_those_of_tiles_driven_row_by_row(
 @pytest.mark.parametrize("kind", ["pcm_read", "additive_constant"])
 @pytest.mark.parametrize(("module", "shape"), LAYERS, ids=NAMES)
 def test_currents_are_those_of_all_rows(module: nn.Module, shape: tuple[int, ...], kind: str) -> None:
-    layer = layer_of(module, f"{CONVERTERS},w_noise=0.1,w_noise_type={kind},ir_drop=1,replicate_rows=true")
+    layer = tiled_layer(module, f"{CONVERTERS},w_noise=0.1,w_noise_type={kind},ir_drop=1,replicate_rows=true")
     array, linear_map, io = layer.analog_module, layer.linear_map, tiles_of(layer)[0].rpu_config.forward
     x = torch.randn(shape)
     x = x if linear_map.spatial_dims == 0 or x.dim() == linear_map.spatial_dims + 2 else x[None]
@@ -137,7 +125,7 @@ def test_currents_are_those_of_all_rows(module: nn.Module, shape: tuple[int, ...
 
 
 def test_products_with_gradients_are_the_same() -> None:
-    layer = layer_of(LAYERS[0][0], f"{CONVERTERS},ir_drop=20,replicate_rows=true")
+    layer = tiled_layer(LAYERS[0][0], f"{CONVERTERS},ir_drop=20,replicate_rows=true")
     x = torch.randn(LAYERS[0][1], requires_grad=True)
     io = tiles_of(layer)[0].rpu_config.forward
     out = straight_through_product(
@@ -172,7 +160,7 @@ def test_output_noise_weighs_less_by_the_number_of_copies() -> None:
     layer, x = nn.Conv2d(50, 50, 3, groups=50), torch.randn(20, 50, 12, 12)
     errors = {}
     for copies in (1, 10):
-        analog = layer_of(layer, f"gaussian:sigma=0,out_noise=0.04,input_range=4,replicate_rows={copies}")
+        analog = tiled_layer(layer, f"gaussian:sigma=0,out_noise=0.04,input_range=4,replicate_rows={copies}")
         with torch.no_grad():
             errors[copies] = float((analog(x) - analog.to_digital(analog)(x)).std())
     assert errors[10] == pytest.approx(errors[1] / 10, rel=0.05)
@@ -210,7 +198,7 @@ def test_drift_is_compensated_with_copies_as_without() -> None:
 
 
 def test_weights_can_be_set_anew() -> None:
-    layer = layer_of(nn.Conv2d(4, 4, 3, groups=4), "gaussian:sigma=0,replicate_rows=true")
+    layer = tiled_layer(nn.Conv2d(4, 4, 3, groups=4), "gaussian:sigma=0,replicate_rows=true")
     for _ in range(2):
         matrix = torch.randn(4, 9)
         layer.analog_module.set_weights(matrix, torch.ones(4))
@@ -256,4 +244,4 @@ def test_the_option_goes_through_text_and_files() -> None:
     assert config.replicate_rows is True
     assert config_from_json(config_to_json(config)).replicate_rows is True
     assert config_from_json(config_to_json(parse_preset("crossbar:replicate_rows=8"))).replicate_rows == 8
-    assert not isinstance(layer_of(nn.Linear(300, 4), "pcm:replicate_rows=true").analog_module, ReplicatedArray)
+    assert not isinstance(tiled_layer(nn.Linear(300, 4), "pcm:replicate_rows=true").analog_module, ReplicatedArray)

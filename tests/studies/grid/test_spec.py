@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from aihwkit_nabn.errors import NabnError
-from aihwkit_nabn.studies.grid import parse_spec, read_spec
+from aihwkit_nabn.studies.grid import parse_spec, read_yaml
 
 Small = Callable[..., dict[str, Any]]
 
@@ -22,6 +22,27 @@ def test_strengths_are_written_out_and_the_uncalibrated_chip_comes_first(small: 
     assert [entry.label for entry in spec.methods] == ["uncalibrated", "paired"]
     assert spec.time == (3600.0, 31_557_600.0) and spec.chip_seeds == [0, 1]
     assert len(spec.scenarios()) == 4  # Gaussian noise is the same at all times
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("version: 1\nchips: 2\nname: a\nchips: 3\n", "'chips' twice: again in line 4, after line 2"),
+        ("models:\n- model: digits\n  name: a\n  name: b\n", "'name' twice: again in line 4, after line 3"),
+        ('{"chips": 2, "chips": 2}', "'chips' twice: again in line 1, after line 1"),
+    ],
+)
+def test_a_key_given_twice_is_an_error(text: str, place: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(text)
+    with pytest.raises(NabnError, match=place):
+        parse_spec(read_yaml(path))
+
+
+def test_merged_keys_may_be_given_again(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("a: &a {x: 1, y: 1}\nb: {<<: *a, x: 2}\nc: {<<: *a, y: 3}\n")
+    assert read_yaml(path) == {"a": {"x": 1, "y": 1}, "b": {"x": 2, "y": 1}, "c": {"x": 1, "y": 3}}
 
 
 def test_what_suits_a_method_is_chosen_and_can_be_changed(small: Small) -> None:
@@ -115,16 +136,16 @@ def test_other_files(text: str, tmp_path: Path) -> None:
     path = tmp_path / "x.yaml"
     path.write_text(text)
     with pytest.raises(NabnError):
-        read_spec(path)
+        parse_spec(read_yaml(path))
     with pytest.raises(NabnError, match="does not exist"):
-        read_spec(tmp_path / "none.yaml")
+        parse_spec(read_yaml(tmp_path / "none.yaml"))
     with pytest.raises(NabnError, match="cannot read"):
-        read_spec(tmp_path)
+        parse_spec(read_yaml(tmp_path))
 
 
 def test_the_sweeps_of_the_repository_can_be_read() -> None:
     files = sorted((Path(__file__).parents[3] / "configs" / "sweeps").glob("*.yaml"))
-    assert {read_spec(path).name for path in files} == {path.stem for path in files} and len(files) >= 7
+    assert {parse_spec(read_yaml(path)).name for path in files} == {path.stem for path in files} and len(files) >= 7
 
 
 _ANYTHING = st.recursive(

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import nn
 
+from aihwkit_nabn.calibration import calibrate
+from aihwkit_nabn.chip.variation import variation_of
 from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.evaluation import Scenario, evaluate
 from aihwkit_nabn.evaluation.methods import method_specs
@@ -32,7 +34,7 @@ def test_records_are_the_same_in_any_order_and_in_parts(small: Small) -> None:
     content = small(methods=["none", "online", "population", "paired"], jpeg=["none", 20])
     jobs = GridStudy(content).jobs({})
     forwards = _measure(content, jobs)
-    parts = [replace(job, measurements=(each,)) for job in reversed(jobs) for each in reversed(job.measurements)]
+    parts = [(each,) for job in reversed(jobs) for each in reversed(job)]
     assert _measure(content, parts) == forwards
     assert sum(record["method"] == "digital" for record in forwards.values()) == 2
 
@@ -83,6 +85,16 @@ def test_conversions_are_told_with_what_they_were_verified_on(small: Small, tmp_
     assert "verified on" in text
 
 
+def test_the_conversion_of_a_stream_is_verified(small_stream: Small, tmp_path: Path) -> None:
+    content = small_stream()
+    content["stream"]["tracking"] = ["none"]
+    study = GridStudy(content)
+    with study.open_log(tmp_path) as log:
+        run_study(study, log)
+    (text,) = set(results_of(study.spec, log)["digits"].settings["conversion"].values())  # one for all windows
+    assert "verified on" in text
+
+
 def test_a_stream_meets_the_same_noise_however_it_is_tracked(small_stream: Small) -> None:
     tracking = ["none", {"method": "paired", "at": [40]}, {"method": "paired", "at": [0], "label": "first"}]
     content = small_stream()
@@ -95,9 +107,27 @@ def test_a_stream_meets_the_same_noise_however_it_is_tracked(small_stream: Small
     }
     assert all(len(windows) == 3 for windows in of.values())
     assert of["paired"][:2] == of["uncalibrated"][:2], "nothing differs before the first calibration"
-    backwards = [replace(job, measurements=job.measurements[::-1]) for job in jobs]
+    backwards = [job[::-1] for job in jobs]
     assert _measure(content, backwards) == records
     assert [r["n_calibration_samples"] for r in records.values() if r["method"] == "paired"] == [0, 0, 16]
+
+
+def test_calibrations_along_a_stream_meet_the_noise_of_their_place(
+    small_stream: Small, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = []
+
+    def watched(analog: nn.Module, *args: Any, **options: Any) -> Any:
+        variation = variation_of(analog)
+        assert variation is not None
+        places.append(variation.n_samples)
+        return calibrate(analog, *args, **options)
+
+    monkeypatch.setattr("aihwkit_nabn.evaluation.protocol.calibrate", watched)
+    content = small_stream()
+    content["stream"]["tracking"] = [{"method": "paired", "every": 20}]
+    _measure(content)
+    assert places == [0, 20, 40]
 
 
 def test_a_stream_that_drifts(small_stream: Small) -> None:

@@ -37,7 +37,7 @@ class Currents(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """What an effect may use of the readout that it is part of; values per output lie along the results.
+    """What an effect may use while results are read out; values per output broadcast along the results.
 
     Args:
         unit: What 1 stands for in the results, in units of one input at full scale times the largest weight.
@@ -80,7 +80,7 @@ class ReadoutEffect(ABC):
 
     @abstractmethod
     def apply(self, y: Tensor, flows: Flows, at: Reading) -> Tensor:
-        """Return the results after the effect; with operations that torch can differentiate where y is a part of."""
+        """Return the results after the effect; torch must be able to differentiate what is computed from y."""
 
     def compiled(self, flows: Flows) -> dict[str, Any] | None:
         """Return the fields of `native.Readout` that stand for the effect; None: the C code has none."""

@@ -15,14 +15,9 @@ from aihwkit_nabn.simulator.product.physics.converters import Converter
 
 
 def to_levels(x: Tensor, dac: Converter, input_range: float | None, scale: float, channel_dim: int) -> Tensor:
-    """Return inputs as levels of the DAC, a new tensor.
+    """Return inputs ``[..., channels, *spatial]``, in any layout, as levels of the DAC, a new tensor.
 
-    Args:
-        x: ``[..., channels, *spatial]``, in any layout.
-        dac: The converter.
-        input_range: Inputs beyond it are cut off, the rest divided by it.
-        scale: What noise management divides by.
-        channel_dim: Negative index of the channels.
+    Inputs beyond the range are cut off, the rest divided by it; noise management divides by `scale`.
     """
     if input_range is None and scale == 1.0 and not dac.step and not math.isfinite(dac.bound):
         return x

@@ -1,4 +1,4 @@
-"""IR drop: what the resistance of the wires takes from inputs that come from far, by aihwkit's polynomial."""
+"""IR drop: what the wires' resistance takes from inputs far along them, by aihwkit's polynomial."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from aihwkit_nabn.simulator.product.physics.effect import Currents, Flows, Readi
 
 @dataclass(frozen=True)
 class IRDrop(ReadoutEffect):
-    """Takes a part of the product away that grows with the total current and each row's distance.
+    """Takes away a part of the product that grows with the total current and each row's distance.
 
     Args:
         strength: 1 is the physical value.

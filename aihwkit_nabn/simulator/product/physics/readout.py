@@ -1,4 +1,4 @@
-"""Reading results out: what disturbs them, analog-to-digital conversion, digital scale; in C where it knows all."""
+"""Read results out: disturbances, analog-to-digital conversion, digital scale; in C where that knows all effects."""
 
 from __future__ import annotations
 
@@ -78,9 +78,9 @@ def read_out(
         readout: What to do.
         flows: What each effect has of the currents.
         channel_dim: Negative index of the outputs.
-        numbers: Where random numbers are drawn from on the CPU.
-        generator: Where they are drawn from on another device.
-        total: Overwritten, and returned, if given; must have come from here.
+        numbers: Where random numbers come from on the CPU.
+        generator: Where they come from on another device.
+        total: Overwritten and returned, if given; must have come from here.
         bias: ``[out]`` to start the total with.
     """
     y, in_columns = as_rows(result, channel_dim)

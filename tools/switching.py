@@ -1,4 +1,4 @@
-"""mmcv's compiled operators and those of `aihwkit_nabn.openmmlab.operators` in one process, for comparing them."""
+"""mmcv's compiled operators and ours in one process, for comparing them."""
 
 from __future__ import annotations
 
