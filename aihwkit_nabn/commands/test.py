@@ -87,7 +87,7 @@ def command(
     console = Console()
     describe(console, workload)
     if placement is not None and workload.rank == 0:
-        say_made_with(console, placement, specs, [scenario.name for scenario in scenarios])
+        say_made_with(console, placement, workload.model, specs, [scenario.name for scenario in scenarios])
     request = CalibrationRequest(n=calibration_images, seed=seed, batch_size=batch_size)
     arguments = workload.arguments(scenarios, specs, request, chips=chips) | {"exclude": digital}
     # As logs of version 0.1 have it: what decides about network and images.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import fnmatch
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,7 +13,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 
-from aihwkit_nabn.errors import ConversionError, NabnError, suggestion
+from aihwkit_nabn.errors import ConversionError, NabnError
 from aihwkit_nabn.nn import probe
 from aihwkit_nabn.nn.attention import NoiseAwareMultiheadAttention, close_fast_path, is_plain_attention, split_windows
 from aihwkit_nabn.nn.batchnorm import (
@@ -24,6 +23,7 @@ from aihwkit_nabn.nn.batchnorm import (
     NoiseAwareBatchNorm3d,
 )
 from aihwkit_nabn.nn.evaluation_mode import evaluation_mode
+from aihwkit_nabn.nn.excluding import check_excluded, excluded_ids
 from aihwkit_nabn.nn.inference_mode import outside_inference_mode
 from aihwkit_nabn.nn.keeping import copied
 from aihwkit_nabn.nn.layers import (
@@ -129,8 +129,8 @@ def convert_to_noise_aware(
             "rpu_config must be for inference (InferenceRPUConfig or TorchInferenceRPUConfig), "
             f"got {type(rpu_config).__name__}"
         )
-    patterns = excluded_names(exclude)
-    _check_patterns(model, patterns)
+    names = excluded_names(exclude)
+    check_excluded(model, names)
     lazy = next((name for name, buffer in model.named_buffers() if is_lazy(buffer)), None)
     if lazy is not None:  # torch cannot copy these
         raise ConversionError(f"buffer {lazy!r} belongs to a {_LAZY}")
@@ -140,7 +140,7 @@ def convert_to_noise_aware(
         own = copy_model(model, copies)
     registered = [part for whole in (model, own) for part in (*whole.modules(), *whole.parameters())]
     own.eval()  # weights that are computed (spectral_norm) are others in training
-    work = _Conversion(rpu_config, _excluded(own, patterns), specific_rpu_config_fun)
+    work = _Conversion(rpu_config, excluded_ids(own, names), specific_rpu_config_fun)
     analog = work.replace(own)
     if not work.report.converted:
         raise ConversionError(f"model {type(model).__name__} has no layer to put on tiles\n{work.report}")
@@ -165,23 +165,6 @@ def _run_on(inputs: Any, model: nn.Module) -> Any:
         raise
     except Exception as error:
         raise ConversionError(f"example_inputs: the model failed on them: {type(error).__name__}: {error}") from error
-
-
-def _check_patterns(model: nn.Module, patterns: tuple[str, ...]) -> None:
-    names = [name for name, _ in model.named_modules(remove_duplicate=False) if name]
-    for pattern in patterns:
-        if not isinstance(pattern, str) or not fnmatch.filter(names, pattern):
-            raise ConversionError(f"exclude names {pattern!r}, which no module has{suggestion(pattern, names)}")
-
-
-def _excluded(model: nn.Module, patterns: tuple[str, ...]) -> set[int]:
-    """Return the ids of the modules left digital, under whichever of their names, with all they contain."""
-    return {
-        id(part)
-        for name, module in model.named_modules(remove_duplicate=False)
-        if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
-        for part in module.modules()
-    }
 
 
 class _Conversion:

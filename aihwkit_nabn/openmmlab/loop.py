@@ -95,7 +95,7 @@ class AnalogTestLoop(TestLoop):
         )
         self.max_samples = check_samples("max_samples", max_samples)
         self.calibration_batch_size = check_samples("calibration_batch_size", calibration_batch_size)
-        self.exclude = exclude
+        self.exclude = excluded_names(exclude)
         self.per_class = check_flag("per_class", per_class)
         self.records = records
         self.resume = check_flag("resume", resume)
@@ -134,7 +134,7 @@ class AnalogTestLoop(TestLoop):
             calibration_seed=None if self.calibration_seed == self.seed else self.calibration_seed,
             max_samples=self.max_samples,
             calibration_batch_size=self.calibration_batch_size,
-            exclude=list(excluded_names(self.exclude)),
+            exclude=list(self.exclude),
             fp16=self.fp16,
             per_class=self.per_class,
             **data_setup(self.runner.cfg),

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from aihwkit_nabn.errors import NabnError, is_finite_number, suggestion
+from aihwkit_nabn.errors import ConversionError, NabnError, is_finite_number
 from aihwkit_nabn.files import parse_json, write_text
 
 FORMAT = "aihwkit_nabn.placement"
@@ -26,6 +26,7 @@ class Placement:
 
     Attributes:
         exclude: Names of the digital network's modules that stay digital.
+        layers: Names of all its modules that hold matrices.
         network: The network it was found for: class and checksum of its weights.
         noise: The noise setting.
         t_inference: Seconds after programming.
@@ -39,6 +40,7 @@ class Placement:
     """
 
     exclude: tuple[str, ...]
+    layers: tuple[str, ...]
     network: str
     noise: str
     t_inference: float
@@ -84,7 +86,7 @@ class Placement:
         for name, value in values.items():
             if not _WELL_FORMED[name](value):
                 raise NabnError(f"{path} is damaged: {name} must not be {value!r}")
-        return cls(**values | {"exclude": tuple(values["exclude"])})
+        return cls(**values | {name: tuple(values[name]) for name in ("exclude", "layers")})
 
     @property
     def made_with(self) -> str:
@@ -107,6 +109,7 @@ def _is_numbers(value: object) -> bool:
 
 _WELL_FORMED = {
     "exclude": _is_names,
+    "layers": _is_names,
     "network": _is_text,
     "noise": _is_text,
     "t_inference": is_finite_number,
@@ -120,34 +123,46 @@ _WELL_FORMED = {
 }
 
 
-def excluded_names(exclude: Exclude, known: Collection[str] | None = None) -> tuple[str, ...]:
-    """Return the names, or patterns of names, of the modules that stay digital.
+class PlacedName(str):
+    """A name out of a file, exact and no pattern; it carries the file along, which alone knows whose name it is.
+
+    Attributes:
+        file: The file.
+        placement: What is in it.
+    """
+
+    file: str
+    placement: Placement
+
+
+def excluded_names(exclude: Exclude) -> tuple[str, ...]:
+    """Return the names, or patterns of names, of the modules that stay digital; given those, return them.
+
+    Every ``exclude`` is read here, at once: a file that changes later changes nothing. Whether a network has the
+    modules is for its conversion to say.
 
     Args:
         exclude: Names and patterns; a `Path`, or a text that ends with ``.json``, is a file of a `Placement` and stands
             for the names in it.
-        known: The names that the model has, which those in a file must be among; None: not known yet.
 
     Raises:
-        NabnError: a file cannot be read, or names modules that the model lacks.
+        ConversionError: an entry is neither text nor a path.
+        NabnError: a file cannot be read.
     """
-    given = (exclude,) if isinstance(exclude, (str, Path)) else tuple(exclude)
+    single = isinstance(exclude, (str, Path)) or not isinstance(exclude, Iterable)
+    given: Iterable[Any] = (exclude,) if single else exclude  # type: ignore[assignment]
     names: list[str] = []
     for entry in given:
-        if not is_placement(entry):
-            names.append(entry)  # type: ignore[arg-type]  # what is no text, the conversion refuses
+        if not isinstance(entry, (str, Path)):
+            raise ConversionError(
+                f"exclude must be names of modules, patterns of names, or files of nabn place, got {entry!r}"
+            )
+        if isinstance(entry, str) and (isinstance(entry, PlacedName) or not entry.endswith(SUFFIX)):
+            names.append(entry)
             continue
         found = Placement.from_json(entry)
-        for name in found.exclude:
-            if known is not None and name not in known:
-                raise NabnError(
-                    f"the placement {entry} is of another network ({found.network}): it keeps {name!r} digital, which "
-                    f"this model lacks{suggestion(name, known)}"
-                )
-        names += found.exclude
+        for text in found.exclude:
+            name = PlacedName(text)
+            name.file, name.placement = str(entry), found
+            names.append(name)
     return tuple(dict.fromkeys(names))
-
-
-def is_placement(entry: object) -> bool:
-    """Whether an entry of ``exclude`` is a file, not a name."""
-    return isinstance(entry, Path) or (isinstance(entry, str) and entry.endswith(SUFFIX))

@@ -77,9 +77,9 @@ def test_the_placement_is_what_is_tested(placed: Path, tmp_path: Path) -> None:
     kept, label = " ".join(sorted(found.exclude)), f"low_rank (budget={found.options['budget']})"
     place = {"phase": "verify", "kept": kept}
     verified = [
-        r["record"]["metrics"]["accuracy"]
-        for r in losses
-        if r["record"]["axes"] == place and r["record"]["method"] == label
+        r["metrics"]["accuracy"]
+        for line in losses
+        if (r := line.get("record", {})).get("axes") == place and r["method"] == label
     ]
     assert metrics[0] == verified and len(verified) == 2
 

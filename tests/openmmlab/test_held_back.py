@@ -10,9 +10,11 @@ from mmengine.runner import Runner
 
 from aihwkit_nabn import load_workload
 from aihwkit_nabn.errors import NabnError
+from aihwkit_nabn.nn.excluding import matrix_layers
 from aihwkit_nabn.nn.layers import named_analog_layers
 from aihwkit_nabn.openmmlab import AnalogHook, AnalogTestLoop
 from aihwkit_nabn.openmmlab.batches import CalibrationImages
+from aihwkit_nabn.openmmlab.config import build_digital
 from aihwkit_nabn.openmmlab.held_back import measured_on_train_set
 from aihwkit_nabn.workloads import CalibrationRequest, LoadSettings
 from aihwkit_nabn.workloads.config import read_config
@@ -59,15 +61,24 @@ def test_a_workload_measures_on_them(name, request, tmp_path) -> None:
     assert workload.held_back(4, CalibrationRequest(n=None)) is None
 
 
-def test_labels_in_a_file_that_cannot_be_told(detector) -> None:
+def test_wrapped_train_sets(detector) -> None:
     config = read_config(str(detector.path))
     inner = config.train_dataloader.dataset
+    plain = measured_on_train_set(config, None, n_calibrated=2, seed=0)
+    assert plain is not None
     config.train_dataloader.dataset = {"type": "RepeatDataset", "times": 2, "dataset": inner}
-    assert measured_on_train_set(config, 4, n_calibrated=2, seed=0) is None
+    repeated = measured_on_train_set(config, None, n_calibrated=2, seed=0)
+    assert repeated is not None and repeated.test_evaluator == plain.test_evaluator
+    found = repeated.test_dataloader.dataset.indices
+    assert len(set(found)) == len(found) <= 12, "each image once"
+    config.train_dataloader.dataset = {"type": "ConcatDataset", "datasets": [inner, inner]}
+    assert measured_on_train_set(config, 4, n_calibrated=2, seed=0) is None, "labels in several files"
 
 
 def test_the_hook_takes_a_placement_file(detector, tmp_path: Path) -> None:
-    file = replace(PLACEMENT, exclude=("backbone.conv1", "bbox_head.retina_cls")).to_json(tmp_path / "placement.json")
+    layers = matrix_layers(build_digital(read_config(str(detector.path))))
+    placement = replace(PLACEMENT, exclude=("backbone.conv1", "bbox_head.retina_cls"), layers=layers)
+    file = placement.to_json(tmp_path / "placement.json")
     by_file, whole = Spy(NOISE, exclude=str(file)), Spy(NOISE)
     assert by_file.exclude == ("backbone.conv1", "bbox_head.retina_cls")
     assert "bbox_head.retina_cls" in by_file.settings
@@ -75,12 +86,13 @@ def test_the_hook_takes_a_placement_file(detector, tmp_path: Path) -> None:
     run(detector, tmp_path, whole)
     gone = set(named_analog_layers(whole.analog)) - set(named_analog_layers(by_file.analog))
     assert gone == set(by_file.exclude)
-    with pytest.raises(NabnError, match="exclude names '0', which no module has"):
+    with pytest.raises(NabnError, match=r"the placement .*other.json is of another network .* '0' .* this model lacks"):
         run(detector, tmp_path, AnalogHook(NOISE, exclude=PLACEMENT.to_json(tmp_path / "other.json")))
 
 
 def test_the_loop_takes_a_placement_file(detector, tmp_path: Path) -> None:
-    file = replace(PLACEMENT, exclude=("backbone.conv1",)).to_json(tmp_path / "placement.json")
+    layers = matrix_layers(build_digital(read_config(str(detector.path))))
+    file = replace(PLACEMENT, exclude=("backbone.conv1",), layers=layers).to_json(tmp_path / "placement.json")
     cfg = detector.cfg(tmp_path, load_from=str(detector.checkpoint))
     cfg.test_cfg = {
         "type": "AnalogTestLoop",

@@ -14,6 +14,7 @@ from aihwkit_nabn.evaluation.plan import EvalFn, Plan, PlannedMethod
 from aihwkit_nabn.evaluation.protocol import EvaluationProtocol
 from aihwkit_nabn.evaluation.settings import setup_of
 from aihwkit_nabn.nn.evaluation_mode import evaluation_mode
+from aihwkit_nabn.nn.excluding import matrix_layers, placed_names
 from aihwkit_nabn.results import DIGITAL, UNCALIBRATED, Record
 from aihwkit_nabn.results.placement import Exclude, Placement, excluded_names
 from aihwkit_nabn.results.placing import PlacementResult
@@ -279,13 +280,14 @@ class PlacementStudy(WorkloadStudy):
 
     def placement(self, known: Mapping[str, Record]) -> Placement:
         """Return what is found as a file takes it."""
-        result = self.result(known)
+        result, model = self.result(known), self.workload.model
         modules = {group.name: group.exclude for group in self.groups}
         chosen = [name for layer in result.digital_layers for name in modules[layer]]
         spec, found, loss = self.methods[result.method].spec, result.placement, result.placement.loss
         return Placement(
-            exclude=(*self.exclude, *chosen),
-            network=str(setup_of(self.workload.model)["model"]),
+            exclude=(*placed_names(model, self.exclude), *chosen),
+            layers=matrix_layers(model),
+            network=str(setup_of(model)["model"]),
             noise=self.scenario.name,
             t_inference=float(self.scenario.t_inference),
             method=spec.method,
