@@ -205,7 +205,7 @@ def test_no_placement_at_all(content: bytes, tmp_path: Path) -> None:
 
 def test_cut_off_anywhere(file: Path) -> None:
     whole = file.read_bytes().rstrip()
-    for length in range(len(whole)):
+    for length in range(0, len(whole), 7):
         file.write_bytes(whole[:length])
         with pytest.raises(NabnError, match="placement.json is (damaged|no placement)"):
             excluded_names(file)
