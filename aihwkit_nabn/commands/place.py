@@ -23,16 +23,21 @@ def command(
     checkpoint: opt.Checkpoint = None,
     loss: Annotated[
         float,
-        typer.Option(help="Loss that is allowed, in the metric's own unit: points of accuracy; mAP, mIoU as reported."),
+        typer.Option(
+            help="Loss that is allowed, in the metric's unit as tables show it: 1 point of accuracy, 0.01 of mAP."
+        ),
     ] = 1.0,
     noise: Annotated[str, typer.Option(help="Noise, e.g. pcm or gaussian:sigma=0.06.")] = "pcm",
     time: Annotated[str, typer.Option(help="Time after programming.")] = "1d",
     method: Annotated[
-        str, typer.Option(help="Calibration method of every chip, with options if need be.")
+        str, typer.Option(help="Calibration method of every chip, with options: low_rank:budget=0.05.")
     ] = "low_rank",
     budgets: Annotated[
         str | None,
-        typer.Option(help="low_rank, auto: shares of the multiplications that corrections may cost, by commas."),
+        typer.Option(
+            help="low_rank, auto: shares of the multiplications that corrections may cost, separated by commas; "
+            "default: 0,0.01,0.03,0.1, or the method's own if it is given."
+        ),
     ] = None,
     search_chips: Annotated[int, typer.Option(min=1, help="Chips to search on.")] = 3,
     chips: Annotated[int, typer.Option(min=1, help="Other chips, to verify on.")] = 5,

@@ -16,7 +16,6 @@ from rich.text import Text
 
 from aihwkit_nabn.files import write_bytes
 from aihwkit_nabn.reporting.text import NumberStyle
-from aihwkit_nabn.results import Estimate
 from aihwkit_nabn.results.placing import ALL_ON_TILES, CORRECTED, FIRST_LAST, FOUND, PlacementResult, Point
 
 _ROWS = ("", "layers", "share", "ranks", "in all", "loss")
@@ -25,22 +24,21 @@ _LINES = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#882255"]
 _MARKS = {
     ALL_ON_TILES: ("s", "#555555"),
     FIRST_LAST: ("D", "#AA3377"),
-    CORRECTED: ("P", "#AA3377"),
+    CORRECTED: ("D", "#AA3377"),
     FOUND: ("*", "#000000"),
 }
 
 
 def rows(result: PlacementResult) -> list[list[str]]:
     """Return the verification as text, a list per row."""
-    style = NumberStyle(decimals=2 if abs(result.digital) > 1.5 else 4)
-
-    def loss(value: Estimate) -> str:
-        return style.number(value.mean) if value.n == 1 else style.estimate(value)
-
     return [
-        [row.label, f"{row.kept} of {len(result.steps)}", *map(_percent, _shares(row)), loss(row.loss)]
+        [row.label, f"{row.kept} of {len(result.steps)}", *map(_percent, _shares(row)), _loss(result, row)]
         for row in result.rows
     ]
+
+
+def _loss(result: PlacementResult, row: Point) -> str:
+    return NumberStyle(decimals=2 if abs(result.digital) > 1.5 else 4).estimate(row.loss)
 
 
 def _shares(row: Point) -> tuple[float, float, float]:
@@ -63,32 +61,53 @@ def layer_rows(result: PlacementResult) -> list[list[str]]:
 def caption(result: PlacementResult) -> str:
     """Return what the numbers are."""
     n = result.placement.loss.n
-    chips = "1 chip" if n == 1 else f"{n} chips ± half of the 95% interval"
+    over = "on 1 chip" if n == 1 else f"mean ± half of the 95% interval over {n} chips"
     return (
-        f"{result.scenario}, {result.method}. Loss of {result.metric} (digital: {result.digital:.4g}), mean over "
-        f"{chips} that the search has not seen, on the test images. Shares are of the "
-        "multiplications of all layers that could lie on tiles; ranks: the corrections' share."
+        f"{result.scenario}, {result.method}. Loss of {result.metric} (digital: {result.digital:.4g}), {over} that the "
+        "search has not seen, on the test images. Shares are of the multiplications of all layers that could lie on "
+        "tiles; ranks: the corrections' share."
     )
+
+
+def verdict(result: PlacementResult) -> str:
+    """Return whether the bound holds on the chips of the verification, in words."""
+    found, loss = result.placement, result.placement.loss
+    what = (
+        f"a loss of {_loss(result, found)} ({result.metric}) on {'1 chip' if loss.n == 1 else f'{loss.n} chips'} that "
+        f"the search has not seen, with {_percent(found.share)} of the multiplications digital"
+    )
+    if not result.met:
+        return (
+            f"No placement with a layer on tiles was within {result.bound:g} on the search chips; the best one "
+            f"measured has {what}."
+        )
+    if loss.mean > result.bound:
+        return f"The bound of {result.bound:g} does NOT hold: {what}."
+    unsure = loss.n > 1 and loss.high > result.bound
+    tail = "; the interval reaches beyond it, so more chips would tell" if unsure else ""
+    return f"The bound of {result.bound:g} holds: {what}{tail}."
 
 
 def print_placement(result: PlacementResult, console: Console) -> None:
     """Print the layers that stay digital, the verification, and whether the bound holds."""
     kept = [row for row in layer_rows(result) if row[0] in result.digital_layers]
     if kept:
-        console.print(_table("stay digital, in this order", _LAYERS[:3], [row[:3] for row in kept]))
+        console.print(_table("chosen to stay digital, in this order", _LAYERS[:3], [row[:3] for row in kept]))
     else:
-        console.print(Text("no layer stays digital", style="bold"))
+        console.print(Text("no layer was chosen to stay digital", style="bold"))
     console.print(_table("on chips not seen", _ROWS, rows(result), fixed=True))
     console.print(Text(caption(result), style="dim"))
     for note in result.notes:
         console.print(Text(note))
-    console.print(Text(result.verdict, style="bold"), soft_wrap=True)
+    console.print(Text(verdict(result), style="bold"), soft_wrap=True)
 
 
 def _table(title: str, headers: Sequence[str], lines: Sequence[Sequence[str]], *, fixed: bool = False) -> Table:
     table = Table(title=Text(title, style="bold"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for number, header in enumerate(headers):
-        table.add_column(Text(header), justify="right" if number else "left", overflow="fold", no_wrap=fixed)
+        table.add_column(
+            Text(header), justify="right" if number else "left", overflow="fold", no_wrap=fixed and number > 0
+        )
     for line in lines:
         table.add_row(*map(Text, line))
     return table
@@ -96,7 +115,7 @@ def _table(title: str, headers: Sequence[str], lines: Sequence[Sequence[str]], *
 
 def placement_markdown(result: PlacementResult) -> str:
     """Return verdict and tables as GitHub markdown."""
-    lines = [result.verdict, "", *_markdown(_ROWS, rows(result)), caption(result), ""]
+    lines = [verdict(result), "", *_markdown(_ROWS, rows(result)), caption(result), ""]
     lines += [f"{note}\n" for note in result.notes]
     lines += ["Layers, in the order in which they become digital:", "", *_markdown(_LAYERS, layer_rows(result))]
     lines += ["Searched, on other chips and other images:", ""]
@@ -134,7 +153,8 @@ def plot_placement(result: PlacementResult, path: Path) -> Path:
             yerr=None if math.isnan(width) else [width],
             fmt=marker,
             color=color,
-            markersize=12 if row.label == FOUND else 7,
+            markersize={FOUND: 12, CORRECTED: 10}.get(row.label, 7),
+            markerfacecolor="none" if row.label == CORRECTED else color,
             capsize=3,
             label=f"verified: {row.label}",
             zorder=3,

@@ -10,7 +10,7 @@ from aihwkit_nabn.results.statistics import Estimate, estimate
 ALL_ON_TILES, FIRST_LAST, CORRECTED, FOUND = (
     "everything on tiles",
     "first and last digital",
-    "and with corrections",
+    "first, last, and ranks",
     "placement",
 )
 """The rows of a verification."""
@@ -94,21 +94,3 @@ class PlacementResult:
     def placement(self) -> Point:
         """The row of the placement."""
         return next(row for row in self.rows if row.label == FOUND)
-
-    @property
-    def verdict(self) -> str:
-        """Whether the bound holds on the chips of the verification, in words."""
-        found, loss = self.placement, self.placement.loss
-        got = f"{loss.mean:.3g}" + ("" if loss.n == 1 else f" ± {loss.half_width:.2g}")
-        what = f"a loss of {got} {self.metric} over {loss.n} chip{'s' * (loss.n > 1)} that the search has not seen"
-        share = f"{100 * found.share:.2g}% of the multiplications digital"
-        if not self.met:
-            return (
-                f"No placement with a layer on tiles was within {self.bound:g} on the search chips; the best one that "
-                f"was measured has {what}, {share}."
-            )
-        if loss.mean > self.bound:
-            return f"The bound of {self.bound:g} does NOT hold: {what}, {share}."
-        sure = loss.n > 1 and loss.high <= self.bound
-        tail = "" if sure else "; the interval reaches beyond it, so more chips would tell" if loss.n > 1 else ""
-        return f"The bound of {self.bound:g} holds: {what}, {share}{tail}."

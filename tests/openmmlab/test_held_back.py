@@ -51,12 +51,13 @@ def test_images_that_are_not_calibrated_with_are_measured_on(name, request, tmp_
 
 
 @pytest.mark.parametrize("name", ["detector", "segmentor"])
-def test_a_workload_measures_on_them(name, request, tmp_path) -> None:
+def test_a_workload_measures_on_them(name, request, tmp_path, capfd) -> None:
     case = request.getfixturevalue(name)
     workload = load_workload(str(case.path), LoadSettings(work_dir=tmp_path), checkpoint=str(case.checkpoint))
     assert workload.held_back is not None
+    capfd.readouterr()
     eval_fn = workload.held_back(4, CalibrationRequest(n=5))
-    assert eval_fn is not None
+    assert eval_fn is not None and not any(capfd.readouterr()), "what upstream prints is in the logs"
     assert set(eval_fn(workload.model)) == set(workload.eval_fn(workload.model))
     assert workload.held_back(4, CalibrationRequest(n=None)) is None
 

@@ -264,6 +264,8 @@ class PlacementStudy(WorkloadStudy):
             where = f"images of the train set, where the digital model has {metric} {searched:.4g}"
             if searched > value:
                 where += ": it was trained on them, and its loss there may be another"
+        always = placed_names(self.workload.model, self.exclude)
+        notes = [f"Digital throughout, and in no share: {', '.join(always)}."] if always else []
         return PlacementResult(
             metric=metric,
             digital=value,
@@ -275,7 +277,7 @@ class PlacementStudy(WorkloadStudy):
             met=choice.met,
             searched=state.searched(),
             rows=state.rows(self.chip_seeds),
-            notes=[f"Searched on {where}."],
+            notes=[*notes, f"Searched on {where}."],
         )
 
     def placement(self, known: Mapping[str, Record]) -> Placement:

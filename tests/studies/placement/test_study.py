@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import aihwkit_nabn as nabn
 from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.evaluation import MethodSpec, Scenario
+from aihwkit_nabn.reporting.placement import verdict
 from aihwkit_nabn.results import Record, RecordLog
 from aihwkit_nabn.results.placing import ALL_ON_TILES, FIRST_LAST, FOUND, PlacementResult
 from aihwkit_nabn.studies import Progress, run_study
@@ -100,7 +101,7 @@ def test_the_loud_layer_is_found_and_is_cheaper_than_first_and_last(
     assert rows[FOUND].share < rows[FIRST_LAST].share, "of two layers as large"
     assert sum(step.share for step in result.steps) == pytest.approx(1.0)
     assert result.steps[0].share == pytest.approx(64 / (3 * 64 + 2 * 512))
-    assert "holds" in result.verdict and "does NOT" not in result.verdict
+    assert "holds" in verdict(result) and "does NOT" not in verdict(result)
     seeds = {row: {r.chip_seed for r in records.values() if r.axes["phase"] == row} for row in ("search", "verify")}
     assert seeds["verify"] == {0, 1} and not seeds["verify"] & seeds["search"]
 
@@ -113,6 +114,7 @@ def test_its_file_gives_the_verified_numbers_elsewhere(tmp_path: Path) -> None:
     found = study.placement(records)
     assert found.exclude == ("wide.0", "wide.2", "loud"), "names in place of patterns"
     assert found.layers == ("first", "loud", "wide.0", "wide.2", "last")
+    assert result.notes[0] == "Digital throughout, and in no share: wide.0, wide.2."
     methods = [MethodSpec("paired")]
     again = workload.evaluate([SCENARIO], methods, CalibrationRequest(n=16), chips=2, exclude=file, progress=False)
     values = [again.digital["closeness"] - r.metrics["closeness"] for r in again.records if r.method == "paired"]
@@ -184,7 +186,7 @@ def test_where_the_order_misleads_the_usual_rule_is_taken(tmp_path: Path) -> Non
 def test_a_bound_that_cannot_be_met_gives_the_best_and_says_so(tmp_path: Path) -> None:
     study = _study(loss=1e-6)
     result, records = _run(study, tmp_path)
-    assert not result.met and "No placement with a layer on tiles was within 1e-06" in result.verdict
+    assert not result.met and "No placement with a layer on tiles was within 1e-06" in verdict(result)
     means = {point.kept: point.loss.mean for point in result.searched}
     kept = len(result.digital_layers)
     assert means[kept] == min(means.values()) and kept == len(result.steps) - 1
