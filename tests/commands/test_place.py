@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -84,10 +85,20 @@ def test_the_placement_is_what_is_tested(placed: Path, tmp_path: Path) -> None:
     assert metrics[0] == verified and len(verified) == 2
 
 
-def test_another_method_is_said(placed: Path, tmp_path: Path) -> None:
-    options = ["digits", "--chips", "1", "--test-images", "20", "--calibration-images", "16", "--out", str(tmp_path)]
-    done = _run("test", *options, *NOISE, "--methods", "paired", "--placement", str(placed / "placement.json"))
-    assert done.exit_code == 0 and "was found with low_rank:budget=" in done.output and NOISE[1] in done.output
+def test_what_differs_from_the_search_is_said(placed: Path, tmp_path: Path) -> None:
+    found, file = Placement.from_json(placed / "placement.json"), str(tmp_path / "placement.json")
+    options = ["digits", "--chips", "1", "--test-images", "20", "--calibration-images", "16", "--placement", file]
+    options += ["--out", str(tmp_path / "out"), *NOISE, "--methods"]
+    found.to_json(file)
+    done = _run("test", *options, "paired")
+    line = next(line for line in done.output.splitlines() if "was found with" in line)
+    assert "low_rank:budget=" in line and line.endswith(f"under {NOISE[1]}")
+    replace(found, network="DigitsNet 0123456789abcdef").to_json(file)
+    done = _run("test", *options, f"low_rank:budget={found.options['budget']}")
+    assert done.exit_code == 0 and f"under {NOISE[1]} for other weights of this network" in done.output
+    replace(found, exclude=(), layers=("conv1",)).to_json(file)
+    with pytest.raises(NabnError, match="is of another network .* lacks the layer 'block1.conv1'"):
+        raise _run("test", *options, "paired").exception
 
 
 @pytest.mark.parametrize(
