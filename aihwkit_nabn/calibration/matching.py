@@ -89,10 +89,10 @@ class BlockObjective:
         targets, expected = self._targets(group, batch)
         signals, got = self._run(self.chip_points, batch, group)
         errors = [
-            self.measure(y, target) if y.shape == target.shape else _MISSING
+            error
             for name, ys in signals.items()
             for y, target in zip(ys, targets.get(name, []), strict=False)
-            if _varies(target)
+            if (error := relative_error(y, target, self.measure)) is not None
         ]
         if not errors:
             raise CalibrationError(
@@ -164,18 +164,20 @@ def _bytes(signals: Signals) -> int:
     return sum(y.nbytes for ys in signals.values() for y in ys)
 
 
-def _varies(target: Tensor) -> bool:
-    """Return whether an output of the reference varies beyond rounding; where it is NaN too: that must be seen."""
-    if target.numel() < 2:
-        return False
-    wide = target.double()  # squares of small numbers leave the range of single precision
-    return not bool(wide.std(correction=0) <= _ROUNDING * wide.square().mean().sqrt())
-
-
 def squared_error(y: Tensor, target: Tensor) -> Tensor:
     """Return ``mean((y - target)^2) / var(target)``; a constant would have 1."""
     spread = target.double().std(correction=0)
     return ((y - target) / spread.to(target)).square().mean()
+
+
+def relative_error(y: Tensor, target: Tensor, measure: Measure = squared_error) -> Tensor | None:
+    """Return how far an output is off, 1 where its shape is another; None for a target that varies by rounding only."""
+    if target.numel() < 2:
+        return None
+    wide = target.double()  # squares of small numbers leave the range of single precision
+    if bool(wide.std(correction=0) <= _ROUNDING * wide.square().mean().sqrt()):  # never where it is NaN: must be seen
+        return None
+    return measure(y, target) if y.shape == target.shape else _MISSING
 
 
 def disagreement(y: Tensor, target: Tensor) -> Tensor:

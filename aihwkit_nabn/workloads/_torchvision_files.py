@@ -105,7 +105,7 @@ class Calibration:
         total = len(self.images.paths)
         if request.exact and request.n is not None and request.n > total:
             raise NabnError(f"samples must be at most {total}, the number of images for calibration, got {request.n}")
-        indices = choose(total, request.n, derive_seed(request.seed, "calibration images"))
+        indices = calibrated_with(total, request)
         size = request.batch_size or self.batch_size
 
         def made(jpeg: int | None) -> Iterable[Tensor]:
@@ -120,6 +120,11 @@ class Calibration:
     def reference_forward(self, model: nn.Module, batch: Any) -> Any:
         """Run the reference: of a pair, on the clean images."""
         return self.run(model, (batch[0] if isinstance(batch, tuple) else batch).to(self.device))
+
+
+def calibrated_with(total: int, request: CalibrationRequest) -> list[int]:
+    """Return the places of the calibration images among all in ``train``."""
+    return choose(total, request.n, derive_seed(request.seed, "calibration images"))
 
 
 def check_forward(model: nn.Module, name: str, images: Tensor) -> None:

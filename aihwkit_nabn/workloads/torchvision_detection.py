@@ -23,16 +23,17 @@ from aihwkit_nabn.data.jpeg import check_quality, compress_image
 from aihwkit_nabn.errors import NabnError, check_flag
 from aihwkit_nabn.evaluation.examples import SCORE, Example, View, write_examples
 from aihwkit_nabn.evaluation.methods import PLAIN
+from aihwkit_nabn.evaluation.plan import EvalFn
 from aihwkit_nabn.seeding import check_seed, derive_seed
 from aihwkit_nabn.training import TrainedModel, TrainingNoise, train_hardware_aware
 from aihwkit_nabn.training.recipe import Recipe
-from aihwkit_nabn.workloads._base import LoadSettings, Workload, WorkloadKind
+from aihwkit_nabn.workloads._base import CalibrationRequest, LoadSettings, Workload, WorkloadKind
 from aihwkit_nabn.workloads._checks import check_positive, check_text
 from aihwkit_nabn.workloads._detection_training import LabelledImages
 from aihwkit_nabn.workloads._folder import check_device
 from aihwkit_nabn.workloads._images import SizedImages
 from aihwkit_nabn.workloads._torchvision_detectors import build_detector, load_detector, set_size
-from aihwkit_nabn.workloads._torchvision_files import RANDOM, Calibration, check_forward
+from aihwkit_nabn.workloads._torchvision_files import RANDOM, Calibration, calibrated_with, check_forward
 from aihwkit_nabn.workloads.torchvision import KIND
 
 DETECTORS = [name for name in list_models(module=detection) if not name.startswith("keypointrcnn")]
@@ -81,7 +82,7 @@ def load(
     if has_masks(model):
         model.transform.__class__ = _Transform
     numbers = choose(len(truth.images), settings.test_images, derive_seed(settings.seed, "test images"))
-    if not any(not entry["iscrowd"] for number in numbers for entry in truth.objects[number]):
+    if not truth.has_objects(numbers):
         raise NabnError(f"{truth.source} has no object in the {len(numbers)} images to be tested on")
     sizes = truth.sizes(numbers)
     check_forward(model, name, torch.zeros(1, 3, *sizes[0][::-1], device=where))
@@ -166,9 +167,23 @@ class Detector:
             check_recipe=self.check_recipe,
             compressed=lambda quality: replace(self, jpeg=check_quality(quality)).workload(),
             write_examples=self.write_examples,
+            held_back=self.held_back,
             description=(*self._describe(kinds), *self.notes),
             facts={"test_images": len(self.numbers)},
         )
+
+    def held_back(self, count: int, request: CalibrationRequest) -> EvalFn | None:
+        """As `Workload.held_back`."""
+        if not self.folder.has_train_annotations:
+            return None
+        truth, paths = self.folder.train_annotations(), self.folder.train
+        used = {paths[place] for place in calibrated_with(len(paths), request)}
+        order = choose(len(truth.images), None, derive_seed(request.seed, "held back"))
+        left = [place for place in order if truth.path(place) not in used][:count]
+        if not truth.has_objects(left):
+            return None
+        truth.sizes(left)
+        return replace(self, folder=replace(self.folder, val=truth), numbers=left).workload().eval_fn
 
     def write_examples(self, result: Any, arguments: Mapping[str, Any], count: int, folder: Path) -> Path:
         """As `Workload.write_examples`."""

@@ -20,15 +20,22 @@ from aihwkit_nabn.data.segmentation import IGNORED, LAYOUT, MaskFolder, Overlaps
 from aihwkit_nabn.errors import NabnError, check_count, check_flag
 from aihwkit_nabn.evaluation.examples import Example, View, write_examples
 from aihwkit_nabn.evaluation.methods import PLAIN
+from aihwkit_nabn.evaluation.plan import EvalFn
 from aihwkit_nabn.seeding import check_seed, derive_seed, private_rng
 from aihwkit_nabn.training import TrainedModel, TrainingNoise, train_hardware_aware
 from aihwkit_nabn.training.recipe import Recipe
-from aihwkit_nabn.workloads._base import LoadSettings, Workload, WorkloadKind
+from aihwkit_nabn.workloads._base import CalibrationRequest, LoadSettings, Workload, WorkloadKind
 from aihwkit_nabn.workloads._checks import check_positive, check_text
 from aihwkit_nabn.workloads._folder import check_device
 from aihwkit_nabn.workloads._images import SizedImages
 from aihwkit_nabn.workloads._segmentation_images import Pipeline
-from aihwkit_nabn.workloads._torchvision_files import RANDOM, Calibration, check_forward, groups_for_training
+from aihwkit_nabn.workloads._torchvision_files import (
+    RANDOM,
+    Calibration,
+    calibrated_with,
+    check_forward,
+    groups_for_training,
+)
 from aihwkit_nabn.workloads._torchvision_segmenters import build_segmenter, load_segmenter
 from aihwkit_nabn.workloads.torchvision import KIND
 
@@ -164,9 +171,20 @@ class Segmenter:
             check_recipe=self.check_recipe,
             compressed=lambda quality: replace(self, jpeg=check_quality(quality)).workload(),
             write_examples=self.write_examples,
+            held_back=self.held_back,
             description=(*self._describe(), *self.notes),
             facts={"test_images": len(self.numbers), "setup": {"ignore_index": self.pipeline.ignored}},
         )
+
+    def held_back(self, count: int, request: CalibrationRequest) -> EvalFn | None:
+        """As `Workload.held_back`."""
+        train = self.folder.train
+        used = set(calibrated_with(len(train.images), request))
+        order = choose(len(train.images), None, derive_seed(request.seed, "held back"))
+        left = [place for place in order if place not in used and train.has_mask(place)][:count]
+        if not left:
+            return None
+        return replace(self, folder=replace(self.folder, val=train), numbers=left).workload().eval_fn
 
     def write_examples(self, result: Any, arguments: Mapping[str, Any], count: int, folder: Path) -> Path:
         """As `Workload.write_examples`."""
