@@ -119,6 +119,11 @@ def take_weights(model: nn.Module, checkpoint: str, classes: int, data: str, *, 
     return found.notes(source)
 
 
+def origin_of(checkpoint: str) -> str:
+    """Return where weights are from, for the user."""
+    return "random weights" if checkpoint == RANDOM else checkpoint
+
+
 def wrong_classes(source: str, found: int | None, classes: int, data: str) -> NabnError:
     """Return the error of weights that tell another number of classes apart than the images have."""
     return NabnError(

@@ -17,7 +17,7 @@ _P = TypeVar("_P", Image.Image, Tensor)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pipeline:
+class TorchvisionPipeline:
     """Resizes, moves and normalises images.
 
     Attributes:
@@ -45,6 +45,10 @@ class Pipeline:
         drawn = self._draw()
         seen = drawn.moved(image, self._grey(), InterpolationMode.BILINEAR)
         return self._normalised(seen), drawn.moved(mask[None], self.ignored, InterpolationMode.NEAREST)[0]
+
+    def __str__(self) -> str:
+        """Return what is done, for the user."""
+        return f"images resized (shorter side to {self.size} pixels)"
 
     def _draw(self) -> _Move:
         scaled = max(1, round(self.size * float(torch.empty(()).uniform_(*_SCALES))))
