@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from PIL import Image
@@ -19,29 +19,9 @@ from aihwkit_nabn.evaluation.examples import View
 from aihwkit_nabn.seeding import derive_seed, private_rng
 from aihwkit_nabn.training.recipe import Recipe
 from aihwkit_nabn.workloads._image_network import ImageNetwork, groups_for_training
+from aihwkit_nabn.workloads._segmentation_images import Pipeline
 
 _BATCH = 4
-
-
-class Pipeline(Protocol):
-    """From an image to what a segmenter takes."""
-
-    @property
-    def ignored(self) -> int:
-        """Value of mask pixels that count for nothing."""
-        ...
-
-    def prepared(self, image: Image.Image) -> Tensor:
-        """Return an image as the network is tested on it, ``[3, H, W]``."""
-        ...
-
-    def augmented(self, image: Image.Image) -> Tensor:
-        """Return an image as in training, changed at random, ``[3, H, W]``."""
-        ...
-
-    def labelled(self, image: Image.Image, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Return an image as in training, and its mask ``[H, W]`` changed with it."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
