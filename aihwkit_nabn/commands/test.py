@@ -18,8 +18,8 @@ def command(
         str,
         typer.Argument(
             metavar="TARGET",
-            help="FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION of your own, timm:NAME, torchvision:NAME, a config file, "
-            "mmdet::FILE, mmseg::FILE, digits or cifar10.",
+            help="FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION of your own, timm:NAME, torchvision:NAME, "
+            "transformers:FOLDER, a config file, mmdet::FILE, mmseg::FILE, digits or cifar10.",
         ),
     ],
     noise: opt.Noise,

@@ -112,7 +112,7 @@ def build_network(name: str, *, seed: int = 0) -> nn.Module:
     found = read_architecture(name)
     seeded = private_rng(derive_seed(seed, "weights"), torch_only=False)
     with _quietly(f"{found.name} of {found.folder} cannot be built"), seeded:
-        return _with_plain_outputs(found.kind(found.config))
+        return with_plain_outputs(found.kind(found.config))
 
 
 def load_network(architecture: Architecture) -> tuple[nn.Module, list[str]]:
@@ -151,7 +151,15 @@ def load_network(architecture: Architecture) -> tuple[nn.Module, list[str]]:
         raise NabnError(f"{source} do not fit {architecture.name} of {folder / CONFIG}: {'; '.join(lines)}")
     unused = sorted(told["unexpected_keys"])
     notes = [f"{source}: left out, not of this network: {some(unused)}"] if unused else []
-    return _with_plain_outputs(network), notes
+    return with_plain_outputs(network), notes
+
+
+def with_plain_outputs(network: Any) -> nn.Module:
+    """Let a network return its scores alone, a detector `Boxes`, or its loss where it is given labels; in eval mode."""
+    network.config.return_dict = True
+    network.register_forward_hook(_plain)
+    found: nn.Module = network.eval()
+    return found
 
 
 def load_processor(architecture: Architecture) -> Any:
@@ -201,12 +209,6 @@ def _weight_files(folder: Path) -> list[Path]:
                 raise NabnError(f"folder {folder} lacks {some(lacking)}, which {index.name} names")
             return files
     raise NabnError(f"folder {folder} has no weights: neither {' nor '.join(_WEIGHTS)}")
-
-
-def _with_plain_outputs(network: nn.Module) -> nn.Module:
-    network.config.return_dict = True  # type: ignore[union-attr]
-    network.register_forward_hook(_plain)
-    return network.eval()
 
 
 def _plain(module: nn.Module, images: Any, output: Any) -> Any:

@@ -119,8 +119,8 @@ WORKLOADS.register("transformers")(
             **dict.fromkeys(IMAGE_OPTIONS, f"{PROCESSOR} in the folder"),
         },
         explained={
-            "data": ": the folder with train/CLASS/images and val/CLASS/images for a classifier; for a detector "
-            f"COCO's form: {COCO_LAYOUT}; for a segmenter images with masks: {MASKS_LAYOUT}"
+            "data": ": the folder; for a classifier train/CLASS/images and val/CLASS/images, for a detector COCO's "
+            f"form, for a segmenter images with masks ({COCO_LAYOUT}; {MASKS_LAYOUT})"
         },
     )
 )

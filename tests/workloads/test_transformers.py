@@ -16,6 +16,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 import aihwkit_nabn as nabn
+from aihwkit_nabn import cli
+from aihwkit_nabn.commands._run import run
 from aihwkit_nabn.data.coco import open_coco
 from aihwkit_nabn.data.segmentation import open_masks
 from aihwkit_nabn.errors import NabnError
@@ -217,9 +219,9 @@ def test_calibration_images_are_plain_or_moved_at_random(
     + [pytest.param("rt_detr", 57, marks=pytest.mark.slow)],
 )
 def test_every_matrix_lies_on_a_tile_and_computes_the_same(name: str, normalizations: int) -> None:
-    from aihwkit_nabn.workloads._transformers_files import _with_plain_outputs
+    from aihwkit_nabn.workloads._transformers_files import with_plain_outputs
 
-    network = _with_plain_outputs(make(name, num_labels=3))
+    network = with_plain_outputs(make(name, num_labels=3))
     images = torch.randn(2, 3, *((64, 96) if "detr" in name else (32, 32)))
     chip: Any = nabn.convert_to_noise_aware(network, PERFECT, example_inputs=images)
     report = chip.conversion_report
@@ -382,7 +384,7 @@ def test_one_clear_error(
         ),
         ("vit", {"checkpoint": "w.pth"}, "takes no checkpoint; use the weights in the folder; it takes data, device"),
         ("vit", {"image_size": 48}, r"takes no image_size; use preprocessor_config\.json in the folder"),
-        ("vit", {"data": None}, "needs data: the folder with train/CLASS/images .* COCO's form: .* images with masks"),
+        ("vit", {"data": None}, "needs data: the folder; for a classifier train/CLASS/images .* images with masks"),
         ("vit", {"device": "abacus"}, "device must be one that torch can use"),
     ],
 )
@@ -450,7 +452,6 @@ def test_training_moves_the_network_and_keeps_its_form(
     assert trained.report.losses[0] > 0 and workload.eval_fn(trained.model).keys()
 
 
-@pytest.mark.slow
 def test_boxes_of_the_loss_are_where_the_objects_are(saved: Callable[[str], Path], coco: Path) -> None:
     from aihwkit_nabn.workloads._transformers_detection import TransformersDetector
 
@@ -464,3 +465,24 @@ def test_boxes_of_the_loss_are_where_the_objects_are(saved: Callable[[str], Path
     assert torch.allclose(label["boxes"], torch.tensor([[0.2, 0.3, 0.2, 0.4]])) and label["class_labels"].tolist() == [
         1
     ]
+
+
+@pytest.mark.slow
+def test_on_the_command_line(
+    saved: Callable[[str], Path], pictures: Path, coco: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run_on(command: str, name: str, *more: str) -> str:
+        given = ["--noise", "gaussian:sigma=0.1", "--chips", "1", "--loader-workers", "0", "--calibration-images", "4"]
+        arguments = [command, f"transformers:{saved(name)}", *given, "--out", str(tmp_path / command), *more]
+        assert run(cli.app, arguments) == 0
+        return capsys.readouterr().out
+
+    text = run_on("test", "detr", "--data", str(coco), "--methods", "none,population,auto", "--examples", "1")
+    assert "12 normalization layers made noise-aware" in text and "verified on 2 of the test samples" in text
+    assert len(list((tmp_path / "test/examples").glob("*.jpg"))) >= 3
+    assert "vit.layers.0" in run_on("sensitivity", "vit", "--data", str(pictures), "--methods", "none")
+    text = run_on("compare", "vit", "--data", str(pictures), "--methods", "none,auto", "--epochs", "1", "--wrong", "2")
+    assert "HWA" in text
+    assert run(cli.app, ["inspect", f"transformers:{saved('rt_detr')}"]) == 0
+    text = capsys.readouterr().out
+    assert "100.0% of" in text and "57 BatchNorm layers noise-aware" in text and "0 refused" in text
