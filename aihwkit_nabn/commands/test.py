@@ -64,7 +64,14 @@ def command(
     """Put a trained model on simulated analog chips and measure what calibration recovers."""
     from rich.console import Console
 
-    from aihwkit_nabn.commands._evaluation import check_out, folder_name, parse_scenarios, show_result, split_names
+    from aihwkit_nabn.commands._evaluation import (
+        check_out,
+        folder_name,
+        parse_scenarios,
+        show_result,
+        split_names,
+        without_impossible,
+    )
     from aihwkit_nabn.commands._workload import describe, import_extensions, open_log, workload_source
     from aihwkit_nabn.errors import NabnError
     from aihwkit_nabn.evaluation import evaluate
@@ -83,6 +90,8 @@ def command(
         raise NabnError("--examples is for detectors and segmenters")
     console = Console()
     describe(console, workload)
+    if getattr(ctx.get_parameter_source("methods"), "name", "") == "DEFAULT":
+        specs = without_impossible(console, specs, workload)
     request = CalibrationRequest(n=calibration_images, seed=seed, batch_size=batch_size)
     arguments = workload.arguments(scenarios, specs, request, chips=chips) | {"exclude": tuple(exclude or ())}
     # As logs of version 0.1 have it: what decides about network and images.

@@ -473,13 +473,15 @@ def test_on_the_command_line(
 ) -> None:
     def run_on(command: str, name: str, *more: str) -> str:
         given = ["--noise", "gaussian:sigma=0.1", "--chips", "1", "--loader-workers", "0", "--calibration-images", "4"]
-        arguments = [command, f"transformers:{saved(name)}", *given, "--out", str(tmp_path / command), *more]
+        arguments = [command, f"transformers:{saved(name)}", *given, "--out", str(tmp_path / command / name), *more]
         assert run(cli.app, arguments) == 0
         return capsys.readouterr().out
 
     text = run_on("test", "detr", "--data", str(coco), "--methods", "none,population,auto", "--examples", "1")
     assert "12 normalization layers made noise-aware" in text and "verified on 2 of the test samples" in text
-    assert len(list((tmp_path / "test/examples").glob("*.jpg"))) >= 3
+    assert len(list((tmp_path / "test/detr/examples").glob("*.jpg"))) >= 3
+    text = run_on("test", "vit", "--data", str(pictures), "--test-images", "4")
+    assert "population is left out: the network has no BatchNorm" in text and "uncalibrated  auto" in text
     assert "vit.layers.0" in run_on("sensitivity", "vit", "--data", str(pictures), "--methods", "none")
     text = run_on("compare", "vit", "--data", str(pictures), "--methods", "none,auto", "--epochs", "1", "--wrong", "2")
     assert "HWA" in text
