@@ -25,6 +25,8 @@ from aihwkit_nabn.simulator.product.linear_map import size_product
 # Positions per layer that the regressions see in all, at least, and per input channel.
 _POSITIONS = 4096
 _POSITIONS_PER_INPUT = 3
+# A regression on fewer samples than this fits what is special about them, and harms the chip.
+_FEWEST_SAMPLES = 3
 # Layers with more input channels would need a matrix of gigabytes.
 _MOST_INPUTS = 4096
 # Where tiles and digital layer, each on its own network's inputs, have less in common than this, they may have looked
@@ -153,7 +155,7 @@ class LayerErrors:
         """Return the corrections that take off most error for the multiplications they cost.
 
         Each layer's error is regressed on its inputs' window means. Ranks go to the layers where they take off the
-        largest share of the layer's signal per multiplication.
+        largest share of the layer's signal per multiplication; none where there are fewer than three samples.
 
         Args:
             budget: Share of the network's multiplications that the corrections may cost.
@@ -162,6 +164,10 @@ class LayerErrors:
         Returns:
             By layer; those that get none are left out.
         """
+        notes = self._session.notes
+        if self._session.n_samples < _FEWEST_SAMPLES:
+            notes.append(f"no layer corrected, only aligned: with fewer than {_FEWEST_SAMPLES} images that does harm")
+            return {}
         solved: dict[str, Solved] = {}
         for name, layer in self._found.items():
             result = solve(layer.moments, ridge)
@@ -173,7 +179,6 @@ class LayerErrors:
         spent = sum(rank * costs[name] for name, rank in ranks.items()) / total if total else 0.0
         stored = sum(rank * solved[name].numbers_of_a_rank for name, rank in ranks.items())
         cost = CorrectionCost(share=spent, n_numbers=stored, ranks={name: rank for name, rank in ranks.items() if rank})
-        notes = self._session.notes
         notes.append(str(cost))
         self._session.corrections = cost
         left_out = len(self._found) - len(solved)

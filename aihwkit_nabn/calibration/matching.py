@@ -1,8 +1,8 @@
-"""How far the outputs of the chip's blocks are from the reference's, as a loss."""
+"""How far the outputs of the chip's blocks are from the reference's: as a loss, or to choose by."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -23,6 +23,8 @@ _ROUNDING = 1e-6
 # The error of an output whose shape is another than the reference's, as behind a detector that finds something else:
 # what a constant would have.
 _MISSING = torch.tensor(1.0)
+
+Measure = Callable[[Tensor, Tensor], Tensor]
 
 # A block holds at most this many analog layers; larger modules are whole stages, necks or heads.
 _LARGEST_BLOCK = 8
@@ -54,10 +56,10 @@ def _points_in(module: nn.Module, name: str, layers: set[str]) -> Iterator[str]:
 
 
 class BlockObjective:
-    """Mean over points of ``mean((y - y_ref)^2) / var(y_ref)``, plus the weighted divergence of the predictions.
+    """Mean over points of a measure of ``(y, y_ref)``, plus the weighted divergence of the predictions.
 
-    Outputs of the reference that do not vary, such as those of a dead block, are left out. The divergence is that of
-    Kullback and Leibler; weight 0 leaves it out. One point counts at most `cap`; a constant output would count 1.
+    The measure is `squared_error`, which has gradients, or `disagreement`. Outputs of the reference that do not vary,
+    such as those of a dead block, are left out. The divergence is that of Kullback and Leibler; weight 0 leaves it out.
 
     The reference's outputs are gathered at the beginning, `batch_size` samples at a time. None: they are kept as they
     come, for an objective that is called with the same few groups again and again.
@@ -69,10 +71,10 @@ class BlockObjective:
         store: SampleStore,
         prediction_weight: float,
         batch_size: int | None,
-        cap: float | None = None,
+        measure: Measure | None = None,
     ) -> None:
         self.session, self.store = session, store
-        self.prediction_weight, self.cap = prediction_weight, cap
+        self.prediction_weight, self.measure = prediction_weight, measure or squared_error
         names, reference = matching_points(session.model), session.digital_model()
         self.chip_points = {name: session.model.get_submodule(name) for name in names}
         self.reference_points = {name: reference.get_submodule(name) for name in names}
@@ -90,15 +92,14 @@ class BlockObjective:
             error
             for name, ys in signals.items()
             for y, target in zip(ys, targets.get(name, []), strict=False)
-            if (error := _error(y, target)) is not None
+            if (error := relative_error(y, target, self.measure)) is not None
         ]
         if not errors:
             raise CalibrationError(
                 "no block of the chip has an output that varies and can be compared with the reference's; name a "
                 "method that does not need one: method='low_rank', 'paired' or 'population'"
             )
-        losses = torch.stack([error.to(errors[0]) for error in errors])
-        loss = losses.mean() if self.cap is None else losses.clamp(max=self.cap).mean()
+        loss = torch.stack([error.to(errors[0]) for error in errors]).mean()
         if self.prediction_weight:
             loss = loss + self.prediction_weight * _divergence(got, expected)
         if torch.is_grad_enabled() and not loss.requires_grad:
@@ -163,15 +164,38 @@ def _bytes(signals: Signals) -> int:
     return sum(y.nbytes for ys in signals.values() for y in ys)
 
 
-def _error(y: Tensor, target: Tensor) -> Tensor | None:
-    """Return the mean squared difference in parts of the target's variance, None if there is none beyond rounding."""
+def squared_error(y: Tensor, target: Tensor) -> Tensor:
+    """Return ``mean((y - target)^2) / var(target)``; a constant would have 1."""
+    spread = target.double().std(correction=0)
+    return ((y - target) / spread.to(target)).square().mean()
+
+
+def relative_error(y: Tensor, target: Tensor, measure: Measure = squared_error) -> Tensor | None:
+    """Return how far an output is off, 1 where its shape is another; None for a target that varies by rounding only."""
     if target.numel() < 2:
         return None
     wide = target.double()  # squares of small numbers leave the range of single precision
-    spread = wide.std(correction=0)
-    if bool(spread <= _ROUNDING * wide.square().mean().sqrt()):  # never where it is NaN: that must be seen
+    if bool(wide.std(correction=0) <= _ROUNDING * wide.square().mean().sqrt()):  # never where it is NaN: must be seen
         return None
-    return ((y - target) / spread.to(target)).square().mean() if y.shape == target.shape else _MISSING
+    return measure(y, target) if y.shape == target.shape else _MISSING
+
+
+def disagreement(y: Tensor, target: Tensor) -> Tensor:
+    """Return ``1 - r + (s - 1)^2 + d^2``, at most 1.
+
+    r is the correlation of the two, s the ratio of their standard deviations, d the difference of their means in
+    standard deviations of the target. The squared error is ``2 s (1 - r) + (s - 1)^2 + d^2``: where r is low, it
+    favours outputs of too little spread, which the rest of the network was not trained on (for the same reason,
+    hydrology replaced it: Gupta et al. 2009, doi 10.1016/j.jhydrol.2009.08.003).
+    """
+    got, wanted = y.double(), target.double()
+    bias = got.mean() - wanted.mean()
+    got, wanted = got - got.mean(), wanted - wanted.mean()
+    spread, spread_wanted = got.square().mean().sqrt(), wanted.square().mean().sqrt()
+    product = (got / spread * (wanted / spread_wanted)).mean()
+    correlation = product.where(spread != 0, 0.0)  # a constant tells nothing
+    found = 1 - correlation + (spread / spread_wanted - 1).square() + (bias / spread_wanted).square()
+    return found.clamp(min=0.0, max=1.0)
 
 
 def check_predictions(session: CalibrationSession) -> None:

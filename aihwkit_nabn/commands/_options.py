@@ -49,7 +49,13 @@ ModelArg = Annotated[
     list[str] | None,
     typer.Option(metavar="KEY=VALUE", help="Argument of your function or of timm's; can be repeated."),
 ]
-Exclude = Annotated[list[str] | None, typer.Option(help="Module to keep digital; * and ? match; can be repeated.")]
+Exclude = Annotated[
+    list[str] | None,
+    typer.Option(help="Module to keep digital, * and ? match; or a file of nabn place; can be repeated."),
+]
+Placement = Annotated[
+    Path | None, typer.Option(help="File of nabn place: its layers stay digital, as with --exclude FILE.")
+]
 Take = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="Which weights, where CHECKPOINT has several: model, ema, or their key."),

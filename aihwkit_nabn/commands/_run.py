@@ -18,7 +18,7 @@ _IMAGES = {"--max-samples": "--calibration-images", "--limit": "--test-images", 
 RENAMED = {"test": _IMAGES, "compare": _IMAGES, "sensitivity": _IMAGES, "sweep": {"--workers": "--jobs"}}
 """Options that had other names in version 0.1, by command."""
 
-RESUMED = (["test"], ["compare"], ["sensitivity"])
+RESUMED = (["test"], ["compare"], ["sensitivity"], ["place"])
 """Commands that go on where they stopped if told to; `nabn sweep` does so anyway, and says it."""
 
 

@@ -22,7 +22,7 @@ DIGITS = "digits"
 DIGITS_RECIPE = {"epochs": 20, "learning_rate": 0.1, "clip_sigma": 1.5}
 OTHERS_RECIPE = {"epochs": 5, "learning_rate": 0.01, "clip_sigma": 2.5}
 DIGITS_METHODS, OTHERS_METHODS = "population,paired,distill", "population,paired"
-AFTER_TRAINING = ("none", "paired", "common_mode", "low_rank", "auto", "distill")
+AFTER_TRAINING = ("none", "population", "paired", "common_mode", "low_rank", "auto", "distill")
 TIMES = (("1s", "1 second"), ("1h", "1 hour"), ("1d", "1 day"), ("1y", "1 year"), ("10y", "10 years"))
 TRAINED_AT = "1d"
 

@@ -95,7 +95,7 @@ def command(
     describe(console, study.workload)
     # As logs of version 0.1 have it; a reverse study measures the same and more.
     setup = {"target": folder_name(target), "noise": noise, "time": time, "methods": methods, "seed": seed}
-    setup |= {"limit": test_images, "max_samples": calibration_images, "exclude": list(exclude or ())}
+    setup |= {"limit": test_images, "max_samples": calibration_images, "exclude": list(study.exclude)}
     setup |= {"network": None if target == "digits" else target, "weights": checkpoint, "data": data}
     setup |= {"batch_size": batch_size, "image_size": image_size, "cfg_options": cfg_options, "take": take}
     if ignore_index is not None:

@@ -40,6 +40,7 @@ def command(
     interpolation: opt.Interpolation = None,
     model_arg: opt.ModelArg = None,
     exclude: opt.Exclude = None,
+    placement: opt.Placement = None,
     extension: opt.Extension = None,
     seed: opt.Seed = 0,
     out: Annotated[
@@ -72,6 +73,7 @@ def command(
         split_names,
         without_impossible,
     )
+    from aihwkit_nabn.commands._placement import digital_names, say_made_with
     from aihwkit_nabn.commands._workload import describe, import_extensions, open_log, workload_source
     from aihwkit_nabn.errors import NabnError
     from aihwkit_nabn.evaluation import evaluate
@@ -82,6 +84,7 @@ def command(
     import_extensions(extension)
     scenarios = parse_scenarios(noise, time)
     specs = method_specs(split_names(methods))
+    digital = digital_names(exclude, placement)
     folder = out or Path("nabn_results") / folder_name(target)
     source = workload_source(target, ctx.params, folder)
     workload = source.load()
@@ -92,8 +95,10 @@ def command(
     describe(console, workload)
     if getattr(ctx.get_parameter_source("methods"), "name", "") == "DEFAULT":
         specs = without_impossible(console, specs, workload)
+    if placement is not None and workload.rank == 0:
+        say_made_with(console, placement, workload.model, specs, [scenario.name for scenario in scenarios])
     request = CalibrationRequest(n=calibration_images, seed=seed, batch_size=batch_size)
-    arguments = workload.arguments(scenarios, specs, request, chips=chips) | {"exclude": tuple(exclude or ())}
+    arguments = workload.arguments(scenarios, specs, request, chips=chips) | {"exclude": digital}
     # As logs of version 0.1 have it: what decides about network and images.
     setup = setup_of(
         workload.model,
@@ -104,7 +109,7 @@ def command(
         batch_size=batch_size,
         max_samples=calibration_images,
         seed=seed,
-        exclude=exclude or [],
+        exclude=list(digital),
         **workload.facts.get("setup", {}),
         **({"per_class": True} if per_class else {}),
     )

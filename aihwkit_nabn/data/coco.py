@@ -43,6 +43,10 @@ class CocoAnnotations:
         """Whether each object has a mask."""
         return all(entry.get("segmentation") for entries in self.objects for entry in entries)
 
+    def has_objects(self, places: Sequence[int]) -> bool:
+        """Whether images have an object that counts."""
+        return any(not entry["iscrowd"] for place in places for entry in self.objects[place])
+
     def path(self, place: int) -> Path:
         """Return the file of an image."""
         return self.folder / self.images[place]["file_name"]
@@ -80,6 +84,11 @@ class CocoFolder:
     train: list[Path]
     val: CocoAnnotations
 
+    @property
+    def has_train_annotations(self) -> bool:
+        """Whether there is a file of them."""
+        return any((self.root / name).is_file() for name in _annotation_files("train"))
+
     def train_annotations(self) -> CocoAnnotations:
         """Return the annotations of ``train``, which only training needs.
 
@@ -110,8 +119,12 @@ def _image_folders(part: str) -> list[str]:
     return [part, f"{part}2017", f"images/{part}", f"images/{part}2017"]
 
 
+def _annotation_files(part: str) -> list[str]:
+    return [f"annotations/instances_{part}.json", f"annotations/instances_{part}2017.json", f"{part}.json"]
+
+
 def _annotations(root: Path, part: str) -> CocoAnnotations:
-    names = [f"annotations/instances_{part}.json", f"annotations/instances_{part}2017.json", f"{part}.json"]
+    names = _annotation_files(part)
     folder = first_folder(root, _image_folders(part), LAYOUT)
     source = next((root / name for name in names if (root / name).is_file()), None)
     if source is None:

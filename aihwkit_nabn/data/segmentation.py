@@ -47,11 +47,19 @@ class MaskedImages:
         Raises:
             NabnError: there is none.
         """
-        image = self.images[place]
-        path = None if self.masks is None else self.masks / image.relative_to(self.root).with_suffix(".png")
-        if path is None or not path.is_file():
-            raise NabnError(f"image {image} has no mask{'' if path is None else f' {path}'}; {LAYOUT}")
+        path = self._path(place)
+        if path is None or not self.has_mask(place):
+            raise NabnError(f"image {self.images[place]} has no mask{'' if path is None else f' {path}'}; {LAYOUT}")
         return path
+
+    def has_mask(self, place: int) -> bool:
+        """Whether an image has a mask."""
+        path = self._path(place)
+        return path is not None and path.is_file()
+
+    def _path(self, place: int) -> Path | None:
+        own = self.images[place].relative_to(self.root).with_suffix(".png")
+        return None if self.masks is None else self.masks / own
 
     def mask(self, place: int, classes: int, ignored: int) -> Tensor:
         """Return a mask ``[H, W]`` of integers, classes counted from 0.

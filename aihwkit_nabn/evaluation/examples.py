@@ -123,13 +123,12 @@ def _on_chip(
 ) -> list[tuple[str, Sequence[View]]]:
     scenario = next(s for s in arguments["scenarios"] if s.name == worst.record.scenario)
     sets, seed = arguments["calibration_batches"] or {}, arguments["seed"]
-    exclude = arguments["exclude"]
     protocol = EvaluationProtocol(
         model,
         seed=seed,
         forward_fn=arguments["forward_fn"],
         reference_forward_fn=arguments["reference_forward_fn"],
-        exclude=(exclude,) if isinstance(exclude, str) else exclude,
+        exclude=arguments["exclude"],
         range_batches=sets.get(PLAIN),
     )
     analog = protocol.convert(scenario.rpu_config)

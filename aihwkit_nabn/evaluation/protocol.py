@@ -27,6 +27,7 @@ from aihwkit_nabn.nn.input_ranges import ranged_layers
 from aihwkit_nabn.nn.keeping import kept
 from aihwkit_nabn.nn.verification import verify
 from aihwkit_nabn.results import UNVERIFIED, Record
+from aihwkit_nabn.results.placement import Exclude, excluded_names
 from aihwkit_nabn.seeding import derive_seed, isolated_rng, private_rng
 
 
@@ -60,13 +61,13 @@ class EvaluationProtocol:
         forward_fn: Callable[[nn.Module, Any], Any] | None = None,
         reference_forward_fn: Callable[[nn.Module, Any], Any] | None = None,
         max_samples: int | None = None,
-        exclude: Iterable[str] = (),
+        exclude: Exclude = (),
         range_batches: Iterable[Any] | None = None,
         on_digital: Callable[[dict[str, float]], object] | None = None,
     ) -> None:
         self.model, self.seed, self.eval_fn = model, seed, eval_fn
         self.forward_fn, self.reference_forward_fn = forward_fn, reference_forward_fn
-        self.max_samples, self.exclude, self.range_batches = max_samples, tuple(exclude), range_batches
+        self.max_samples, self.exclude, self.range_batches = max_samples, excluded_names(exclude), range_batches
         self.on_digital = on_digital
         self.digital: dict[str, float] = {}
         self._analog: dict[bytes, nn.Module] = {}

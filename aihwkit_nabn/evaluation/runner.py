@@ -19,6 +19,7 @@ from aihwkit_nabn.nn.evaluation_mode import evaluation_mode
 from aihwkit_nabn.progress import Meter
 from aihwkit_nabn.reporting import write_report
 from aihwkit_nabn.results import DIGITAL, Record, RecordLog, Results
+from aihwkit_nabn.results.placement import Exclude, excluded_names
 from aihwkit_nabn.seeding import derive_seed, isolated_run
 
 
@@ -49,7 +50,7 @@ def evaluate(
     forward_fn: Callable[[nn.Module, Any], Any] | None = None,
     reference_forward_fn: Callable[[nn.Module, Any], Any] | None = None,
     max_samples: int | None = None,
-    exclude: Iterable[str] = (),
+    exclude: Exclude = (),
     progress: bool = True,
     on_record: Callable[[Record], object] | None = None,
     record_file: RecordLog | None = None,
@@ -100,7 +101,7 @@ def evaluate(
         reference_forward_fn=reference_forward_fn,
         on_record=on_record,
     )
-    exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
+    exclude = excluded_names(exclude)
     settings = describe(model, plan, max_samples=max_samples, exclude=exclude)
     with ExitStack() as stack:
         stack.enter_context(isolated_run(model, derive_seed(seed, "run")))

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import copy
-import fnmatch
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from aihwkit.simulator.parameters.base import RPUConfigBase
@@ -14,7 +13,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 
-from aihwkit_nabn.errors import ConversionError, NabnError, suggestion
+from aihwkit_nabn.errors import ConversionError, NabnError
 from aihwkit_nabn.nn import probe
 from aihwkit_nabn.nn.attention import NoiseAwareMultiheadAttention, close_fast_path, is_plain_attention, split_windows
 from aihwkit_nabn.nn.batchnorm import (
@@ -24,6 +23,7 @@ from aihwkit_nabn.nn.batchnorm import (
     NoiseAwareBatchNorm3d,
 )
 from aihwkit_nabn.nn.evaluation_mode import evaluation_mode
+from aihwkit_nabn.nn.excluding import check_excluded, excluded_ids
 from aihwkit_nabn.nn.inference_mode import outside_inference_mode
 from aihwkit_nabn.nn.keeping import copied
 from aihwkit_nabn.nn.layers import (
@@ -43,6 +43,7 @@ from aihwkit_nabn.nn.rewiring import check_not_compiled, rewire
 from aihwkit_nabn.nn.transposed import NoiseAwareConvTranspose1d, NoiseAwareConvTranspose2d, NoiseAwareConvTranspose3d
 from aihwkit_nabn.nn.unregistered import note_unregistered
 from aihwkit_nabn.nn.verification import in_one_thread, remember_reference, verify
+from aihwkit_nabn.results.placement import Exclude, excluded_names
 from aihwkit_nabn.simulator.config.rpu_config import check_rpu_config
 from aihwkit_nabn.simulator.product.replication import copies_of
 from aihwkit_nabn.simulator.product.tiles import describe_mapping, n_cells
@@ -92,7 +93,7 @@ def register_analog_form(digital: type[nn.Module], analog: type[nn.Module]) -> N
 def convert_to_noise_aware(
     model: nn.Module,
     rpu_config: RPUConfigBase,
-    exclude: Iterable[str] = (),
+    exclude: Exclude = (),
     *,
     specific_rpu_config_fun: SpecificConfig | None = None,
     example_inputs: Any = None,
@@ -128,8 +129,8 @@ def convert_to_noise_aware(
             "rpu_config must be for inference (InferenceRPUConfig or TorchInferenceRPUConfig), "
             f"got {type(rpu_config).__name__}"
         )
-    patterns = (exclude,) if isinstance(exclude, str) else tuple(exclude)
-    _check_patterns(model, patterns)
+    names = excluded_names(exclude)
+    check_excluded(model, names)
     lazy = next((name for name, buffer in model.named_buffers() if is_lazy(buffer)), None)
     if lazy is not None:  # torch cannot copy these
         raise ConversionError(f"buffer {lazy!r} belongs to a {_LAZY}")
@@ -139,7 +140,7 @@ def convert_to_noise_aware(
         own = copy_model(model, copies)
     registered = [part for whole in (model, own) for part in (*whole.modules(), *whole.parameters())]
     own.eval()  # weights that are computed (spectral_norm) are others in training
-    work = _Conversion(rpu_config, _excluded(own, patterns), specific_rpu_config_fun)
+    work = _Conversion(rpu_config, excluded_ids(own, names), specific_rpu_config_fun)
     analog = work.replace(own)
     if not work.report.converted:
         raise ConversionError(f"model {type(model).__name__} has no layer to put on tiles\n{work.report}")
@@ -164,23 +165,6 @@ def _run_on(inputs: Any, model: nn.Module) -> Any:
         raise
     except Exception as error:
         raise ConversionError(f"example_inputs: the model failed on them: {type(error).__name__}: {error}") from error
-
-
-def _check_patterns(model: nn.Module, patterns: tuple[str, ...]) -> None:
-    names = [name for name, _ in model.named_modules(remove_duplicate=False) if name]
-    for pattern in patterns:
-        if not isinstance(pattern, str) or not fnmatch.filter(names, pattern):
-            raise ConversionError(f"exclude names {pattern!r}, which no module has{suggestion(pattern, names)}")
-
-
-def _excluded(model: nn.Module, patterns: tuple[str, ...]) -> set[int]:
-    """Return the ids of the modules left digital, under whichever of their names, with all they contain."""
-    return {
-        id(part)
-        for name, module in model.named_modules(remove_duplicate=False)
-        if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
-        for part in module.modules()
-    }
 
 
 class _Conversion:

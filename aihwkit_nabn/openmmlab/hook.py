@@ -38,6 +38,7 @@ from aihwkit_nabn.openmmlab.checkpoints import (
 from aihwkit_nabn.openmmlab.iterations import ChipIterations, unwrapped
 from aihwkit_nabn.openmmlab.patches import mend_ssd_head
 from aihwkit_nabn.openmmlab.settings import build_calibration, build_rpu_config, images_of
+from aihwkit_nabn.results.placement import Exclude, excluded_names
 from aihwkit_nabn.seeding import check_seed, derive_seed, isolated_rng
 from aihwkit_nabn.times import parse_time
 
@@ -64,7 +65,7 @@ class AnalogHook(Hook):
             max_samples=256)``. Both entries are optional, as are ``batch_size`` (images per calibration batch),
             ``pipeline`` (``'train'`` or ``'test'``), ``reference_skips`` (see `build_methods`) and the method's own
             options. The images are the train set's, without labels.
-        exclude: Names of modules that stay digital; ``*`` and ``?`` match.
+        exclude: Names of modules that stay digital, ``*`` and ``?`` match; or files that `nabn place` wrote.
         in_val: Whether validations during training run on the chip too.
         out_file: Where to write a checkpoint with the chip and its calibration after a test, relative to the work
             folder. Tested with the same hook, the checkpoint gives the same chip without calibrating again.
@@ -84,14 +85,14 @@ class AnalogHook(Hook):
         seed: int = 0,
         t_inference: float | str = 0.0,
         calibration: Mapping[str, Any] | bool | None = None,
-        exclude: list[str] | tuple[str, ...] = (),
+        exclude: Exclude = (),
         in_val: bool = True,
         out_file: str | None = None,
     ) -> None:
         self.noise, self.rpu_config = build_rpu_config(rpu_config)
         self.seed = check_seed("seed", seed)
         self.t_inference = parse_time(t_inference)
-        self.exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
+        self.exclude = excluded_names(exclude)
         self.in_val = in_val
         self.out_file = out_file
         self.enabled = True

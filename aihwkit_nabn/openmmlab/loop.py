@@ -26,6 +26,7 @@ from aihwkit_nabn.openmmlab.run import data_setup, from_main_process
 from aihwkit_nabn.openmmlab.settings import build_methods, build_scenarios, check_pipeline, check_samples
 from aihwkit_nabn.reporting import print_metrics, print_table
 from aihwkit_nabn.results import RecordLog
+from aihwkit_nabn.results.placement import Exclude, excluded_names
 from aihwkit_nabn.seeding import check_seed
 
 
@@ -49,7 +50,7 @@ class AnalogTestLoop(TestLoop):
         max_samples: Number of calibration images; None takes the whole train set.
         calibration_batch_size: Images per calibration batch; None: as the train set's loader has it.
         pipeline: ``'train'`` or ``'test'`` for the calibration images of all methods; None: what suits each.
-        exclude: Names of modules that stay digital; ``*`` and ``?`` match.
+        exclude: Names of modules that stay digital, ``*`` and ``?`` match; or files that `nabn place` wrote.
         fp16: Measure under autocast.
         per_class: Report mIoU and box mAP also class by class, as ``mIoU/car``.
         examples: Number of test images whose predictions are drawn into the folder ``examples`` beside the results:
@@ -77,7 +78,7 @@ class AnalogTestLoop(TestLoop):
         max_samples: int | None = 256,
         calibration_batch_size: int | None = None,
         pipeline: str | None = None,
-        exclude: list[str] | tuple[str, ...] = (),
+        exclude: Exclude = (),
         fp16: bool = False,
         per_class: bool = False,
         examples: int = 0,
@@ -94,7 +95,7 @@ class AnalogTestLoop(TestLoop):
         )
         self.max_samples = check_samples("max_samples", max_samples)
         self.calibration_batch_size = check_samples("calibration_batch_size", calibration_batch_size)
-        self.exclude = exclude
+        self.exclude = excluded_names(exclude)
         self.per_class = check_flag("per_class", per_class)
         self.records = records
         self.resume = check_flag("resume", resume)
@@ -133,7 +134,7 @@ class AnalogTestLoop(TestLoop):
             calibration_seed=None if self.calibration_seed == self.seed else self.calibration_seed,
             max_samples=self.max_samples,
             calibration_batch_size=self.calibration_batch_size,
-            exclude=[self.exclude] if isinstance(self.exclude, str) else list(self.exclude),
+            exclude=list(self.exclude),
             fp16=self.fp16,
             per_class=self.per_class,
             **data_setup(self.runner.cfg),

@@ -15,6 +15,7 @@ from aihwkit_nabn.errors import check_number
 from aihwkit_nabn.openmmlab.checkpoints import FitCheckpoint
 from aihwkit_nabn.openmmlab.iterations import unwrapped
 from aihwkit_nabn.openmmlab.settings import build_rpu_config
+from aihwkit_nabn.results.placement import Exclude, excluded_names
 from aihwkit_nabn.seeding import check_seed, derive_seed
 from aihwkit_nabn.times import parse_time
 from aihwkit_nabn.training.noise import TrainingNoise, matched_noise
@@ -39,7 +40,7 @@ class HardwareAwareTrainingHook(Hook):
         t_inference: Time after programming that the noise is matched at: seconds or text such as ``'1d'``.
         strength: Factor on the noise: 1 matches the chip, 0 trains without noise.
         clip_sigma: Weights are clipped at this many standard deviations of their layer after each step; None: never.
-        exclude: Names of modules that stay digital; ``*`` and ``?`` match.
+        exclude: Names of modules that stay digital, ``*`` and ``?`` match; or files that `nabn place` wrote.
         seed: Of the noise; each rank draws its own.
 
     Raises:
@@ -55,7 +56,7 @@ class HardwareAwareTrainingHook(Hook):
         t_inference: float | str = 0.0,
         strength: float = 1.0,
         clip_sigma: float | None = 2.5,
-        exclude: list[str] | tuple[str, ...] = (),
+        exclude: Exclude = (),
         seed: int = 0,
     ) -> None:
         self.name, self.rpu_config = build_rpu_config(rpu_config)
@@ -64,7 +65,7 @@ class HardwareAwareTrainingHook(Hook):
         if clip_sigma is not None:
             check_number("clip_sigma", clip_sigma, exclusive_minimum=0.0)
         self.clip_sigma = clip_sigma
-        self.exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
+        self.exclude = excluded_names(exclude)
         self.seed = check_seed("seed", seed)
         self._noise: WeightNoise | None = None
         self._handles: list[Any] = []

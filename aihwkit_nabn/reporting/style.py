@@ -19,9 +19,9 @@ _KNOWN = {
     "batch": ("#56B4E9", "v"),
     "online": ("#009E73", "P"),
     "paired": ("#D55E00", "X"),
-    "common_mode": ("#332288", "*"),
+    "common_mode": ("#6699CC", "*"),
     "low_rank": ("#661100", "8"),
-    "auto": ("#000000", "p"),
+    "auto": ("#332288", "p"),
     "distill": ("#882255", "<"),
     # Rows of a comparison with hardware-aware training.
     "drift_compensation": ("#000000", "|"),
@@ -29,10 +29,11 @@ _KNOWN = {
     "hwa+paired": ("#AA3377", "H"),
     "hwa+common_mode": ("#4477AA", "h"),
     "hwa+distill": ("#AA4499", "d"),
+    "hwa+auto": ("#225555", "P"),
     "hwa_x0.25": ("#999933", "p"),
     "hwa_x2": ("#44AA99", "h"),
 }
-_FURTHER = [("#332288", "H"), ("#117733", ">"), ("#999933", "p"), ("#44AA99", "h"), ("#AA4499", "d")]
+_FURTHER = [("#6699CC", "H"), ("#117733", ">"), ("#999933", "p"), ("#44AA99", "h"), ("#AA4499", "d")]
 _Dashes = Literal["-", "--", "-.", ":"]
 _DASHES: list[_Dashes] = ["-", "--", "-.", ":"]
 

@@ -37,6 +37,8 @@ class Study(ABC):
     def jobs(self, known: Mapping[str, Record]) -> list[Any]:
         """Return what is left to do, as objects that can be sent to a process.
 
+        It is asked again when those are done, so later jobs may depend on what earlier ones have found.
+
         Args:
             known: The records that are there, by key.
         """

@@ -24,6 +24,7 @@ from aihwkit_nabn.nn.reparametrization import copy_model
 from aihwkit_nabn.nn.rewiring import replace_held
 from aihwkit_nabn.results import UNCALIBRATED, Record, Results
 from aihwkit_nabn.results.layers import BUT, ONLY, SHARES, WHOLE
+from aihwkit_nabn.results.placement import Exclude, excluded_names
 from aihwkit_nabn.results.version_0_1 import value_in
 from aihwkit_nabn.seeding import derive_seed, isolated_rng
 from aihwkit_nabn.studies._base import WorkloadSource, WorkloadStudy
@@ -83,7 +84,7 @@ class LayersStudy(WorkloadStudy):
         chips: int = 5,
         seed: int = 0,
         request: CalibrationRequest | None = None,
-        exclude: Iterable[str] = (),
+        exclude: Exclude = (),
         reverse: bool = False,
         imports: tuple[str, ...] = (),
     ) -> None:
@@ -92,7 +93,7 @@ class LayersStudy(WorkloadStudy):
         self.methods = [methods] if isinstance(methods, (str, MethodSpec)) else list(methods)
         self.chips, self.seed = chips, seed
         self.request = request or CalibrationRequest(seed=seed)
-        self.exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
+        self.exclude = excluded_names(exclude)
         self.reverse = reverse
         self.plan  # noqa: B018  # made at once, for its errors
 
@@ -158,7 +159,7 @@ class LayersStudy(WorkloadStudy):
             self.protocol.program(analog, scenario, job.chip_seed)
             for (name, kind), label in job.left:
                 away = [] if name == WHOLE else [n for n in layers if (n == name) == (kind == BUT)]
-                with _swapped(analog, [(layers[n], twins[n]) for n in away]):
+                with swapped(analog, [(layers[n], twins[n]) for n in away]):
                     found, _ = self.protocol.record(analog, scenario, job.chip_seed, methods[label])
                 axes = {"layer": name, "on_chip": kind}
                 yield replace(found, metrics={self.metric: found.metrics[self.metric]}, axes=axes)
@@ -194,7 +195,7 @@ def _key(record: Record) -> Key:
 
 
 @contextmanager
-def _swapped(model: nn.Module, pairs: Iterable[tuple[nn.Module, nn.Module]]) -> Iterator[None]:
+def swapped(model: nn.Module, pairs: Iterable[tuple[nn.Module, nn.Module]]) -> Iterator[None]:
     """Put the second module of each pair where the first is, in every place that has it, and back at the end."""
     stand_ins = {id(old): new for old, new in pairs}
     changed: list[tuple[nn.Module, str, nn.Module]] = []

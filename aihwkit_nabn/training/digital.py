@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -13,16 +12,17 @@ from aihwkit_nabn.nn import convert_to_noise_aware
 from aihwkit_nabn.nn.layers import NoiseAwareLayer, named_analog_layers
 from aihwkit_nabn.nn.reparametrization import make_weights_plain
 from aihwkit_nabn.nn.rewiring import copy_whole
+from aihwkit_nabn.results.placement import Exclude, excluded_names
 
 
 def convert_for_training(
-    model: nn.Module, rpu_config: RPUConfigBase, exclude: Iterable[str] = (), **options: Any
+    model: nn.Module, rpu_config: RPUConfigBase, exclude: Exclude = (), **options: Any
 ) -> nn.Module:
     """Convert a model as `convert_to_noise_aware` does, except for layers whose class computes their weight.
 
     What their tiles hold has no parameter in the digital model, so it could be neither drawn noise into nor kept.
     """
-    given = (exclude,) if isinstance(exclude, str) else tuple(exclude)
+    given = excluded_names(exclude)
     analog = convert_to_noise_aware(model, rpu_config, given, **options)
     layers = named_analog_layers(analog)
     computed = [name for name, layer in layers.items() if getattr(layer, "weight_is_computed", False)]

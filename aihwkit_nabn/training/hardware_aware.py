@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from aihwkit_nabn.calibration.batches import batch_size, check_finite, default_forward
 from aihwkit_nabn.errors import NabnError, check_count, check_number
 from aihwkit_nabn.nn import NoiseAwareBatchNorm
+from aihwkit_nabn.results.placement import Exclude, excluded_names
 from aihwkit_nabn.seeding import check_seed, isolated_run
 from aihwkit_nabn.training.digital import convert_for_training, digital_twin
 from aihwkit_nabn.training.noise import TrainingNoise
@@ -55,7 +56,7 @@ def train_hardware_aware(
     optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.SGD,
     optimizer_options: Mapping[str, Any] | None = None,
     clip_sigma: float | None = 2.5,
-    exclude: Iterable[str] = (),
+    exclude: Exclude = (),
     seed: int = 0,
     on_epoch: Callable[[int, float], None] | None = None,
 ) -> TrainedModel:
@@ -196,9 +197,9 @@ def _training_mode(analog: nn.Module, model: nn.Module) -> None:
             module.eval()
 
 
-def _excluded(model: nn.Module, exclude: Iterable[str]) -> tuple[str, ...]:
+def _excluded(model: nn.Module, exclude: Exclude) -> tuple[str, ...]:
     """Return what stays digital: attention too, whose joint weight aihwkit holds on no tile."""
-    given = (exclude,) if isinstance(exclude, str) else tuple(exclude)
+    given = excluded_names(exclude)
     attention = [name for name, module in model.named_modules() if isinstance(module, nn.MultiheadAttention) and name]
     return (*given, *attention)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from aihwkit.simulator.parameters.base import RPUConfigBase
@@ -16,6 +15,7 @@ from aihwkit_nabn.errors import NabnError, check_count, check_number, suggestion
 from aihwkit_nabn.nn import convert_to_noise_aware
 from aihwkit_nabn.nn.layers import NoiseAwareLayer, named_analog_layers
 from aihwkit_nabn.noise.gaussian import GaussianWeightNoise
+from aihwkit_nabn.results.placement import Exclude
 from aihwkit_nabn.seeding import check_seed
 from aihwkit_nabn.simulator.product.tiles import tile_output_scale, tiles_of
 from aihwkit_nabn.times import parse_time
@@ -69,7 +69,7 @@ def matched_noise(
     *,
     chips: int = 3,
     seed: int = 0,
-    exclude: Iterable[str] = (),
+    exclude: Exclude = (),
 ) -> TrainingNoise:
     """Return the training noise that does to weights what a chip does to them: the "right" noise to train at.
 

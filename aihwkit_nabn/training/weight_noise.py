@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from aihwkit_nabn.nn import ConversionReport
 from aihwkit_nabn.nn.layers import NoiseAwareLayer, named_analog_layers
+from aihwkit_nabn.results.placement import Exclude
 from aihwkit_nabn.simulator.product.linear_map import LinearMap
 from aihwkit_nabn.training.digital import convert_for_training
 from aihwkit_nabn.training.noise import TrainingNoise
@@ -47,7 +47,7 @@ class WeightNoise:
         *,
         clip_sigma: float | None = None,
         columnwise: bool = False,
-        exclude: Iterable[str] = (),
+        exclude: Exclude = (),
     ) -> None:
         self.model, self.noise, self.clip_sigma, self.columnwise = model, noise, clip_sigma, columnwise
         config = TorchInferenceRPUConfig(drift_compensation=None)

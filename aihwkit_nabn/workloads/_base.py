@@ -84,6 +84,9 @@ class Workload:
         compressed: Called with a JPEG quality; returns the workload with its images compressed. None: it cannot.
         test_set: Returns the test images as the network takes them, for streams; None: it cannot.
         write_examples: Draws test images as chips see them, see `aihwkit_nabn.evaluation.examples`; None: it cannot.
+        held_back: Called with a number of images and a `CalibrationRequest`; returns an ``eval_fn`` on at most so many
+            labelled images of the train set that are not among those requested, None where none are left. None: it
+            cannot.
         sources: Which of `SOURCES` it has.
         description: Lines that say what is measured, for the user.
         facts: More about its data, as plain values by name; under ``setup`` what must be the same for measurements to
@@ -102,6 +105,7 @@ class Workload:
     compressed: Callable[[int], Workload] | None = None
     test_set: Callable[[], ImageSet] | None = None
     write_examples: Callable[..., Path] | None = None
+    held_back: Callable[[int, CalibrationRequest], EvalFn | None] | None = None
     sources: tuple[str, ...] = SOURCES[:1]
     description: tuple[str, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)

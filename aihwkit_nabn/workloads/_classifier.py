@@ -14,6 +14,7 @@ from aihwkit_nabn.data.image_folder import choose
 from aihwkit_nabn.data.jpeg import check_quality
 from aihwkit_nabn.errors import NabnError, check_count
 from aihwkit_nabn.evaluation.methods import PLAIN
+from aihwkit_nabn.evaluation.plan import EvalFn
 from aihwkit_nabn.seeding import derive_seed
 from aihwkit_nabn.training import TrainedModel, TrainingNoise, train_hardware_aware
 from aihwkit_nabn.training.recipe import Recipe
@@ -64,7 +65,7 @@ class Classifier:
             NabnError: there are not as many test images as asked for.
         """
         numbers = self.test_numbers()
-        tested = _Tested(self, numbers)
+        tested = _Tested(self, self.test, numbers)
         return Workload(
             model=self.model,
             eval_fn=tested.accuracy,
@@ -74,6 +75,7 @@ class Classifier:
             train=self.trained,
             compressed=lambda quality: replace(self, jpeg=check_quality(quality)).workload(),
             test_set=tested.whole,
+            held_back=self.held_back,
             sources=SOURCES,
             description=self.description,
             facts={"test_images": len(numbers), "other_data": self.other_name, "setup": self.setup},
@@ -117,6 +119,12 @@ class Classifier:
         key = ("calibration images",) if request.source == SOURCES[0] else ("calibration images", request.source)
         return source, candidates[choose(len(candidates), request.n, derive_seed(request.seed, *key))].tolist()
 
+    def held_back(self, count: int, request: CalibrationRequest) -> EvalFn | None:
+        """As `Workload.held_back`: from the end of the order whose beginning is calibrated with."""
+        images, order = self.chosen(replace(request, n=None))
+        left = order[len(order) if request.n is None else request.n :][-count:]
+        return _Tested(self, images, left).accuracy if left else None
+
     def forward(self, model: nn.Module, batch: Any) -> Any:
         """Run the chip: of a pair, on the compressed images."""
         return model((batch[1] if isinstance(batch, tuple) else batch).to(self.device))
@@ -138,13 +146,13 @@ class Classifier:
 
 
 class _Tested:
-    """The test images of a classifier."""
+    """Labelled images of a classifier that are measured on."""
 
-    def __init__(self, classifier: Classifier, numbers: Sequence[int]) -> None:
+    def __init__(self, classifier: Classifier, images: Images, numbers: Sequence[int]) -> None:
         self.classifier = classifier
-        self.labels = classifier.test.labels[torch.tensor(numbers)]
+        self.labels = images.labels[torch.tensor(numbers)]
         self.size = classifier.settings.batch_size or classifier.batch_size[0]
-        self.images = classifier.test.batches(numbers, self.size, images=PLAIN, jpeg=classifier.jpeg)
+        self.images = images.batches(numbers, self.size, images=PLAIN, jpeg=classifier.jpeg)
 
     def accuracy(self, model: nn.Module) -> dict[str, float]:
         device = self.classifier.device

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,11 @@ from aihwkit_nabn.data.box_metrics import KINDS, BoxMetric
 from aihwkit_nabn.data.coco import CocoAnnotations, CocoFolder
 from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.evaluation.examples import SCORE, View
+from aihwkit_nabn.evaluation.plan import EvalFn
 from aihwkit_nabn.training.recipe import Recipe
-from aihwkit_nabn.workloads._base import LoadSettings
+from aihwkit_nabn.workloads._base import CalibrationRequest, LoadSettings
 from aihwkit_nabn.workloads._detection_training import LabelledImages
-from aihwkit_nabn.workloads._image_network import ImageNetwork, choose_tested
+from aihwkit_nabn.workloads._image_network import ImageNetwork, calibrated_with, choose_tested, order_held_back
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +123,19 @@ class Detector(ImageNetwork):
             raise NabnError(f"{self.name} trains on masks, but {found.source} has objects without segmentation")
         return found
 
+    def held_back(self, count: int, request: CalibrationRequest) -> EvalFn | None:
+        """As `ImageNetwork` has it."""
+        if not self.folder.has_train_annotations:
+            return None
+        truth, paths = self.folder.train_annotations(), self.folder.train
+        used = {paths[place] for place in calibrated_with(len(paths), request)}
+        order = order_held_back(len(truth.images), request)
+        left = [place for place in order if truth.path(place) not in used][:count]
+        if not truth.has_objects(left):
+            return None
+        truth.sizes(left)
+        return replace(self, folder=replace(self.folder, val=truth), numbers=left).workload().eval_fn
+
     def labelled(self) -> Callable[[int], Iterable[Any]]:
         """Return a function of a seed that gives the images that have objects, see `LabelledImages`."""
         images = LabelledImages(self._training_data(), self.label_of, self.finds_masks)
@@ -135,7 +149,7 @@ def tested_objects(truth: CocoAnnotations, settings: LoadSettings) -> list[int]:
         NabnError: there is no object in them, or an image has another size than its annotations say.
     """
     numbers = choose_tested(len(truth.images), settings)
-    if not any(not entry["iscrowd"] for number in numbers for entry in truth.objects[number]):
+    if not truth.has_objects(numbers):
         raise NabnError(f"{truth.source} has no object in the {len(numbers)} images to be tested on")
     truth.sizes(numbers)
     return numbers

@@ -18,6 +18,7 @@ from aihwkit_nabn.data.jpeg import check_quality, compress_image
 from aihwkit_nabn.errors import NabnError, first_line
 from aihwkit_nabn.evaluation.examples import Example, View, write_examples
 from aihwkit_nabn.evaluation.methods import PLAIN
+from aihwkit_nabn.evaluation.plan import EvalFn
 from aihwkit_nabn.seeding import derive_seed
 from aihwkit_nabn.training import TrainedModel, TrainingNoise, train_hardware_aware
 from aihwkit_nabn.training.recipe import Recipe
@@ -118,6 +119,10 @@ class ImageNetwork(ABC):
         """As `Workload.check_recipe`."""
 
     @abstractmethod
+    def held_back(self, count: int, request: CalibrationRequest) -> EvalFn | None:
+        """As `Workload.held_back`."""
+
+    @abstractmethod
     def labelled(self) -> Callable[[int], Iterable[Any]]:
         """Return a function of a seed that gives the batches of an epoch."""
 
@@ -159,6 +164,7 @@ class ImageNetwork(ABC):
             check_recipe=self.check_recipe,
             compressed=lambda quality: replace(self, jpeg=check_quality(quality)).workload(),
             write_examples=self.write_examples,
+            held_back=self.held_back,
             description=(*self.describe(), *self.notes),
             facts={"test_images": len(self.numbers), "setup": self.setup},
         )
@@ -230,7 +236,7 @@ class Calibration:
         total = len(self.images.paths)
         if request.exact and request.n is not None and request.n > total:
             raise NabnError(f"samples must be at most {total}, the number of images for calibration, got {request.n}")
-        indices = choose(total, request.n, derive_seed(request.seed, "calibration images"))
+        indices = calibrated_with(total, request)
         size = request.batch_size or self.batch_size
 
         def made(jpeg: int | None) -> Iterable[Tensor]:
@@ -245,6 +251,16 @@ class Calibration:
     def reference_forward(self, model: nn.Module, batch: Any) -> Any:
         """Run the reference: of a pair, on the clean images."""
         return self.run(model, (batch[0] if isinstance(batch, tuple) else batch).to(self.device))
+
+
+def calibrated_with(total: int, request: CalibrationRequest) -> list[int]:
+    """Return the places of the calibration images among all in ``train``."""
+    return choose(total, request.n, derive_seed(request.seed, "calibration images"))
+
+
+def order_held_back(total: int, request: CalibrationRequest) -> list[int]:
+    """Return the order in which labelled images of ``train`` are measured on beside a calibration."""
+    return choose(total, None, derive_seed(request.seed, "held back"))
 
 
 def choose_tested(total: int, settings: LoadSettings) -> list[int]:

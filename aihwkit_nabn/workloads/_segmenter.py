@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,11 @@ from aihwkit_nabn.data.image_folder import choose
 from aihwkit_nabn.data.segmentation import MaskFolder, Overlaps
 from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.evaluation.examples import View
+from aihwkit_nabn.evaluation.plan import EvalFn
 from aihwkit_nabn.seeding import derive_seed, private_rng
 from aihwkit_nabn.training.recipe import Recipe
-from aihwkit_nabn.workloads._image_network import ImageNetwork, groups_for_training
+from aihwkit_nabn.workloads._base import CalibrationRequest
+from aihwkit_nabn.workloads._image_network import ImageNetwork, calibrated_with, groups_for_training, order_held_back
 from aihwkit_nabn.workloads._segmentation_images import Pipeline
 
 _BATCH = 4
@@ -119,6 +121,16 @@ class Segmenter(ImageNetwork):
         """As `ImageNetwork` has it."""
         for place in range(len(self.folder.train.images)):
             self.folder.train.mask_path(place)
+
+    def held_back(self, count: int, request: CalibrationRequest) -> EvalFn | None:
+        """As `ImageNetwork` has it."""
+        train = self.folder.train
+        used = set(calibrated_with(len(train.images), request))
+        order = order_held_back(len(train.images), request)
+        left = [place for place in order if place not in used and train.has_mask(place)][:count]
+        if not left:
+            return None
+        return replace(self, folder=replace(self.folder, val=train), numbers=left).workload().eval_fn
 
     def labelled(self) -> Callable[[int], Iterable[Any]]:
         """As `ImageNetwork` has it."""

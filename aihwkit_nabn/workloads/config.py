@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from aihwkit_nabn.errors import NabnError, check_flag, missing_extra
+from aihwkit_nabn.evaluation.plan import EvalFn
 from aihwkit_nabn.workloads._base import (
     CHECKPOINT,
     SOURCES,
@@ -150,6 +151,7 @@ class _Config:
             train=lambda noise, rpu_config, recipe: self.trained(model, noise, rpu_config, recipe, logs),
             compressed=self.compressed,
             write_examples=examples,
+            held_back=lambda count, request: self.held_back(count, request, logs),
             description=(
                 f"{self.config.filename} with {self.checkpoint}: {len(loop.dataloader.dataset)} test images; what "
                 f"mmengine prints is in {logs}/output.txt",
@@ -166,6 +168,17 @@ class _Config:
         check_source(request.source, SOURCES[:1])
         skips = request.reference_skips
         return calibration_images(self.config, request.images, request.n, request.batch_size, request.seed, skips)
+
+    def held_back(self, count: int, request: CalibrationRequest, logs: Path) -> EvalFn | None:
+        """As `Workload.held_back`."""
+        from aihwkit_nabn.openmmlab.held_back import measured_on_train_set
+        from aihwkit_nabn.openmmlab.output import output_in
+
+        if request.n is None or not self.config.get("train_dataloader"):
+            return None
+        with output_in(logs):
+            config = measured_on_train_set(self.config, count, request.n, request.seed)
+        return None if config is None else replace(self, config=config).workload().eval_fn
 
     def check_recipe(self, recipe: Recipe) -> None:
         """As `Workload.check_recipe`."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import aihwkit_nabn as nabn
 from aihwkit_nabn import CalibrationMethod, register_calibration_method
 from aihwkit_nabn.calibration import CALIBRATION_METHODS
+from aihwkit_nabn.calibration.matching import disagreement, squared_error
 from aihwkit_nabn.errors import CalibrationError, NabnError
 from aihwkit_nabn.reporting.text import NumberStyle, footnotes
 from aihwkit_nabn.results import Record, Results
@@ -279,3 +280,36 @@ def test_names_of_candidates_may_have_blanks():
     with pytest.raises(NabnError) as error:
         auto(candidates="none+")
     assert "online" not in str(error.value) and "paired" in str(error.value)
+
+
+@pytest.mark.parametrize("correlation", [0.2, 0.6, 0.95])
+def test_the_disagreement_does_not_favour_a_spread_that_is_too_small(correlation):
+    target, other = torch.randn(2, 4, 3, 50, 50)
+    other -= (other * target).mean() / target.square().mean() * target
+    same_spread = correlation * target + (1 - correlation**2) ** 0.5 * other
+    spreads = [0.0, 0.1, correlation, 1.0, 1.5]
+    found = [float(disagreement(0.3 + spread * same_spread, 0.3 + target)) for spread in spreads]
+    assert min(found) == found[3] == pytest.approx(1 - correlation, abs=0.02)
+    assert found[0] == 1.0 and found[3] < found[4] <= 1.0
+    errors = [float(squared_error(spread * same_spread, target)) for spread in spreads]
+    assert min(errors) == errors[2]  # the loss that auto used before
+    assert float(disagreement(target + 0.5, target)) == pytest.approx(0.25, rel=0.05)
+    assert torch.isnan(disagreement(target * torch.nan, target))
+
+
+def test_what_images_lost_before_the_chip_is_given_back_though_the_chip_is_exact():
+    """As with compressed images and a clean reference: the chip's outputs have too little spread."""
+    net = deep(2)
+    clean = torch.randn(64, 3, 8, 8)
+    pairs = list(zip(clean.split(16), (0.5 * clean + 0.5 * torch.randn_like(clean)).split(16), strict=True))
+    chip = chip_of(net, nabn.presets.GaussianWeightNoisePreset(sigma=0.0))
+    report = nabn.calibrate(
+        chip,
+        pairs,
+        "auto",
+        reference=net,
+        candidates="none+paired",
+        forward_fn=lambda network, pair: network(pair[1]),
+        reference_forward_fn=lambda network, pair: network(pair[0]),
+    )
+    assert taken(report) == "paired"

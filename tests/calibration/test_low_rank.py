@@ -229,3 +229,16 @@ def test_a_layers_multiplications_are_those_that_torch_counts(kind):
     matrix = analog.linear_map.to_matrix(layer.weight)
     positions = output.numel() // len(matrix)
     assert 2 * analog.linear_map.multiplications(x, positions, matrix.numel()) == counter.get_total_flops()
+
+
+@pytest.mark.parametrize(("n", "corrected"), [(1, False), (2, False), (3, True)])
+def test_one_or_two_images_do_not_make_a_regression(n, corrected):
+    """On ResNet-20, such corrections brought training images from 76.5 to 68.7, where `paired` has 87.3."""
+    net, images = deep(2), torch.randn(n, 3, 8, 8)
+    x, outputs, notes = torch.randn(4, 3, 8, 8), [], []
+    for method in ("low_rank", "paired"):
+        chip = chip_of(net, nabn.presets.GaussianWeightNoisePreset(sigma=0.1))
+        notes.append(nabn.calibrate(chip, list(images.split(1)), method, reference=net).notes)
+        outputs.append(chip(x))
+    assert torch.equal(*outputs) is not corrected
+    assert any("no layer corrected" in note for note in notes[0]) is not corrected

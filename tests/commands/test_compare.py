@@ -7,7 +7,14 @@ import pytest
 
 from aihwkit_nabn import cli
 from aihwkit_nabn.commands._run import run
-from aihwkit_nabn.commands.compare import TIMES, noise_settings, settings_of_noise
+from aihwkit_nabn.commands.compare import (
+    AFTER_TRAINING,
+    DIGITS_METHODS,
+    OTHERS_METHODS,
+    TIMES,
+    noise_settings,
+    settings_of_noise,
+)
 from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.evaluation import EvaluationResult
 from aihwkit_nabn.reporting import after_training, verdict
@@ -103,6 +110,11 @@ def test_verdict_names_where_calibration_after_training_is_worse() -> None:
     worse = _result({"uncalibrated": [50.0, 60.0], "HWA": [90.0, 92.0], "HWA + paired": [89.0, 92.5]})
     assert "below it in 1 of 1 scenarios, beyond what chips vary by in none: first (-0.25 [" in verdict(worse)[0]
     assert verdict(_result({"uncalibrated": [50.0]})) == []
+
+
+def test_what_is_tried_without_being_asked_for_is_tried_after_training_too() -> None:
+    for methods in (DIGITS_METHODS, OTHERS_METHODS):
+        assert set(methods.split(",")) <= set(AFTER_TRAINING)
 
 
 def test_unknown_method_is_refused_before_the_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -71,16 +71,21 @@ def test_the_files_of_the_tutorial_run_on_the_command_line(
     assert "3 classes, images of 32 x 32 pixels" in capsys.readouterr().out
 
 
-def _commands() -> list[tuple[str, list[str]]]:
-    found = []
+def _lines() -> Iterator[tuple[Path, list[str]]]:
+    """Yield each command line of the text as its words, with its page."""
     for page in PAGES:
         for block in blocks(page, "bash"):
             for line in block.replace("\\\n", " ").splitlines():
-                words = shlex.split(line, comments=True)
-                if "nabn" in words or "aihwkit_nabn.cli" in words:
-                    start = next(i for i, word in enumerate(words) if word in ("nabn", "aihwkit_nabn.cli"))
-                    if start + 1 < len(words):
-                        found.append((f"{page.name}: {' '.join(words[start:])}"[:90], words[start + 1 :]))
+                yield page, shlex.split(line, comments=True)
+
+
+def _commands() -> list[tuple[str, list[str]]]:
+    found = []
+    for page, words in _lines():
+        if "nabn" in words or "aihwkit_nabn.cli" in words:
+            start = next(i for i, word in enumerate(words) if word in ("nabn", "aihwkit_nabn.cli"))
+            if start + 1 < len(words):
+                found.append((f"{page.name}: {' '.join(words[start:])}"[:90], words[start + 1 :]))
     return found
 
 
@@ -97,6 +102,20 @@ def test_every_command_in_the_text_exists_with_its_options(words: list[str]) -> 
             parse_preset(value)
         if option == "--methods":
             assert set(value.split(",")) <= {"none", *CALIBRATION_METHODS.names()}
+
+
+def test_every_script_in_the_text_exists_with_its_options() -> None:
+    found = [words for _, words in _lines() if any(word.startswith("tools/") for word in words)]
+    assert len(found) > 10
+    for words in found:
+        start = next(i for i, word in enumerate(words) if word.startswith("tools/"))
+        source = (ROOT / words[start]).read_text()
+        for option in (word.partition("=")[0] for word in words[start + 1 :] if word.startswith("--")):
+            parameter = option.removeprefix("--").replace("-", "_")
+            assert re.search(rf'^ +{parameter}: |"{option}"', source, re.MULTILINE), f"{words[start]} {option}"
+        for option, value in zip(words, words[1:], strict=False):
+            if option == "--noise":
+                parse_preset(value)
 
 
 def test_every_noise_setting_and_method_and_public_name_has_its_entry(generated) -> None:

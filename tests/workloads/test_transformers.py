@@ -206,6 +206,16 @@ def test_calibration_images_are_plain_or_moved_at_random(
     assert digits.shape == (2, 3, 32, 32) and float(digits.min()) == pytest.approx(-1.0, abs=0.02)
 
 
+def test_images_held_back_from_calibration_are_measured_on(
+    saved: Callable[[str], Path], pictures: Path, coco: Path, masks: Path
+) -> None:
+    for name, data in (("vit", pictures), ("detr", coco), ("segformer", masks)):
+        workload = _load(saved(name), data)
+        assert workload.held_back is not None
+        measure = workload.held_back(2, CalibrationRequest(n=2))
+        assert measure is not None and measure(workload.model).keys() == workload.eval_fn(workload.model).keys()
+
+
 # What lies on tiles
 
 

@@ -11,7 +11,6 @@ from unittest import mock
 
 from aihwkit_nabn.data.image_folder import choose
 from aihwkit_nabn.errors import NabnError, missing_extra
-from aihwkit_nabn.evaluation.methods import AUGMENTED, PLAIN
 from aihwkit_nabn.workloads import CalibrationRequest, LoadSettings, Workload
 from networks._base import NETWORKS, NetworkKind, Options, need_data
 
@@ -88,36 +87,27 @@ def load_network(path: Path, checkpoint: Path, data_root: Path, options: Options
 
     logs = options.out / "logs" / path.stem
     with mock.patch.dict(os.environ, NABN_DATA=str(data_root.resolve())):
-        config = read_config(str(path), ["log_level=ERROR"])
-        _choose_tested(config, options)
+        config = _on_chosen_images(read_config(str(path), ["log_level=ERROR"]), options)
         settings = LoadSettings(seed=options.seed, loader_workers=0, work_dir=logs)
         return config_workload(config, settings, checkpoint=str(checkpoint))
 
 
-def _choose_tested(config: Config, options: Options) -> None:
-    """Let a config test on the images that the options ask for."""
-    if options.split == "test" and options.test_images is None:
-        return
-    from mmengine.registry import DATASETS, DefaultScope
-
-    from aihwkit_nabn.openmmlab.batches import CalibrationImages, with_test_pipeline
-    from aihwkit_nabn.openmmlab.config import register_modules, scope_of
-
-    register_modules(scope_of(config))
-    dataset = config.test_dataloader.dataset
+def _on_chosen_images(config: Config, options: Options) -> Config:
+    """Return a config that tests on the images that the options ask for."""
     if options.split == "train":
-        trained = config.train_dataloader.dataset
-        dataset = with_test_pipeline(trained.to_dict(), dataset.pipeline)
-        if "ann_file" in config.test_evaluator:
-            config.test_evaluator.ann_file = os.path.join(trained.data_root, trained.ann_file)
-    with DefaultScope.overwrite_default_scope(config.default_scope):
-        built = DATASETS.build(dataset)
-    numbers = choose(len(built), None, options.seed)
-    if options.split == "train":
-        used = set()
-        for name in (PLAIN, AUGMENTED):
-            images = CalibrationImages(config, name, REQUEST.n, REQUEST.batch_size, options.seed)
-            used |= {images.dataset.get_data_info(index)["img_path"] for index in images.indices}
-        numbers = [number for number in numbers if built.get_data_info(number)["img_path"] not in used]
-    dataset["indices"] = sorted(numbers[: options.test_images])
-    config.test_dataloader.dataset = dataset
+        from aihwkit_nabn.openmmlab.held_back import measured_on_train_set
+
+        found = measured_on_train_set(config, options.test_images, REQUEST.n or 0, options.seed)
+        if found is None:
+            raise NabnError(f"{config.filename} has no training images left to measure on")
+        return found
+    if options.test_images is not None:
+        from mmengine.registry import DATASETS, DefaultScope
+
+        from aihwkit_nabn.openmmlab.config import register_modules, scope_of
+
+        register_modules(scope_of(config))
+        with DefaultScope.overwrite_default_scope(config.default_scope):
+            total = len(DATASETS.build(config.test_dataloader.dataset))
+        config.test_dataloader.dataset.indices = sorted(choose(total, options.test_images, options.seed))
+    return config

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from aihwkit_nabn.calibration.batches import SampleStore
-from aihwkit_nabn.calibration.matching import BlockObjective
+from aihwkit_nabn.calibration.matching import BlockObjective, disagreement
 from aihwkit_nabn.calibration.method import (
     CALIBRATION_METHODS,
     CalibrationMethod,
@@ -46,9 +46,10 @@ class Auto(CalibrationMethod):
     """The candidate whose chip agrees best with the reference on calibration images that it has not seen.
 
     Each candidate calibrates on part of the images; then the chip's block outputs are compared with the reference's on
-    the rest, without labels: the squared difference in parts of the output's variance, at most 1, mean over the blocks.
-    The best one calibrates once more, on all images. Doing nothing is a candidate, so a calibration that makes this
-    chip worse is not taken. The report says which was taken, and how far off each was.
+    the rest, without labels: one minus their correlation, plus the squared differences of their standard deviations and
+    means in parts of the reference's, at most 1, mean over the blocks. The best one calibrates once more, on all
+    images. Doing nothing is a candidate, so a calibration that makes this chip worse is not taken. The report says
+    which was taken, and how far off each was.
 
     A candidate that the network has no place for (``population`` without BatchNorm) is left out. Where the calibration
     set cannot be divided, being one batch of records, candidates are compared on what they have seen.
@@ -90,7 +91,7 @@ class Auto(CalibrationMethod):
         is_apart = bool(held)
         learn, held = (learn, held) if is_apart else (list(range(store.n)),) * 2
         moment = ChipMoment.take(session.model)
-        judge = BlockObjective(session, store, 0.0, None, cap=1.0)
+        judge = BlockObjective(session, store, 0.0, None, disagreement)
         groups = store.minibatches(held, _BATCH)
         tried = []
         for name, method in self.candidates:

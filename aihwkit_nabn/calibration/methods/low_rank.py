@@ -31,7 +31,8 @@ class LowRank(Paired):
 
     Ranks are given out over the whole network, where they take off the largest share of a layer's signal per
     multiplication, until `budget` is used up. Layers with groups (depthwise ones) get a gain of their group's mean
-    instead, one number per channel. s and o match the reference's mean and spread, exactly layer by layer.
+    instead, one number per channel. s and o match the reference's mean and spread, exactly layer by layer. With fewer
+    than three calibration images, nothing is corrected, and it is ``paired``.
 
     Args:
         budget: Share of the network's multiplications that the corrections may cost, in [0, 1].

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from aihwkit_nabn.errors import NabnError
+from aihwkit_nabn.results.placement import excluded_names
 from aihwkit_nabn.workloads import LoadSettings, Workload, find_workload, load_workload
 from aihwkit_nabn.workloads._checks import check_list, check_mapping, check_text, short
 
@@ -60,7 +61,7 @@ def read_model(field: str, entry: object) -> ModelEntry:
     return ModelEntry(
         model=model,
         name=_check_folder_name(given.get("name", default)),
-        exclude=check_list("exclude", given["exclude"], check_text) if given.get("exclude") else (),
+        exclude=excluded_names(check_list("exclude", given["exclude"], check_text)) if given.get("exclude") else (),
         options=tuple(sorted(options.items())),
     )
 
