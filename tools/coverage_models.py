@@ -25,7 +25,7 @@ from aihwkit_nabn.openmmlab.passes import TESTED, calibration_pass, run_pass
 from aihwkit_nabn.simulator import parse_preset
 
 if TYPE_CHECKING:
-    from coverage_timm import TimmCoverage
+    from coverage_networks import NetworkCoverage
 
 SIZE = (128, 160)
 META = {
@@ -123,11 +123,13 @@ class Coverage:
         return (self.model, *numbers, "yes" if self.predicts else "no", self.calibrated_through)
 
 
-def measure_all(names: Iterable[str] = (), *, noise: str = "pcm", seed: int = 0) -> Iterator[Coverage | TimmCoverage]:
+def measure_all(
+    names: Iterable[str] = (), *, noise: str = "pcm", seed: int = 0
+) -> Iterator[Coverage | NetworkCoverage]:
     """Yield a row per model, as each is done.
 
     Args:
-        names: Keys of `MODELS`, and of timm's; none: all of them.
+        names: Keys of `MODELS`, and of timm's and transformers'; none: all of them.
         noise: Of the noisy chip, as `aihwkit_nabn.simulator.parse_preset` takes it.
         seed: Of weights, image and chip.
 
@@ -135,8 +137,11 @@ def measure_all(names: Iterable[str] = (), *, noise: str = "pcm", seed: int = 0)
         UnknownNameError: there is no such model.
     """
     import coverage_timm
+    import coverage_transformers
+    from coverage_networks import NetworkCoverage
 
-    known = (*MODELS, *coverage_timm.MODELS)
+    others = {name: module.measure for module in (coverage_timm, coverage_transformers) for name in module.MODELS}
+    known = (*MODELS, *others)
     chosen = list(names) or list(known)
     for name in chosen:
         if name not in known:
@@ -147,10 +152,10 @@ def measure_all(names: Iterable[str] = (), *, noise: str = "pcm", seed: int = 0)
             if name in MODELS:
                 yield measure(MODELS[name], name=name, noise=noise, seed=seed)
             else:
-                yield coverage_timm.measure(name, noise=noise, seed=seed)
+                yield others[name](name, noise=noise, seed=seed)
         except Exception as error:  # whatever a model says: the others are measured all the same
             problem = f"{type(error).__name__}: {first_line(error)}"
-            kind = Coverage if name in MODELS else coverage_timm.TimmCoverage
+            kind = Coverage if name in MODELS else NetworkCoverage
             yield kind(model=name, problem=problem, seconds=time.perf_counter() - start)
 
 

@@ -1,7 +1,8 @@
-"""Which standard models of OpenMMLab and timm go on tiles: tables of them all, in the terminal and in docs/coverage.md.
+"""Which standard models of OpenMMLab, timm and transformers go on tiles: tables, in the terminal and docs/coverage.md.
 
-The models are built from the configs in the wheels of mmdetection and mmsegmentation, and by timm, with random weights;
-no data and no download is needed. Takes about a minute per model. With names, the page keeps its other rows.
+The models are built from the configs in the wheels of mmdetection and mmsegmentation, by timm and by transformers, with
+random weights; no data and no download is needed. Takes about a minute per model. With names, the page keeps its other
+rows.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Annotated
 
 import typer
 from coverage_models import SIZE, Coverage, measure_all
-from coverage_timm import PREFIX, TimmCoverage
+from coverage_networks import NetworkCoverage
 from pages import markdown_table
 from rich import box
 from rich.console import Console
@@ -46,6 +47,12 @@ attention, are always digital. *Largest error*: of the scores, analog against di
 relative to the largest; the outputs of all layers were compared too. *Layers left digital*: kinds of layers
 whose matrices do not lie on tiles; `nabn inspect timm:NAME` says why.
 """
+_TRANSFORMERS = """
+## transformers
+
+As for timm, each network built from a configuration of the size named, with all its outputs compared: scores of
+classes and pixels, of detectors scores and boxes.
+"""
 
 app = typer.Typer(name="model_coverage.py", add_completion=False, pretty_exceptions_enable=False)
 
@@ -59,7 +66,7 @@ def coverage(
 ) -> None:
     """Measure models and print the table; exit code 1 if one falls short."""
     console = Console()
-    rows: list[Coverage | TimmCoverage] = []
+    rows: list[Coverage | NetworkCoverage] = []
     with console.status("building models") as status:
         for row in measure_all(models or (), noise=noise, seed=seed):
             rows.append(row)
@@ -80,7 +87,7 @@ def coverage(
     raise typer.Exit(0 if all(row.passes for row in rows) else 1)
 
 
-def markdown(rows: Sequence[Coverage | TimmCoverage], noise: str, before: str = "") -> str:
+def markdown(rows: Sequence[Coverage | NetworkCoverage], noise: str, before: str = "") -> str:
     """Return the page with the tables.
 
     Args:
@@ -89,27 +96,32 @@ def markdown(rows: Sequence[Coverage | TimmCoverage], noise: str, before: str = 
         before: The page as it was; models that were not measured now keep their rows.
     """
     from coverage_models import Coverage
-    from coverage_timm import TimmCoverage
 
     lines = {line.split("|")[1].strip(): line for line in before.splitlines() if line.startswith("| ")}
     lines |= {row.model: f"| {' | '.join(row.cells)} |" for row in rows}
 
-    def table(headings: Sequence[str], *, timm: bool) -> list[str]:
-        own = [line for name, line in lines.items() if name.startswith(PREFIX) == timm and name not in ("model", "---")]
+    def table(headings: Sequence[str], kind: str) -> list[str]:
+        own = [line for name, line in lines.items() if _kind(name) == kind and name not in ("model", "---")]
         return [*markdown_table(headings, [], ("---", *["---:"] * (len(headings) - 1))), *own]
 
     parts = [
         _OPENMMLAB.format(command=COMMAND, height=SIZE[0], width=SIZE[1], noise=noise),
-        *table(Coverage.HEADINGS, timm=False),
+        *table(Coverage.HEADINGS, ""),
         _TIMM,
-        *table(TimmCoverage.HEADINGS, timm=True),
+        *table(NetworkCoverage.HEADINGS, "timm"),
+        _TRANSFORMERS,
+        *table(NetworkCoverage.HEADINGS, "transformers"),
     ]
     return "\n".join(parts) + "\n"
 
 
+def _kind(name: str) -> str:
+    return name.partition(":")[0] if ":" in name else ""
+
+
 def _tables(
-    rows: Sequence[Coverage | TimmCoverage],
-) -> list[tuple[Sequence[str], list[Coverage | TimmCoverage]]]:
+    rows: Sequence[Coverage | NetworkCoverage],
+) -> list[tuple[Sequence[str], list[Coverage | NetworkCoverage]]]:
     kinds = list(dict.fromkeys(type(row) for row in rows))
     return [(kind.HEADINGS, [row for row in rows if type(row) is kind]) for kind in kinds]
 

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 OK, NOTE, FAULT = "ok", "note", "fault"
+# Optional packages, each an extra of its own name, and what they are for.
+EXTRAS = {"timm": "timm:NAME", "transformers": "transformers:FOLDER", "ray": "nabn sweep --executor ray"}
 _BROKEN_OPERATORS = "mmcv's compiled operators cannot be loaded"  # words of openmmlab/operators/finder.py
 
 
@@ -54,7 +56,7 @@ PYTHONS = ((3, 10), (3, 13))
 
 def all_checks() -> list[Check]:
     """Run every check. Nothing is raised: what fails is in the list."""
-    absent = [name for name in OPENMMLAB if not _is_there(name)]
+    absent = [name for name in (*OPENMMLAB, *EXTRAS) if not _is_there(name)]
     wanted = [name for name in PROBES if name.removesuffix("_ops") not in absent]
     judged = ["torch", "aihwkit", "numpy", *(name for names in OPENMMLAB.values() for name in names)]
     results = run_probes(wanted)
@@ -71,6 +73,7 @@ def all_checks() -> list[Check]:
         _check_own(results["package"]),
         _check_gpu(results["gpu"]),
         *check_openmmlab(results),
+        *check_extras(results),
     ]
 
 
@@ -141,6 +144,19 @@ def check_openmmlab(results: dict[str, ProbeResult]) -> list[Check]:
         checks.append(Check(name=name, status=OK if found.works else NOTE, detail=detail, remedy=remedy))
         if name == "mmcv" and found.works:
             checks.append(_check_ops(results["mmcv_ops"]))
+    return checks
+
+
+def check_extras(results: dict[str, ProbeResult]) -> list[Check]:
+    """Check the other optional packages, of which only those that are there were probed; none is a fault."""
+    checks = []
+    for name, use in EXTRAS.items():
+        remedy = f"for {use}: {f'uv sync --extra {name}' if _is_checkout() else _extra_line(name)}"
+        found = results.get(name)
+        if found is None:
+            checks.append(Check(name=name, status=NOTE, detail="not installed (optional)", remedy=remedy))
+        else:
+            checks.append(_probed(name, found, f"does not work: {found.detail}", remedy, NOTE))
     return checks
 
 
@@ -242,7 +258,11 @@ def _openmmlab_line() -> str:
 
 def _own_line() -> str:
     # A checkout's own set-up takes mmcv without compiling.
-    return "uv sync" if _is_checkout() else f"{installer()} 'aihwkit-nabn[openmmlab]'"
+    return "uv sync" if _is_checkout() else _extra_line("openmmlab")
+
+
+def _extra_line(extra: str) -> str:
+    return f"{installer()} 'aihwkit-nabn[{extra}]'"
 
 
 def _is_checkout() -> bool:

@@ -11,7 +11,8 @@ from aihwkit_nabn.errors import NabnError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from aihwkit_nabn.evaluation import EvaluationResult, Scenario
+    from aihwkit_nabn.evaluation import EvaluationResult, MethodSpec, Scenario
+    from aihwkit_nabn.workloads import Workload
 
 
 def split_names(text: str) -> list[str]:
@@ -54,6 +55,17 @@ def parse_scenarios(noises: Sequence[str], times: Sequence[str]) -> list[Scenari
     from aihwkit_nabn.times import parse_time
 
     return scenarios_over_times([(noise, parse_preset(noise)) for noise in noises], [parse_time(t) for t in times])
+
+
+def without_impossible(console: Console, specs: Sequence[MethodSpec], workload: Workload) -> list[MethodSpec]:
+    """Return methods that nobody asked for by name without `population` where there is nothing for it, and say so."""
+    from aihwkit_nabn.nn.own_normalization import has_running_statistics
+
+    possible = any(map(has_running_statistics, workload.model.modules()))
+    kept = [spec for spec in specs if possible or spec.method != "population"]
+    if len(kept) < len(specs) and workload.rank == 0:
+        console.print("population is left out: the network has no BatchNorm with trained statistics", highlight=False)
+    return kept
 
 
 def show_result(console: Console, result: EvaluationResult, out: Path) -> None:

@@ -62,9 +62,15 @@ Take = Annotated[
 ]
 LoaderWorkers = Annotated[int | None, typer.Option(min=0, help="Processes that read images.")]
 IgnoreIndex = Annotated[
-    int | None, typer.Option(min=0, help="torchvision's segmenters: value of mask pixels that count for nothing; 255.")
+    int | None,
+    typer.Option(
+        min=0, help="Segmenters of torchvision and transformers: value of mask pixels that count for nothing; 255."
+    ),
 ]
-Device = Annotated[str | None, typer.Option(help="torchvision, timm and own models: cpu (the default) or cuda.")]
+Device = Annotated[
+    str | None,
+    typer.Option(help="Own models, and those of timm, torchvision and transformers: cpu (the default) or cuda."),
+]
 CfgOptions = Annotated[
     list[str] | None, typer.Option(help="Configs: KEY=VALUE pairs that change it, as upstream has them.")
 ]

@@ -78,6 +78,19 @@ detail = "aihwkit_nabn's, on torchvision; mmcv is not compiled" if ours else "mm
 """,
     "mmdet": "import mmdet, mmdet.models; detail = mmdet.__version__",
     "mmseg": "import mmseg, mmseg.models; detail = mmseg.__version__",
+    "timm": """
+import timm, torch
+assert timm.create_model("resnet18", num_classes=3).eval()(torch.ones(1, 3, 32, 32)).shape == (1, 3)
+detail = timm.__version__
+""",
+    "transformers": """
+import torch, transformers
+sizes = dict(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8, image_size=8, patch_size=4)
+model = transformers.ViTForImageClassification(transformers.ViTConfig(**sizes, num_labels=3)).eval()
+assert model(torch.ones(1, 3, 8, 8)).logits.shape == (1, 3)
+detail = transformers.__version__
+""",
+    "ray": "import ray; detail = ray.__version__",
 }
 
 

@@ -6,7 +6,7 @@ import typer
 
 
 def command() -> None:
-    """Check python, torch, aihwkit's tiles, the GPU and OpenMMLab, and say what to do about each fault."""
+    """Check python, torch, aihwkit's tiles, the GPU and the optional packages, and say what to do about each fault."""
     from rich.console import Console
 
     from aihwkit_nabn.commands._checks import all_checks, has_failed, show

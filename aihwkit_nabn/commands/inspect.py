@@ -21,7 +21,8 @@ def command(
         str,
         typer.Argument(
             metavar="TARGET",
-            help="FILE.py:FUNCTION, timm:NAME, torchvision:NAME, a config, mmdet::FILE or mmseg::FILE.",
+            help="FILE.py:FUNCTION, timm:NAME, torchvision:NAME, transformers:FOLDER, a config, mmdet::FILE or "
+            "mmseg::FILE.",
         ),
     ],
     overrides: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,

@@ -16,8 +16,8 @@ def command(
         str,
         typer.Argument(
             metavar="TARGET",
-            help="FILE.py:FUNCTION of your own, timm:NAME, torchvision:NAME, a config of mmdetection or mmseg, digits "
-            "or cifar10.",
+            help="FILE.py:FUNCTION of your own, timm:NAME, torchvision:NAME, transformers:FOLDER, a config of "
+            "mmdetection or mmseg, digits or cifar10.",
         ),
     ],
     checkpoint: opt.Checkpoint = None,

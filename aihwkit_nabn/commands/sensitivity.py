@@ -21,7 +21,8 @@ def command(
         str,
         typer.Argument(
             metavar="[TARGET]",
-            help="FILE.py:FUNCTION of your own, timm:NAME, torchvision:NAME, a config of mmdetection or mmseg; "
+            help="FILE.py:FUNCTION of your own, timm:NAME, torchvision:NAME, transformers:FOLDER, a config of "
+            "mmdetection or mmseg; "
             "default: the embedded digits.",
         ),
     ] = "digits",

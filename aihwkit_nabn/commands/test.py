@@ -18,8 +18,8 @@ def command(
         str,
         typer.Argument(
             metavar="TARGET",
-            help="FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION of your own, timm:NAME, torchvision:NAME, a config file, "
-            "mmdet::FILE, mmseg::FILE, digits or cifar10.",
+            help="FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION of your own, timm:NAME, torchvision:NAME, "
+            "transformers:FOLDER, a config file, mmdet::FILE, mmseg::FILE, digits or cifar10.",
         ),
     ],
     noise: opt.Noise,
@@ -65,7 +65,14 @@ def command(
     """Put a trained model on simulated analog chips and measure what calibration recovers."""
     from rich.console import Console
 
-    from aihwkit_nabn.commands._evaluation import check_out, folder_name, parse_scenarios, show_result, split_names
+    from aihwkit_nabn.commands._evaluation import (
+        check_out,
+        folder_name,
+        parse_scenarios,
+        show_result,
+        split_names,
+        without_impossible,
+    )
     from aihwkit_nabn.commands._placement import digital_names, say_made_with
     from aihwkit_nabn.commands._workload import describe, import_extensions, open_log, workload_source
     from aihwkit_nabn.errors import NabnError
@@ -86,6 +93,8 @@ def command(
         raise NabnError("--examples is for detectors and segmenters")
     console = Console()
     describe(console, workload)
+    if getattr(ctx.get_parameter_source("methods"), "name", "") == "DEFAULT":
+        specs = without_impossible(console, specs, workload)
     if placement is not None and workload.rank == 0:
         say_made_with(console, placement, workload.model, specs, [scenario.name for scenario in scenarios])
     request = CalibrationRequest(n=calibration_images, seed=seed, batch_size=batch_size)

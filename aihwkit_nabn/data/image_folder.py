@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,22 @@ def open_image_folder(root: str | Path) -> FolderData:
             f"{', '.join(differing[:_LISTED])}{', ...' if len(differing) > _LISTED else ''}"
         )
     return FolderData(train=train, val=val, classes=train.classes)
+
+
+def relabelled(folder: FolderData, labels: Sequence[int]) -> FolderData:
+    """Return a folder whose images have other labels.
+
+    Args:
+        folder: The folder.
+        labels: That of each class folder.
+    """
+    parts = {}
+    for name in ("train", "val"):
+        part: ImageFolder = copy.copy(getattr(folder, name))
+        part.samples = part.imgs = [(path, labels[label]) for path, label in part.samples]
+        part.targets = [label for _, label in part.samples]
+        parts[name] = part
+    return replace(folder, **parts)
 
 
 def _open_part(folder: Path) -> ImageFolder:

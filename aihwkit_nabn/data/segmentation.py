@@ -33,11 +33,13 @@ class MaskedImages:
         images: Files, sorted.
         masks: Folder of the masks; None: there is none.
         root: Folder of the images.
+        from_one: Whether the masks count classes from 1, so that 0 counts for nothing, as in ADE20K.
     """
 
     images: list[Path]
     masks: Path | None
     root: Path
+    from_one: bool = False
 
     def mask_path(self, place: int) -> Path:
         """Return the file of an image's mask.
@@ -60,7 +62,7 @@ class MaskedImages:
         return None if self.masks is None else self.masks / own
 
     def mask(self, place: int, classes: int, ignored: int) -> Tensor:
-        """Return a mask ``[H, W]`` of integers.
+        """Return a mask ``[H, W]`` of integers, classes counted from 0.
 
         Args:
             place: Of the image.
@@ -78,13 +80,16 @@ class MaskedImages:
                 f"mask {path} has {values.shape[1]} x {values.shape[0]} pixels, its image "
                 f"{self.images[place].name} has {size[0]} x {size[1]}"
             )
-        wrong = values[(values != ignored) & ((values >= classes) | (values < 0))]
+        first = int(self.from_one)
+        counted = (values != ignored) & (values != 0) if self.from_one else values != ignored
+        wrong = values[counted & ((values >= classes + first) | (values < first))]
         if wrong.numel():
             raise NabnError(
-                f"mask {path} has the class index {int(wrong.max())}, but the network has {classes} classes, 0 to "
-                f"{classes - 1}; {ignored} counts for nothing, ignore_index (--ignore-index) sets another value"
+                f"mask {path} has the class index {int(wrong.max())}, but the network has {classes} classes, {first} "
+                f"to {classes - 1 + first}; {ignored} counts for nothing, ignore_index (--ignore-index) sets another "
+                "value"
             )
-        return values
+        return torch.where(counted, values - first, ignored)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -312,8 +312,11 @@ def _normalization_form(module: nn.Module) -> type[NoiseAwareBatchNorm] | None:
 
 
 def _frozen_form(module: nn.Module) -> type[NoiseAwareBatchNorm] | None:
-    """Frozen BatchNorm layers (torchvision's, detectron2's) keep everything in buffers and share no base class."""
+    """Frozen BatchNorm layers (torchvision's, DETR's) keep everything in buffers and share no base class.
+
+    Where one says no `eps`, torch's is tried.
+    """
     names = ("weight", "bias", "running_mean", "running_var")
-    if "Frozen" in type(module).__name__ and all(name in module._buffers for name in names) and hasattr(module, "eps"):
+    if "Frozen" in type(module).__name__ and all(name in module._buffers for name in names):
         return NoiseAwareBatchNorm2d
     return None

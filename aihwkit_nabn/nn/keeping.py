@@ -10,16 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# Where torch keeps what is assigned to a module, by kind.
+# Where torch keeps what is assigned to a module, by kind, and its hooks, which some networks add when they run.
 _REGISTERED = ("_parameters", "_buffers", "_modules")
+_HOOKS = tuple(name for name, value in nn.Module().__dict__.items() if "_hooks" in name and isinstance(value, dict))
 
 
 @contextmanager
 def kept(*models: nn.Module | None) -> Iterator[None]:
-    """Give every module the attributes and the values of its buffers back that it had before the block."""
+    """Give every module the attributes, the hooks and the values of its buffers back that it had before the block."""
     modules = [module for model in models if model is not None for module in model.modules()]
     attributes = [dict(module.__dict__) for module in modules]
-    registered = [[dict(module.__dict__[name]) for name in _REGISTERED] for module in modules]
+    names = (*_REGISTERED, *_HOOKS)
+    registered = [{name: dict(m.__dict__[name]) for name in names if name in m.__dict__} for m in modules]
     buffers = [(b, b.detach().clone()) for module in modules for b in module._buffers.values() if isinstance(b, Tensor)]
     try:
         yield
@@ -27,7 +29,7 @@ def kept(*models: nn.Module | None) -> Iterator[None]:
         for module, before, inner in zip(modules, attributes, registered, strict=True):
             module.__dict__.clear()
             module.__dict__.update(before)
-            for name, content in zip(_REGISTERED, inner, strict=True):
+            for name, content in inner.items():
                 own = module.__dict__[name]
                 if {key: id(value) for key, value in own.items()} != {key: id(v) for key, v in content.items()}:
                     own.clear()

@@ -54,9 +54,9 @@ def load_workload(text: str, settings: LoadSettings | None = None, **options: An
     """Return a trained model with its data, ready to be measured.
 
     Args:
-        text: ``digits``, ``cifar10``, ``torchvision:NAME``, ``timm:NAME``, a function of your own (``FILE.py:NAME``,
-            ``PACKAGE.MODULE:NAME``), a config of mmdetection or mmsegmentation (``FILE.py``, ``mmdet::FILE``,
-            ``mmseg::FILE``), or what an extension has registered.
+        text: ``digits``, ``cifar10``, ``torchvision:NAME``, ``timm:NAME``, ``transformers:FOLDER``, a function of your
+            own (``FILE.py:NAME``, ``PACKAGE.MODULE:NAME``), a config of mmdetection or mmsegmentation (``FILE.py``,
+            ``mmdet::FILE``, ``mmseg::FILE``), or what an extension has registered.
         settings: How much of the data, how it is read.
         options: What the kind takes; for most ``checkpoint``, the file with the weights.
 

@@ -1,4 +1,4 @@
-"""What torchvision's detectors are trained on: images with what is in them."""
+"""What detectors are trained on: images with what is in them."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from aihwkit_nabn.data.image_files import FileList
 from aihwkit_nabn.data.image_folder import choose
 from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.seeding import derive_seed, private_rng
-from aihwkit_nabn.workloads._torchvision_files import groups_for_training
+from aihwkit_nabn.workloads._image_network import groups_for_training
 
 
 class LabelledImages:
-    """Images with what is in them, as torchvision's detectors are trained; crowds and boxes without area left out.
+    """Images with what is in them, as detectors are trained; crowds and boxes without area left out.
 
     Args:
         truth: The annotations.
@@ -29,9 +29,7 @@ class LabelledImages:
 
     def __init__(self, truth: CocoAnnotations, label_of: Mapping[int, int], masks: bool) -> None:
         self.truth, self.label_of, self.masks = truth, label_of, masks
-        self.objects = [
-            [e for e in entries if not e["iscrowd"] and min(e["bbox"][2:]) > 0] for entries in truth.objects
-        ]
+        self.objects = [list(filter(_is_trained_on, entries)) for entries in truth.objects]
         self.places = [place for place, entries in enumerate(self.objects) if entries]
         if not self.places:
             raise NabnError(f"{truth.source} has no object to train on")

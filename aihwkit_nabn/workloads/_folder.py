@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,6 @@ from aihwkit_nabn.extension import place_of
 from aihwkit_nabn.seeding import derive_seed
 from aihwkit_nabn.workloads._base import LoadSettings, Workload
 from aihwkit_nabn.workloads._classifier import Classifier
-from aihwkit_nabn.workloads._image_input import ImageInput
 from aihwkit_nabn.workloads._images import FileImages, MemoryImages, digits_as
 
 RANDOM = "random"
@@ -25,15 +24,45 @@ _TOP5_CLASSES = 10
 _BATCH, _WORKERS = 32, 2
 
 
+class Inputs(Protocol):
+    """How image files become a classifier's input, as `_image_input.ImageInput` has it."""
+
+    @property
+    def size(self) -> int:
+        """Edge of the input, in pixels."""
+        ...
+
+    @property
+    def channels(self) -> int:
+        """Of the input."""
+        ...
+
+    @property
+    def test(self) -> Callable[[Any], Tensor]:
+        """From a PIL image to the input, as for testing."""
+        ...
+
+    @property
+    def training(self) -> Callable[[Any], Tensor]:
+        """The same, augmented at random."""
+        ...
+
+    @property
+    def normalise(self) -> Callable[[Tensor], Tensor]:
+        """From images of the size ``[N, C, H, W]`` in [0, 1] to the input."""
+        ...
+
+
 def folder_workload(
     model: nn.Module,
     folder: FolderData,
-    images: ImageInput,
+    images: Inputs,
     settings: LoadSettings,
     *,
     title: str,
     data: str,
     device: torch.device,
+    outputs: int | None = None,
     notes: Sequence[str] = (),
     setup: Mapping[str, Any] | None = None,
 ) -> Workload:
@@ -51,6 +80,7 @@ def folder_workload(
         title: The network and its weights, for the user.
         data: Where the images are, for the user.
         device: Where to compute.
+        outputs: How many classes the model tells apart; None: as many as there are class folders.
         notes: More lines for the user.
         setup: As `Workload.facts` has it.
 
@@ -58,12 +88,14 @@ def folder_workload(
         NabnError: the model does not take such images, or does not give one score per class.
     """
     model = model.eval().to(device)
-    _try_input(model, title.partition(" (")[0], images, len(folder.classes), data, device)
+    outputs = len(folder.classes) if outputs is None else outputs
+    _try_input(model, title.partition(" (")[0], images, outputs, data, device)
     workers = _WORKERS if settings.loader_workers is None else settings.loader_workers
     train, val = (
         FileImages(folder=part, test=images.test, training=images.training, workers=workers)
         for part in (folder.train, folder.val)
     )
+    more = f" of the network's {outputs}" if outputs != len(folder.classes) else ""
     tested = min(settings.test_images or len(folder.val), len(folder.val))
 
     def training_batches(epoch: int, seed: int) -> Iterable[Any]:
@@ -84,10 +116,10 @@ def folder_workload(
         settings=settings,
         batch_size=(_BATCH, settings.batch_size or _BATCH),
         training_batches=training_batches,
-        top5=len(folder.classes) >= _TOP5_CLASSES,
+        top5=outputs >= _TOP5_CLASSES,
         device=device,
         description=(
-            f"{title}, {len(folder.classes)} classes, images of {images.size} x {images.size} pixels",
+            f"{title}, {len(folder.classes)} classes{more}, images of {images.size} x {images.size} pixels",
             f"accuracy on {tested} of the {len(folder.val)} images in {data}/val, calibration with some of the "
             f"{len(folder.train)} in {data}/train, without their labels",
             *notes,
@@ -117,6 +149,11 @@ def take_weights(model: nn.Module, checkpoint: str, classes: int, data: str, *, 
         raise wrong_classes(source, counts.pop(), classes, data)
     fill_model(model, found.state, source)
     return found.notes(source)
+
+
+def origin_of(checkpoint: str) -> str:
+    """Return where weights are from, for the user."""
+    return "random weights" if checkpoint == RANDOM else checkpoint
 
 
 def wrong_classes(source: str, found: int | None, classes: int, data: str) -> NabnError:
@@ -154,7 +191,7 @@ def _classes_of(tensor: Tensor, own: Tensor, classes: int) -> int | None:
     return tensor.shape[0] if alike else None
 
 
-def _try_input(model: nn.Module, name: str, images: ImageInput, classes: int, data: str, device: torch.device) -> None:
+def _try_input(model: nn.Module, name: str, images: Inputs, classes: int, data: str, device: torch.device) -> None:
     size = images.size
     try:
         with torch.inference_mode():

@@ -1,7 +1,8 @@
-"""What a segmenter of torchvision's makes of an image before it goes in, in testing and in training."""
+"""What is made of an image before it goes into a segmenter, in testing and in training."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -17,46 +18,71 @@ _P = TypeVar("_P", Image.Image, Tensor)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pipeline:
-    """Resizes, moves and normalises images.
+class Pipeline(ABC):
+    """From an image to what a segmenter takes.
 
     Attributes:
-        size: Shorter side in pixels.
-        mean: Of the pixels, in [0, 1], by colour.
-        std: Likewise.
+        size: Shorter side of its input in pixels.
         ignored: Value of mask pixels that count for nothing.
+        crop: Side of the pieces in training, in parts of `size`.
+        mean: Of the pixels, in [0, 1], by colour: what lies beyond the edges of an image.
     """
 
     size: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
     ignored: int
+    crop: float = 1.0
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
 
+    @abstractmethod
     def prepared(self, image: Image.Image) -> Tensor:
         """Return an image as the network is tested on it, ``[3, H, W]``."""
-        return self._normalised(pixels.resize(image, [self.size]))
+
+    @abstractmethod
+    def normalised(self, image: Image.Image) -> Tensor:
+        """Return an image of the right size as the network takes it, ``[3, H, W]``."""
 
     def augmented(self, image: Image.Image) -> Tensor:
         """Return an image as in training, ``[3, C, C]``: scaled, flipped and cropped at random."""
-        return self._normalised(self._draw().moved(image, self._grey(), InterpolationMode.BILINEAR))
+        return self.normalised(self._draw().moved(image, self._grey(), InterpolationMode.BILINEAR))
 
     def labelled(self, image: Image.Image, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Return an image as in training, and its mask ``[H, W]`` moved with it, ``[C, C]``."""
         drawn = self._draw()
         seen = drawn.moved(image, self._grey(), InterpolationMode.BILINEAR)
-        return self._normalised(seen), drawn.moved(mask[None], self.ignored, InterpolationMode.NEAREST)[0]
+        return self.normalised(seen), drawn.moved(mask[None], self.ignored, InterpolationMode.NEAREST)[0]
 
     def _draw(self) -> _Move:
         scaled = max(1, round(self.size * float(torch.empty(()).uniform_(*_SCALES))))
         left, top, flip = torch.rand(3).tolist()
-        return _Move(scaled, max(1, round(self.size * _CROP)), (left, top), flip < 0.5)
+        return _Move(scaled, max(1, round(self.size * self.crop)), (left, top), flip < 0.5)
 
     def _grey(self) -> tuple[int, ...]:
-        """Return the colour beyond the edges, which becomes 0."""
         return tuple(round(255 * value) for value in self.mean)
 
-    def _normalised(self, image: Image.Image) -> Tensor:
-        return pixels.normalize(pixels.to_tensor(image), list(self.mean), list(self.std))
+
+@dataclass(frozen=True, kw_only=True)
+class TorchvisionPipeline(Pipeline):
+    """As torchvision does it: resizes and normalises.
+
+    Attributes:
+        std: Of the pixels, in [0, 1], by colour.
+    """
+
+    std: tuple[float, ...]
+    crop: float = _CROP
+
+    def prepared(self, image: Image.Image) -> Tensor:
+        """As `Pipeline` has it."""
+        return self.normalised(pixels.resize(image, [self.size]))
+
+    def normalised(self, image: Image.Image) -> Tensor:
+        """As `Pipeline` has it."""
+        tensor: Tensor = pixels.normalize(pixels.to_tensor(image), list(self.mean), list(self.std))
+        return tensor
+
+    def __str__(self) -> str:
+        """Return what is done, for the user."""
+        return f"images resized (shorter side to {self.size} pixels)"
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from torchvision.ops import FrozenBatchNorm2d
 from aihwkit_nabn.data.weights import fill_model
 from aihwkit_nabn.errors import NabnError, check_count
 from aihwkit_nabn.seeding import derive_seed, private_rng
-from aihwkit_nabn.workloads._torchvision_files import RANDOM, ReadWeights, read_weights
+from aihwkit_nabn.workloads._folder import RANDOM
+from aihwkit_nabn.workloads._torchvision_files import ReadWeights, read_weights
 
 # These give every class a sigmoid of its own; in the others' softmax the background is the class 0.
 _WITHOUT_BACKGROUND = ("retinanet", "fcos")

@@ -12,7 +12,8 @@ from aihwkit_nabn.data.segmentation import NAMES, MaskFolder, largest_index
 from aihwkit_nabn.data.weights import fill_model
 from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.seeding import derive_seed, private_rng
-from aihwkit_nabn.workloads._torchvision_files import RANDOM, read_weights
+from aihwkit_nabn.workloads._folder import RANDOM
+from aihwkit_nabn.workloads._torchvision_files import read_weights
 
 _AUXILIARY = "aux_classifier"  # a head that is used in training only
 

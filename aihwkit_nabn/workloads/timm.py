@@ -13,7 +13,7 @@ from aihwkit_nabn.errors import NabnError, UnknownNameError, missing_extra, sugg
 from aihwkit_nabn.seeding import check_seed, derive_seed, private_rng
 from aihwkit_nabn.workloads._base import CHECKPOINT, WORKLOADS, LoadSettings, Workload, WorkloadKind
 from aihwkit_nabn.workloads._checks import check_arguments, check_text
-from aihwkit_nabn.workloads._folder import RANDOM, check_device, folder_workload, take_weights
+from aihwkit_nabn.workloads._folder import RANDOM, check_device, folder_workload, origin_of, take_weights
 from aihwkit_nabn.workloads._image_input import IMAGE_OPTIONS, ImageInput
 
 _OURS = {"pretrained": "WEIGHTS is a local file; nothing is downloaded", "checkpoint_path": "that is WEIGHTS"}
@@ -64,7 +64,7 @@ def load_timm(
         folder,
         images_in,
         settings,
-        title=f"{name} ({'random weights' if checkpoint == RANDOM else checkpoint})",
+        title=f"{name} ({origin_of(checkpoint)})",
         data=data,
         device=where,
         notes=[*notes, str(images_in)],

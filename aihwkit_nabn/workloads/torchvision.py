@@ -20,7 +20,7 @@ from aihwkit_nabn.errors import UnknownNameError
 from aihwkit_nabn.seeding import check_seed, derive_seed, private_rng
 from aihwkit_nabn.workloads._base import WORKLOADS, LoadSettings, Workload, WorkloadKind
 from aihwkit_nabn.workloads._checks import check_positive, check_text
-from aihwkit_nabn.workloads._folder import RANDOM, check_device, folder_workload, wrong_classes
+from aihwkit_nabn.workloads._folder import RANDOM, check_device, folder_workload, origin_of, wrong_classes
 from aihwkit_nabn.workloads._image_input import ImageInput
 
 _WITH_AUXILIARY = ("googlenet", "inception_v3")
@@ -65,7 +65,7 @@ def load_torchvision(
         folder,
         image_input(name, own).changed(image_size=image_size or getattr(model, "image_size", None)),
         settings,
-        title=f"{name} ({'random weights' if checkpoint == RANDOM else checkpoint})",
+        title=f"{name} ({origin_of(checkpoint)})",
         data=data,
         device=where,
         notes=notes,

@@ -1,13 +1,25 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
+from pathlib import Path
 
 import pytest
 
 from aihwkit_nabn import cli
 from aihwkit_nabn.commands import _checks
-from aihwkit_nabn.commands._checks import FAULT, NOTE, OK, all_checks, check_openmmlab, check_python, check_window
+from aihwkit_nabn.commands._checks import (
+    EXTRAS,
+    FAULT,
+    NOTE,
+    OK,
+    all_checks,
+    check_extras,
+    check_openmmlab,
+    check_python,
+    check_window,
+)
 from aihwkit_nabn.commands._probes import PROBES, ProbeResult, run_probes
 from aihwkit_nabn.commands._run import run
 
@@ -85,6 +97,18 @@ def test_missing_openmmlab_is_a_note_with_a_command() -> None:
     checks = check_openmmlab({})
     assert [check.status for check in checks] == [NOTE] * 4
     assert all("openmmlab" in check.remedy or "uv sync" in check.remedy for check in checks)
+
+
+def test_every_extra_that_is_missing_or_broken_is_a_note_with_its_install_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    project = (Path(__file__).parents[2] / "pyproject.toml").read_text()
+    listed = project.partition("[project.optional-dependencies]")[2].partition("\n[")[0]
+    extras = set(re.findall(r"^(\w+) = ", listed, re.MULTILINE)) - {"openmmlab"}  # each of its packages has a check
+    assert extras == set(EXTRAS) and {"timm", "transformers"} <= extras <= set(PROBES)
+    monkeypatch.setattr(_checks, "_is_checkout", lambda: False)
+    for results in ({}, _probes(**dict.fromkeys(extras, "ImportError: x"))):
+        for check in check_extras(results):
+            assert check.status == NOTE and check.remedy.endswith(f"'aihwkit-nabn[{check.name}]'")
+    assert {check.status for check in check_extras(_probes())} == {OK}
 
 
 def test_operators_that_do_not_work_and_versions_that_do_not_fit() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,14 @@ def test_masks_are_held_against_their_image_and_the_classes(tmp_path: Path) -> N
     (root / "masks/val/a.png").unlink()
     with pytest.raises(NabnError, match="a.jpg has no mask .*a.png; segmentation data is"):
         found.val.mask(0, 4, 255)
+
+
+def test_masks_may_count_classes_from_one(tmp_path: Path) -> None:
+    part = replace(open_masks(_write(tmp_path)).val, from_one=True)
+    mask = part.mask(0, 3, 255)
+    assert mask[1, 2] == 2 and mask.eq(255).sum() == 23
+    with pytest.raises(NabnError, match="has the class index 3, but the network has 2 classes, 1 to 2; 255 counts"):
+        part.mask(0, 2, 255)
 
 
 def test_what_is_missing_is_named_with_the_layout(tmp_path: Path) -> None:

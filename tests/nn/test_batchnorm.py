@@ -177,8 +177,6 @@ def test_no_epsilon(shape: tuple[int, ...], affine: bool) -> None:
 
 
 def test_frozen_layers_without_epsilon_are_converted_and_calibrated() -> None:
-    from torchvision.ops import FrozenBatchNorm2d
-
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(3, 6, 3), FrozenBatchNorm2d(6, eps=0.0), nn.ReLU(), nn.Conv2d(6, 2, 1)).eval()
     chip = nabn.program_chip(
@@ -190,3 +188,36 @@ def test_frozen_layers_without_epsilon_are_converted_and_calibrated() -> None:
     assert len(report.layers) == 1
     out = chip[1](chip[0](x))
     assert torch.allclose(out.var((0, 2, 3), unbiased=False), torch.ones(6), atol=1e-4)
+
+
+class _FrozenLikeDetr(nn.Module):
+    """As transformers' DETR has it: everything in buffers, `eps` in the forward pass alone."""
+
+    eps_inside = 1e-5
+
+    def __init__(self, n_channels: int) -> None:
+        super().__init__()
+        for name, value in (("weight", 1.0), ("bias", 0.0), ("running_mean", 0.0), ("running_var", 1.0)):
+            self.register_buffer(name, torch.full((n_channels,), value))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scale = self.weight * (self.running_var + self.eps_inside).rsqrt()
+        return x * scale.view(1, -1, 1, 1) + (self.bias - self.running_mean * scale).view(1, -1, 1, 1)
+
+
+def test_frozen_layers_that_keep_eps_to_themselves(images, relative) -> None:
+    class FrozenOtherwise(_FrozenLikeDetr):
+        eps_inside = 1e-2
+
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), _FrozenLikeDetr(4), FrozenOtherwise(4)).eval()
+    for frozen in model[1:]:
+        frozen.running_var.copy_(torch.tensor([0.2, 0.5, 2.0, 3.0]))
+        frozen.running_mean.normal_()
+    chip = nabn.convert_to_noise_aware(model, nabn.presets.GaussianWeightNoisePreset(sigma=0.2))
+    assert type(chip[1]) is NoiseAwareBatchNorm2d and type(chip[2]) is FrozenOtherwise
+    x = torch.randn(2, 4, 5, 5)
+    assert relative(chip[1](x), model[1](x)) < 1e-5
+    (refused,) = chip.conversion_report.refused
+    assert refused.name == "2" and "computes something different" in refused.reason
+    nabn.program_chip(chip, seed=1)
+    assert len(nabn.calibrate(chip, [images(3)], method="population").layers) == 1

@@ -298,3 +298,28 @@ def test_layers_compiled_in_place_are_watched_uncompiled():
     assert first and len(compiled) == first and report.verified.startswith("verified on the example inputs: 2 layers")
     assert torch.equal(net(X), expected) and len(compiled) == first  # still compiled, as it was
     assert net[0].a._compiled_call_impl is not None and not torch.allclose(chip(X), expected, atol=0.1)
+
+
+def test_hooks_that_a_network_gives_itself_when_it_runs_are_not_doubled() -> None:
+    """As transformers' networks do it to collect hidden states."""
+    found: list[torch.Tensor] = []
+
+    class Collecting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4)])
+            self.is_collecting = False
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if not self.is_collecting:
+                for layer in self.layers:
+                    layer.register_forward_hook(lambda module, args, output: found.append(output))
+                self.is_collecting = True
+            found.clear()
+            for layer in self.layers:
+                x = layer(x)
+            return torch.stack(found)
+
+    model, x = Collecting().eval(), torch.randn(3, 4)
+    chip = nabn.convert_to_noise_aware(model, nabn.presets.PCMPreset(), example_inputs=x)
+    assert chip(x).shape == model(x).shape == (2, 3, 4)

@@ -15,7 +15,8 @@ pytest.importorskip("mmseg")
 
 import coverage_timm
 from coverage_models import Coverage
-from coverage_timm import MODELS, TimmCoverage, measure, share_of_multiplications
+from coverage_networks import NetworkCoverage, share_of_multiplications
+from coverage_timm import MODELS, measure
 
 
 def test_a_small_model_goes_on_tiles() -> None:
@@ -60,11 +61,11 @@ def test_multiplications_are_counted_by_layer_and_products_of_activations_are_di
 def test_models_that_were_not_measured_keep_their_rows(load_tool: Callable[[str], ModuleType]) -> None:
     tool = load_tool("model_coverage")
     config = Coverage(model="unet", layers=2, tiles=3, share=1.0, error=1e-7, predicts=True)
-    row = TimmCoverage(model=MODELS[0], size=96, layers=2, tiles=3, share=0.5, error=1e-7, predicts=True)
-    other = TimmCoverage(model=MODELS[1], problem="broken")
+    row = NetworkCoverage(model=MODELS[0], size=96, layers=2, tiles=3, share=0.5, error=1e-7, predicts=True)
+    other = NetworkCoverage(model=MODELS[1], problem="broken")
     page = tool.markdown([config, row], "pcm")
     again = tool.markdown([other], "pcm", page)
-    assert f"| {MODELS[0]} | 96 | 2 | 3 | 50.0% | 1.0e-07 | yes |  |" in page and page.count("\n| model |") == 2
+    assert f"| {MODELS[0]} | 96 | 2 | 3 | 50.0% | 1.0e-07 | yes |  |" in page and page.count("\n| model |") == 3
     added = set(again.splitlines()) - set(page.splitlines())
     assert set(page.splitlines()) < set(again.splitlines()) and len(added) == 1 and MODELS[1] in added.pop()
     assert tool.markdown([], "pcm", again) == again
@@ -73,7 +74,7 @@ def test_models_that_were_not_measured_keep_their_rows(load_tool: Callable[[str]
 def test_a_model_that_fails_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
     from coverage_models import measure_all
 
-    def fails(name: str, **options: object) -> TimmCoverage:
+    def fails(name: str, **options: object) -> NetworkCoverage:
         raise RuntimeError("broken\nmore")
 
     monkeypatch.setattr(coverage_timm, "measure", fails)

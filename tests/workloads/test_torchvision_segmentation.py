@@ -18,7 +18,7 @@ from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.training import TrainingNoise
 from aihwkit_nabn.training.recipe import Recipe
 from aihwkit_nabn.workloads import CalibrationRequest, LoadSettings, Workload, load_workload
-from aihwkit_nabn.workloads._segmentation_images import Pipeline
+from aihwkit_nabn.workloads._segmentation_images import TorchvisionPipeline
 from aihwkit_nabn.workloads._torchvision_segmenters import build_segmenter
 from aihwkit_nabn.workloads.torchvision_segmentation import SEGMENTERS
 from tests.workloads.scenes import draw_masks, settled
@@ -45,7 +45,7 @@ def test_a_network_that_knows_all_scores_a_hundred_at_the_size_of_the_masks(root
     workload = _load(root, per_class=True, batch=2)
     part = open_masks(root).val
     truth = [part.mask(place, 4, 255) for place in range(3)]
-    pipeline = Pipeline(size=64, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), ignored=255)
+    pipeline = TorchvisionPipeline(size=64, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), ignored=255)
     seen = [pipeline.prepared(Image.open(path).convert("RGB")) for path in part.images]
     sizes: list[int] = []
 
@@ -139,7 +139,7 @@ def test_calibration_images_go_through_the_pipeline_of_test_or_training(root: Pa
 
 
 def test_a_mask_moves_with_its_image() -> None:
-    pipeline = Pipeline(size=40, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), ignored=255)
+    pipeline = TorchvisionPipeline(size=40, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), ignored=255)
     values = np.zeros((40, 60), dtype=np.uint8)
     values[10:30, 5:25] = 1
     image = Image.fromarray(np.repeat(values[..., None] * 255, 3, axis=2))

@@ -216,8 +216,15 @@ def test_what_a_kind_returns_is_checked() -> None:
         load_workload("digits", {"seed": 1})  # type: ignore[arg-type]
 
 
-def test_without_timm_the_install_line_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("package", "target", "given"),
+    [("timm", "timm:resnet18", {"checkpoint": "random"}), ("transformers", "transformers:nowhere", {})],
+)
+def test_without_an_extra_its_install_line_is_said(
+    package: str, target: str, given: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "timm" else find(name, *rest))
-    with pytest.raises(MissingDependencyError, match=r"timm is not installed; run: pip install 'aihwkit-nabn\[timm\]'"):
-        load_workload("timm:resnet18", checkpoint="random", data=str(tmp_path))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == package else find(name, *rest))
+    line = rf"{package} is not installed; run: pip install 'aihwkit-nabn\[{package}\]'"
+    with pytest.raises(MissingDependencyError, match=line):
+        load_workload(target, data=str(tmp_path), **given)
