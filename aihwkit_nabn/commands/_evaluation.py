@@ -57,15 +57,32 @@ def parse_scenarios(noises: Sequence[str], times: Sequence[str]) -> list[Scenari
     return scenarios_over_times([(noise, parse_preset(noise)) for noise in noises], [parse_time(t) for t in times])
 
 
-def without_impossible(console: Console, specs: Sequence[MethodSpec], workload: Workload) -> list[MethodSpec]:
-    """Return methods that nobody asked for by name without `population` where there is nothing for it, and say so."""
-    from aihwkit_nabn.nn.own_normalization import has_running_statistics
+def without_impossible(
+    console: Console, specs: Sequence[MethodSpec], workload: Workload, asked: str | None
+) -> list[MethodSpec]:
+    """Return methods without those that replace trained statistics where the network has none, and say so.
 
-    possible = any(map(has_running_statistics, workload.model.modules()))
-    kept = [spec for spec in specs if possible or spec.method != "population"]
-    if len(kept) < len(specs) and workload.rank == 0:
-        console.print("population is left out: the network has no BatchNorm with trained statistics", highlight=False)
-    return kept
+    Those that the user names stay: whoever asks for one is told that it cannot be.
+
+    Args:
+        console: Where it is said.
+        specs: The methods.
+        workload: The network.
+        asked: The methods as the user gave them, None for the default.
+    """
+    from aihwkit_nabn.calibration import CALIBRATION_METHODS
+    from aihwkit_nabn.nn.own_normalization import has_running_statistics
+    from aihwkit_nabn.results import UNCALIBRATED
+
+    if any(map(has_running_statistics, workload.model.modules())):
+        return list(specs)
+    named = {UNCALIBRATED, *(name.partition(":")[0].strip() for name in split_names(asked or ""))}
+    out = [s for s in specs if s.method not in named and CALIBRATION_METHODS.get(s.method).replaces_statistics]
+    if out and workload.rank == 0:
+        verb = "is" if len(out) == 1 else "are"
+        names = ", ".join(spec.method for spec in out)
+        console.print(f"{names} {verb} left out: the network has no BatchNorm with trained statistics", highlight=False)
+    return [spec for spec in specs if spec not in out]
 
 
 def show_result(console: Console, result: EvaluationResult, out: Path) -> None:

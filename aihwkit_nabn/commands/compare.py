@@ -14,7 +14,8 @@ from aihwkit_nabn.commands import _options as opt
 from aihwkit_nabn.errors import NabnError
 
 if TYPE_CHECKING:
-    from aihwkit_nabn.studies.contenders import NoiseSetting
+    from aihwkit_nabn.evaluation import MethodSpec
+    from aihwkit_nabn.studies.contenders import Contender, NoiseSetting
 
 DIGITS = "digits"
 # Of the digits, chosen on the validation split: 1.5 standard deviations, where the recipe of aihwkit's notebook has 2,
@@ -77,6 +78,13 @@ def settings_of_noise(noises: Sequence[str], times: Sequence[str], trained_at: s
         NoiseSetting(name=noise, scenarios=tuple(part), trained_at=moment)
         for noise, part in zip(noises, parts, strict=True)
     ]
+
+
+def _listed(specs: Sequence[MethodSpec], wrong: Sequence[float]) -> list[Contender]:
+    """Return what is compared: these methods, and after training those that can gain there."""
+    from aihwkit_nabn.studies.contenders import contenders
+
+    return contenders(specs, [spec for spec in specs if spec.method in AFTER_TRAINING], wrong)
 
 
 def command(
@@ -154,7 +162,14 @@ def command(
     """Compare calibration with aihwkit's hardware-aware training, and both together, on the same chips."""
     from rich.console import Console
 
-    from aihwkit_nabn.commands._evaluation import check_out, folder_name, numbers, show_result, split_names
+    from aihwkit_nabn.commands._evaluation import (
+        check_out,
+        folder_name,
+        numbers,
+        show_result,
+        split_names,
+        without_impossible,
+    )
     from aihwkit_nabn.commands._workload import (
         agree_on,
         describe,
@@ -168,7 +183,6 @@ def command(
     from aihwkit_nabn.evaluation.settings import agree_on_files
     from aihwkit_nabn.reporting import print_price
     from aihwkit_nabn.studies import run_study
-    from aihwkit_nabn.studies.contenders import contenders
     from aihwkit_nabn.studies.retraining import RetrainingStudy
     from aihwkit_nabn.training.recipe import Recipe
     from aihwkit_nabn.workloads import CalibrationRequest, is_config
@@ -178,8 +192,8 @@ def command(
     names = methods or (DIGITS_METHODS if digits else OTHERS_METHODS)
     specs = method_specs(split_names(names))
     specs = with_fewer_steps(specs) if digits else specs
-    after = [spec for spec in specs if spec.method in AFTER_TRAINING]
-    listed = contenders(specs, after, numbers("wrong", wrong))
+    factors = numbers("wrong", wrong)
+    listed = _listed(specs, factors)
     defaults = DIGITS_RECIPE if digits else OTHERS_RECIPE
     recipe = Recipe(
         epochs=int(epochs or defaults["epochs"]),
@@ -223,6 +237,7 @@ def command(
     console = Console(file=sys.stdout)  # this one also while mmengine's output goes elsewhere
     check_out(folder)
     describe(console, study.workload)
+    study.listed = _listed(without_impossible(console, specs, study.workload, methods), factors)
     console.print(
         f"{chips} chips per noise setting, the same for every row: the network as it came; calibrated with up to "
         f"{calibration_images} unlabelled images; after hardware-aware training (HWA) with all training images and "

@@ -93,8 +93,8 @@ def command(
         raise NabnError("--examples is for detectors and segmenters")
     console = Console()
     describe(console, workload)
-    if getattr(ctx.get_parameter_source("methods"), "name", "") == "DEFAULT":
-        specs = without_impossible(console, specs, workload)
+    default = getattr(ctx.get_parameter_source("methods"), "name", "") == "DEFAULT"
+    specs = without_impossible(console, specs, workload, None if default else methods)
     if placement is not None and workload.rank == 0:
         say_made_with(console, placement, workload.model, specs, [scenario.name for scenario in scenarios])
     request = CalibrationRequest(n=calibration_images, seed=seed, batch_size=batch_size)

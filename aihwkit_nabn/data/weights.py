@@ -63,7 +63,7 @@ def _read_pickle(path: Path) -> Any:
     try:
         with torch.serialization.safe_globals(PLAIN):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+    except (pickle.UnpicklingError, LookupError) as error:  # text can begin as an instruction of a pickle
         if not _is_pickle(path):
             raise NabnError(
                 f"weights {path} is not a checkpoint: neither a zip archive nor a pickle of torch.save"

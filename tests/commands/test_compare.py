@@ -124,6 +124,24 @@ def test_unknown_method_is_refused_before_the_work(tmp_path: Path, capsys: pytes
 
 
 @pytest.mark.slow
+def test_a_network_without_batchnorm_is_compared_by_what_suits_it(
+    shapes_folder: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "plain.py").write_text(
+        "from torch import nn\n\n\ndef build():\n"
+        "    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))\n"
+    )
+    given = ["compare", f"{tmp_path / 'plain.py'}:build", "random", "--data", str(shapes_folder())]
+    given += ["--image-size", "32", "--noise", "pcm", "--chips", "1", "--epochs", "1", "--wrong", "2"]
+    given += ["--loader-workers", "0", "--out"]
+    assert run(cli.app, [*given, str(tmp_path / "out")]) == 0
+    assert "population is left out: the network has no BatchNorm" in capsys.readouterr().out
+    methods = EvaluationResult.from_json(tmp_path / "out" / "results.json").methods
+    assert "HWA + paired" in methods and not any("population" in method for method in methods)
+    assert run(cli.app, [*given, str(tmp_path / "asked"), "--methods", "population"]) == 2
+    assert "no BatchNorm with trained statistics" in capsys.readouterr().err
+
+
 def test_a_classifier_against_retraining(shapes_folder: Callable[..., Path], tmp_path: Path, capsys) -> None:
     out = tmp_path / "out"
     arguments = ["compare", "torchvision:resnet18", "random", "--data", str(shapes_folder()), "--image-size", "32"]

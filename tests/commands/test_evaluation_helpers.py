@@ -9,10 +9,12 @@ from rich.console import Console
 from torch import nn
 
 import aihwkit_nabn as nabn
-from aihwkit_nabn.commands._evaluation import check_out, parse_scenarios, say_written, split_names
+from aihwkit_nabn.commands._evaluation import check_out, parse_scenarios, say_written, split_names, without_impossible
 from aihwkit_nabn.errors import NabnError
+from aihwkit_nabn.evaluation.methods import method_specs
 from aihwkit_nabn.extension import import_extension
 from aihwkit_nabn.noise import NOISE_MODELS
+from aihwkit_nabn.workloads import Workload
 
 
 def test_split_names() -> None:
@@ -25,6 +27,30 @@ def test_one_setting_is_a_curve_over_time() -> None:
     assert [scenario.name for scenario in scenarios] == ["pcm, 1h", "pcm, 1d"]
     assert [scenario.t_inference for scenario in scenarios] == [3600.0, 86400.0]
     assert {(scenario.group, scenario.strength) for scenario in scenarios} == {("pcm", None)}
+
+
+@pytest.mark.parametrize(
+    ("methods", "asked", "with_statistics", "left_out"),
+    [
+        ("none,population,auto", None, True, []),
+        ("none,population,auto", None, False, ["population"]),
+        ("all", "all", True, []),
+        ("all", "all", False, ["batch", "ema", "online", "population", "prior"]),
+        ("all,prior", "all,prior", False, ["batch", "ema", "online", "population"]),
+        ("population,ema:remainder=0.2", "population, ema:remainder=0.2", False, []),
+    ],
+)
+def test_what_replaces_statistics_stays_only_where_there_are_some_or_it_was_asked_for(
+    methods: str, asked: str | None, with_statistics: bool, left_out: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 2, 3), nn.BatchNorm2d(2, track_running_stats=with_statistics))
+    workload = Workload(model=model, eval_fn=lambda network: {"accuracy": 0.0}, calibration=lambda request: [])
+    specs = method_specs(split_names(methods))
+    kept = without_impossible(Console(width=200), specs, workload, asked)
+    out = [spec for spec in specs if spec not in kept]
+    assert sorted(spec.method for spec in out) == left_out
+    said = capsys.readouterr().out
+    assert (f"{', '.join(spec.method for spec in out)} " in said and "left out" in said) if left_out else said == ""
 
 
 @pytest.mark.parametrize(

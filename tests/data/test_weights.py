@@ -58,6 +58,13 @@ def test_damaged_files(tmp_path: Path, name: str, content: bytes) -> None:
         read_checkpoint(path)
 
 
+@pytest.mark.parametrize("content", [b"hello", b"hello world\n", b"t0", b"g1\n"])
+def test_text_that_begins_as_an_instruction_of_a_pickle_is_told_from_one(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "bad.pth").write_bytes(content)
+    with pytest.raises(NabnError, match="neither a zip archive nor a pickle"):
+        read_checkpoint(tmp_path / "bad.pth")
+
+
 def test_no_file(tmp_path: Path) -> None:
     with pytest.raises(NabnError, match="is not a file; give a .pth"):
         read_checkpoint(tmp_path / "none.pth")
