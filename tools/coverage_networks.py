@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from coverage_models import LARGEST_ERROR, largest_error
+from coverage_models import LARGEST_ERROR, largest_error, randomize
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -76,7 +76,7 @@ class NetworkCoverage:
 def measure_network(
     name: str, digital: nn.Module, images: Tensor, *, start: float, noise: str, seed: int
 ) -> NetworkCoverage:
-    """Convert and verify a network with random values, compare it with the digital one, predict with a chip.
+    """Give a network random values, convert and verify it, compare it with the digital one, predict with a chip.
 
     Args:
         name: Of its row.
@@ -84,11 +84,13 @@ def measure_network(
         images: ``[N, 3, H, W]``.
         start: When it was begun, as `time.perf_counter` says.
         noise: Of the noisy chip.
-        seed: Of the chip.
+        seed: Of values and chip.
 
     Raises:
         NabnError: the network cannot be converted, or the analog one computes something else.
     """
+    digital.requires_grad_(False)  # the counter's hooks refuse parameters that are passed on as inputs
+    randomize(digital, seed)
     analog: Any = convert_to_noise_aware(digital, parse_preset(noise), example_inputs=images)
     report = analog.conversion_report
     with torch.no_grad():

@@ -7,7 +7,6 @@ from typing import Any
 
 import timm
 import torch
-from coverage_models import randomize
 from coverage_networks import NetworkCoverage, measure_network, random_images
 from torch import Tensor
 
@@ -47,8 +46,6 @@ def measure(name: str, *, noise: str = "pcm", seed: int = 0) -> NetworkCoverage:
     start = time.perf_counter()
     timm.layers.set_fused_attn(False)  # products that the counter sees
     digital = build_timm(name.removeprefix(PREFIX), model_args={"num_classes": CLASSES}, seed=seed)
-    digital.requires_grad_(False)  # the counter's hooks refuse parameters that are passed on as inputs
-    randomize(digital, seed)
     return measure_network(name, digital, _images(digital, seed), start=start, noise=noise, seed=seed)
 
 

@@ -6,7 +6,6 @@ import time
 from typing import Any
 
 import transformers
-from coverage_models import randomize
 from coverage_networks import NetworkCoverage, measure_network, random_images
 
 from aihwkit_nabn.seeding import private_rng
@@ -75,6 +74,4 @@ def measure(name: str, *, noise: str = "pcm", seed: int = 0) -> NetworkCoverage:
     config = kind.config_class(**given, attn_implementation="eager")  # products that the counter sees
     with private_rng(seed, torch_only=False):
         digital = with_plain_outputs(kind(config))
-    digital.requires_grad_(False)  # the counter's hooks refuse parameters that are passed on as inputs
-    randomize(digital, seed)
     return measure_network(name, digital, random_images(size, seed), start=start, noise=noise, seed=seed)

@@ -24,14 +24,47 @@ _ROUNDING = 1e-6
 # what a constant would have.
 _MISSING = torch.tensor(1.0)
 
-Measure = Callable[[Tensor, Tensor], Tensor]
-
 # A block holds at most this many analog layers; larger modules are whole stages, necks or heads.
 _LARGEST_BLOCK = 8
 # What these return is found in the image: other boxes, in another order, on another chip.
 _FINDING = (RegionProposalNetwork, RoIHeads)
 
 Signals = dict[str, list[Tensor]]
+Measure = Callable[[Tensor, Tensor], Tensor]
+
+
+def squared_error(y: Tensor, target: Tensor) -> Tensor:
+    """Return ``mean((y - target)^2) / var(target)``; a constant would have 1."""
+    spread = target.double().std(correction=0)
+    return ((y - target) / spread.to(target)).square().mean()
+
+
+def relative_error(y: Tensor, target: Tensor, measure: Measure = squared_error) -> Tensor | None:
+    """Return how far an output is off, 1 where its shape is another; None for a target that varies by rounding only."""
+    if target.numel() < 2:
+        return None
+    wide = target.double()  # squares of small numbers leave the range of single precision
+    if bool(wide.std(correction=0) <= _ROUNDING * wide.square().mean().sqrt()):  # never where it is NaN: must be seen
+        return None
+    return measure(y, target) if y.shape == target.shape else _MISSING
+
+
+def disagreement(y: Tensor, target: Tensor) -> Tensor:
+    """Return ``1 - r + (s - 1)^2 + d^2``, at most 1.
+
+    r is the correlation of the two, s the ratio of their standard deviations, d the difference of their means in
+    standard deviations of the target. The squared error is ``2 s (1 - r) + (s - 1)^2 + d^2``: where r is low, it
+    favours outputs of too little spread, which the rest of the network was not trained on (for the same reason,
+    hydrology replaced it: Gupta et al. 2009, doi 10.1016/j.jhydrol.2009.08.003).
+    """
+    got, wanted = y.double(), target.double()
+    bias = got.mean() - wanted.mean()
+    got, wanted = got - got.mean(), wanted - wanted.mean()
+    spread, spread_wanted = got.square().mean().sqrt(), wanted.square().mean().sqrt()
+    product = (got / spread * (wanted / spread_wanted)).mean()
+    correlation = product.where(spread != 0, 0.0)  # a constant tells nothing
+    found = 1 - correlation + (spread / spread_wanted - 1).square() + (bias / spread_wanted).square()
+    return found.clamp(min=0.0, max=1.0)
 
 
 def matching_points(model: nn.Module) -> list[str]:
@@ -71,10 +104,10 @@ class BlockObjective:
         store: SampleStore,
         prediction_weight: float,
         batch_size: int | None,
-        measure: Measure | None = None,
+        measure: Measure = squared_error,
     ) -> None:
         self.session, self.store = session, store
-        self.prediction_weight, self.measure = prediction_weight, measure or squared_error
+        self.prediction_weight, self.measure = prediction_weight, measure
         names, reference = matching_points(session.model), session.digital_model()
         self.chip_points = {name: session.model.get_submodule(name) for name in names}
         self.reference_points = {name: reference.get_submodule(name) for name in names}
@@ -162,40 +195,6 @@ class BlockObjective:
 
 def _bytes(signals: Signals) -> int:
     return sum(y.nbytes for ys in signals.values() for y in ys)
-
-
-def squared_error(y: Tensor, target: Tensor) -> Tensor:
-    """Return ``mean((y - target)^2) / var(target)``; a constant would have 1."""
-    spread = target.double().std(correction=0)
-    return ((y - target) / spread.to(target)).square().mean()
-
-
-def relative_error(y: Tensor, target: Tensor, measure: Measure = squared_error) -> Tensor | None:
-    """Return how far an output is off, 1 where its shape is another; None for a target that varies by rounding only."""
-    if target.numel() < 2:
-        return None
-    wide = target.double()  # squares of small numbers leave the range of single precision
-    if bool(wide.std(correction=0) <= _ROUNDING * wide.square().mean().sqrt()):  # never where it is NaN: must be seen
-        return None
-    return measure(y, target) if y.shape == target.shape else _MISSING
-
-
-def disagreement(y: Tensor, target: Tensor) -> Tensor:
-    """Return ``1 - r + (s - 1)^2 + d^2``, at most 1.
-
-    r is the correlation of the two, s the ratio of their standard deviations, d the difference of their means in
-    standard deviations of the target. The squared error is ``2 s (1 - r) + (s - 1)^2 + d^2``: where r is low, it
-    favours outputs of too little spread, which the rest of the network was not trained on (for the same reason,
-    hydrology replaced it: Gupta et al. 2009, doi 10.1016/j.jhydrol.2009.08.003).
-    """
-    got, wanted = y.double(), target.double()
-    bias = got.mean() - wanted.mean()
-    got, wanted = got - got.mean(), wanted - wanted.mean()
-    spread, spread_wanted = got.square().mean().sqrt(), wanted.square().mean().sqrt()
-    product = (got / spread * (wanted / spread_wanted)).mean()
-    correlation = product.where(spread != 0, 0.0)  # a constant tells nothing
-    found = 1 - correlation + (spread / spread_wanted - 1).square() + (bias / spread_wanted).square()
-    return found.clamp(min=0.0, max=1.0)
 
 
 def check_predictions(session: CalibrationSession) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +12,9 @@ from aihwkit_nabn.errors import NabnError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from aihwkit_nabn.evaluation import Scenario
     from aihwkit_nabn.results import RecordLog
-    from aihwkit_nabn.studies._base import WorkloadSource
+    from aihwkit_nabn.studies._base import WorkloadSource, WorkloadStudy
     from aihwkit_nabn.workloads import Workload
 
 
@@ -134,14 +134,35 @@ def cfg_option_items(options: Sequence[str] | None, more: Sequence[str] | None) 
     return [*options, *(more or ())] if options else None
 
 
-@contextmanager
-def progress_on(console: Console) -> Iterator[dict[str, Any]]:
-    """Give `run_study` what shows its progress on the error stream, and what it notes on trainings on `console`."""
+def run_logged(
+    study: WorkloadStudy,
+    console: Console,
+    path: Path,
+    setup: Mapping[str, Any],
+    given: Mapping[str, Any],
+    scenarios: Iterable[Scenario],
+) -> RecordLog:
+    """Run a study, its records going to a log, and return the log, closed.
+
+    Progress goes to the error stream, what is noted on trainings to `console`.
+
+    Args:
+        study: The study.
+        console: For the user.
+        path: Of the log.
+        setup: As `RecordLog` takes it.
+        given: The command's options by name.
+        scenarios: Those of the study, whose files must stay the same.
+
+    Raises:
+        NabnError: the log is of another network, set-up or file.
+    """
+    from aihwkit_nabn.evaluation.settings import agree_on_files
     from aihwkit_nabn.progress import Meter
-    from aihwkit_nabn.studies import Note, Progress
+    from aihwkit_nabn.studies import Note, Progress, run_study
     from aihwkit_nabn.studies.retraining import training_line
 
-    with Meter(transient=True) as meter:
+    with open_log(path, setup, given) as log, Meter(transient=True) as meter:
 
         def on_progress(progress: Progress) -> None:
             meter.update(progress.done, progress.total, before=progress.before)
@@ -152,7 +173,10 @@ def progress_on(console: Console) -> Iterator[dict[str, Any]]:
             if line is not None:
                 meter.tell(console, line)
 
-        yield {"on_progress": on_progress, "on_note": on_note}
+        agree_on(log, study.workload)
+        agree_on_files(log, scenarios)
+        run_study(study, log, workers=given["jobs"], on_progress=on_progress, on_note=on_note)
+    return log
 
 
 def import_extensions(sources: Sequence[str] | None) -> tuple[str, ...]:

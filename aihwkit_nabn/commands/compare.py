@@ -170,19 +170,10 @@ def command(
         split_names,
         without_impossible,
     )
-    from aihwkit_nabn.commands._workload import (
-        agree_on,
-        describe,
-        import_extensions,
-        open_log,
-        progress_on,
-        workload_source,
-    )
+    from aihwkit_nabn.commands._workload import describe, import_extensions, run_logged, workload_source
     from aihwkit_nabn.commands.demo import one_thread, with_fewer_steps
     from aihwkit_nabn.evaluation.methods import method_specs
-    from aihwkit_nabn.evaluation.settings import agree_on_files
     from aihwkit_nabn.reporting import print_price
-    from aihwkit_nabn.studies import run_study
     from aihwkit_nabn.studies.retraining import RetrainingStudy
     from aihwkit_nabn.training.recipe import Recipe
     from aihwkit_nabn.workloads import CalibrationRequest, is_config
@@ -244,11 +235,9 @@ def command(
         "their labels, at the right noise and at wrong noise; and after both.",
         highlight=False,
     )
-    log = open_log(folder / "records.jsonl", setup, ctx.params)
-    agree_on(log, study.workload)
-    agree_on_files(log, [scenario for setting in study.settings for scenario in setting.scenarios])
-    with log, progress_on(console) as shown, one_thread() if digits else contextlib.nullcontext():
-        run_study(study, log, workers=jobs, **shown)
+    scenarios = [scenario for setting in study.settings for scenario in setting.scenarios]
+    with one_thread() if digits else contextlib.nullcontext():
+        log = run_logged(study, console, folder / "records.jsonl", setup, ctx.params, scenarios)
         result = study.result(log)
     print_price(result, console)
     show_result(console, result, folder)

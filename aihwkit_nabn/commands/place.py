@@ -79,20 +79,11 @@ def command(
         say_written,
         split_names,
     )
-    from aihwkit_nabn.commands._workload import (
-        agree_on,
-        describe,
-        import_extensions,
-        open_log,
-        progress_on,
-        workload_source,
-    )
+    from aihwkit_nabn.commands._workload import describe, import_extensions, run_logged, workload_source
     from aihwkit_nabn.errors import NabnError
     from aihwkit_nabn.evaluation.methods import method_specs
-    from aihwkit_nabn.evaluation.settings import agree_on_files
     from aihwkit_nabn.files import write_text
     from aihwkit_nabn.reporting.placement import placement_markdown, plot_placement, print_placement
-    from aihwkit_nabn.studies import run_study
     from aihwkit_nabn.studies.placement import PlacementStudy
     from aihwkit_nabn.workloads import CalibrationRequest
 
@@ -134,11 +125,8 @@ def command(
         "seed": seed,
         "exclude": list(study.exclude),
     }
-    with open_log(folder / "placement.jsonl", setup, ctx.params) as log, progress_on(console) as shown:
-        agree_on(log, study.workload)
-        agree_on_files(log, study.plan.scenarios)
-        run_study(study, log, workers=jobs, **shown)
-        result, placement = study.result(log.records), study.placement(log.records)
+    log = run_logged(study, console, folder / "placement.jsonl", setup, ctx.params, study.plan.scenarios)
+    result, placement = study.result(log.records), study.placement(log.records)
     print_placement(result, console)
     placement.to_json(folder / "placement.json")
     write_text(folder / "placement.md", placement_markdown(result))

@@ -60,17 +60,8 @@ def command(
     from rich.console import Console
 
     from aihwkit_nabn.commands._evaluation import check_out, folder_name, parse_scenarios, split_names
-    from aihwkit_nabn.commands._workload import (
-        agree_on,
-        describe,
-        import_extensions,
-        open_log,
-        progress_on,
-        workload_source,
-    )
+    from aihwkit_nabn.commands._workload import describe, import_extensions, run_logged, workload_source
     from aihwkit_nabn.evaluation.methods import method_specs
-    from aihwkit_nabn.evaluation.settings import agree_on_files
-    from aihwkit_nabn.studies import run_study
     from aihwkit_nabn.studies.layers import LayersStudy
     from aihwkit_nabn.workloads import CalibrationRequest
 
@@ -100,12 +91,8 @@ def command(
     setup |= {"batch_size": batch_size, "image_size": image_size, "cfg_options": cfg_options, "take": take}
     if ignore_index is not None:
         setup |= {"ignore_index": ignore_index}
-    with open_log(folder / "sensitivity.jsonl", setup, ctx.params) as log, progress_on(console) as shown:
-        agree_on(log, study.workload)
-        agree_on_files(log, study.plan.scenarios)
-        run_study(study, log, workers=jobs, **shown)
-        result = study.result(log.records)
-    _show(console, result, folder)
+    log = run_logged(study, console, folder / "sensitivity.jsonl", setup, ctx.params, study.plan.scenarios)
+    _show(console, study.result(log.records), folder)
 
 
 def _show(console: Console, result: Results, folder: Path) -> None:

@@ -14,7 +14,6 @@ from torchvision.transforms import functional as pixels
 
 from aihwkit_nabn.data.coco import CocoAnnotations, open_coco
 from aihwkit_nabn.data.image_files import FileList, by_size
-from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.workloads._base import LoadSettings, Workload
 from aihwkit_nabn.workloads._detector import Detector, tested_objects
 from aihwkit_nabn.workloads._image_network import Size, check_forward
@@ -42,9 +41,7 @@ def load_detector(
     folder = open_coco(data)
     label_of = _labels_of(folder.val, architecture)
     numbers = tested_objects(folder.val, settings)
-    processor = read_processor(architecture)
-    if not hasattr(processor.own, _POST):
-        raise NabnError(f"{type(processor.own).__name__} of {processor.place} has no {_POST}")
+    processor = read_processor(architecture, makes=_POST)
     model, notes = load_network(architecture)
     detector = TransformersDetector(
         name=architecture.name,

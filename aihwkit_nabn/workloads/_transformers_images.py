@@ -66,13 +66,20 @@ class Processor:
         return f"images: {', '.join(told)}: {self.place}"
 
 
-def read_processor(architecture: Architecture) -> Processor:
+def read_processor(architecture: Architecture, makes: str = "") -> Processor:
     """Return a folder's image processor.
 
+    Args:
+        architecture: Of the folder.
+        makes: The method that makes results of the network's outputs, where it is needed.
+
     Raises:
-        NabnError: there is none, it cannot be read, fails on an image, or pads images to a size of its own.
+        NabnError: there is none, it cannot be read, lacks the method, fails on an image, or pads images to a size of
+            its own.
     """
     own, place = load_processor(architecture), str(architecture.folder / PROCESSOR)
+    if makes and not hasattr(own, makes):
+        raise NabnError(f"{type(own).__name__} of {place} has no {makes}")
     if getattr(own, "do_pad", None) and getattr(own, "pad_size", None):
         raise NabnError(
             f"{place} pads images to {dict(own.pad_size)}, which a network must be told of by a mask; do_pad must be "

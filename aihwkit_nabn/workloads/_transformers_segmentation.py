@@ -43,9 +43,7 @@ def load_segmenter(
     """
     folder = open_masks(data)
     names = _names_of(folder, architecture, data)
-    processor = read_processor(architecture)
-    if not hasattr(processor.own, _POST):
-        raise NabnError(f"{type(processor.own).__name__} of {processor.place} has no {_POST}")
+    processor = read_processor(architecture, makes=_POST)
     notes = []
     if getattr(processor.own, "do_reduce_labels", None):
         folder = replace(folder, train=replace(folder.train, from_one=True), val=replace(folder.val, from_one=True))

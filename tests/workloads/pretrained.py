@@ -9,10 +9,16 @@ from typing import Any
 import torch
 from torch import nn
 
+from aihwkit_nabn.workloads import LoadSettings, Workload, load_workload
+
 _BACKBONE = {"embedding_size": 8, "hidden_sizes": [8, 12, 16, 20], "depths": [1, 1, 1, 1], "layer_type": "basic"}
 _ATTENTION = {"num_hidden_layers": 2, "num_attention_heads": 3, "hidden_size": 24, "intermediate_size": 48}
 _DETR = {"d_model": 32, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "num_queries": 10, "decoder_layers": 2}
 SIZE = 32
+# Labels of classifiers, detectors and segmenters.
+ANIMALS = {0: "circle", 1: "Square_2", 2: "none of them"}
+SHAPES = {0: "N/A", 1: "triangle", 2: "circle", 3: "N/A", 4: "rectangle"}
+PIXELS = {0: "background", 1: "circle", 2: "rectangle", 3: "triangle"}
 
 
 def make(name: str, **given: Any) -> Any:
@@ -109,3 +115,8 @@ def save(folder: Path, name: str, labels: dict[int, str] | int, **given: Any) ->
 
 def _named(labels: dict[int, str]) -> dict[str, Any]:
     return {"id2label": labels, "label2id": {name: label for label, name in labels.items()}}
+
+
+def load_folder(folder: Path | str, data: Path, *, batch: int | None = None, **given: Any) -> Workload:
+    settings = LoadSettings(loader_workers=0, batch_size=batch)
+    return load_workload(f"transformers:{folder}", settings, data=str(data), **given)

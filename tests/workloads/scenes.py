@@ -1,4 +1,4 @@
-"""Small data sets of drawn shapes, for detection and segmentation."""
+"""Small data sets of drawn shapes, for detection and segmentation, and detectors on them."""
 
 from __future__ import annotations
 
@@ -13,6 +13,10 @@ from PIL import Image
 from torch import nn
 
 from aihwkit_nabn.data.shapes import write_shapes
+from aihwkit_nabn.workloads import LoadSettings, Workload, load_workload
+
+SSD = "ssdlite320_mobilenet_v3_large"
+RCNN = "fasterrcnn_mobilenet_v3_large_320_fpn"
 
 
 def draw_coco(root: Path, *, n_train: int = 4, n_val: int = 3, change: Callable[[Any], Any] | None = None) -> Path:
@@ -71,3 +75,16 @@ def settled(model: Any, size: int = 64) -> Any:
     for norm, momentum in zip(norms, kept, strict=True):
         norm.momentum = momentum
     return model.eval()
+
+
+def load_drawn(data: Path, name: str = SSD, *, test_images: int | None = None, seed: int = 0, **given: Any) -> Workload:
+    """Return one of torchvision's detectors on drawn shapes; small images, random weights where nothing is given."""
+    settings = LoadSettings(seed=seed, test_images=test_images, loader_workers=0)
+    options = {"checkpoint": "random", "data": str(data), "image_size": 64, **given}
+    return load_workload(f"torchvision:{name}", settings, **{k: v for k, v in options.items() if v is not None})
+
+
+def save_state(path: Path, model: nn.Module) -> str:
+    """Write a network's state dict; return the file as text."""
+    torch.save(model.state_dict(), path)
+    return str(path)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -20,65 +18,17 @@ from aihwkit_nabn import cli
 from aihwkit_nabn.commands._run import run
 from aihwkit_nabn.data.coco import open_coco
 from aihwkit_nabn.data.segmentation import open_masks
-from aihwkit_nabn.errors import NabnError
 from aihwkit_nabn.training import TrainingNoise
 from aihwkit_nabn.training.recipe import Recipe
-from aihwkit_nabn.workloads import CalibrationRequest, LoadSettings, Workload, find_workload, load_workload
+from aihwkit_nabn.workloads import CalibrationRequest, Workload
 from aihwkit_nabn.workloads._transformers_files import Boxes
-from tests.workloads.scenes import draw_coco, draw_masks
 
 transformers = pytest.importorskip("transformers", reason="needs transformers: uv sync")
-from tests.workloads.pretrained import make, save  # noqa: E402
+from tests.workloads.pretrained import ANIMALS, SHAPES, load_folder, make  # noqa: E402
 
 Folder = Callable[..., Path]
-ANIMALS = {0: "circle", 1: "Square_2", 2: "none of them"}
-SHAPES = {0: "N/A", 1: "triangle", 2: "circle", 3: "N/A", 4: "rectangle"}
-PIXELS = {0: "background", 1: "circle", 2: "rectangle", 3: "triangle"}
 PERFECT = nabn.presets.GaussianWeightNoisePreset(sigma=0.0)
 RECIPE = Recipe(epochs=1, learning_rate=0.001, clip_sigma=2.5, seed=0)
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Class folders whose order is not that of the labels, images of two shapes."""
-    root = tmp_path_factory.mktemp("classes")
-    draws = np.random.default_rng(0)
-    for part, count in (("train", 4), ("val", 5)):
-        for name in ("square 2", "circle"):
-            (root / part / name).mkdir(parents=True)
-            for number in range(count):
-                values = draws.integers(0, 256, (40, 50 + 10 * (number % 2), 3), dtype=np.uint8)
-                Image.fromarray(values).save(root / part / name / f"{number}.png")
-    return root
-
-
-@pytest.fixture(scope="module")
-def coco(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return draw_coco(tmp_path_factory.mktemp("coco"))
-
-
-@pytest.fixture(scope="module")
-def masks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return draw_masks(tmp_path_factory.mktemp("masks"))
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Folders of tiny networks, each written once."""
-    root = tmp_path_factory.mktemp("saved")
-    labels = {"detr": SHAPES, "rt_detr": SHAPES, "segformer": PIXELS}
-
-    def folder(name: str) -> Path:
-        if not (root / name).is_dir():
-            save(root / name, name, labels.get(name, ANIMALS))
-        return root / name
-
-    return folder
-
-
-def _load(folder: Path | str, data: Path, *, batch: int | None = None, **given: Any) -> Workload:
-    settings = LoadSettings(loader_workers=0, batch_size=batch)
-    return load_workload(f"transformers:{folder}", settings, data=str(data), **given)
 
 
 class _Knowing(nn.Module):
@@ -111,7 +61,7 @@ def test_a_classifier_scores_what_transformers_says_under_its_own_labels(
         scores = [network(**own(images=Image.open(path), return_tensors="pt")).logits[0] for path in paths]
     found = [network.config.id2label[int(row.argmax())].lower().replace("_", " ") for row in scores]
     right = [path.parent.name == name for path, name in zip(paths, found, strict=True)]
-    workload = _load(folder, pictures)
+    workload = load_folder(folder, pictures)
     assert workload.eval_fn(workload.model) == {"accuracy": pytest.approx(100 * sum(right) / len(right))}
     assert "2 classes of the network's 3, images of 32 x 32 pixels" in workload.description[0]
     assert workload.description[-1].startswith(f"images: {type(own).__name__}, size ")
@@ -128,7 +78,7 @@ def test_a_classifier_scores_what_transformers_says_under_its_own_labels(
 def test_a_detector_that_knows_all_finds_all_in_images_of_two_sizes(
     name: str, saved: Callable[[str], Path], coco: Path
 ) -> None:
-    workload = _load(saved(name), coco, per_class=True)
+    workload = load_folder(saved(name), coco, per_class=True)
     truth, own = open_coco(coco).val, transformers.AutoImageProcessor.from_pretrained(saved(name))
     label_of = {text: label for label, text in SHAPES.items()}
 
@@ -174,7 +124,7 @@ def test_a_segmenter_that_knows_all_scores_a_hundred_and_masks_may_count_from_on
             return torch.stack(one_hot)
 
     def numbers(folder: Path, first: int) -> dict[str, float]:
-        workload = _load(folder, masks, per_class=True, batch=2)
+        workload = load_folder(folder, masks, per_class=True, batch=2)
         answers = []
         for place, path in enumerate(part.images):
             image = Image.open(path).convert("RGB")
@@ -196,13 +146,13 @@ def test_calibration_images_are_plain_or_moved_at_random(
     saved: Callable[[str], Path], pictures: Path, coco: Path, masks: Path
 ) -> None:
     for name, data in (("vit", pictures), ("detr", coco), ("segformer", masks)):
-        images = _calibration(_load(saved(name), data))
+        images = _calibration(load_folder(saved(name), data))
         plain = [images(seed=seed) for seed in range(3)]
         moved = [images(seed=seed, images="augmented") for seed in range(3)]
         assert {tuple(part.shape) for part in moved} == {tuple(part.shape) for part in plain}
         assert not all(torch.equal(one, other) for one, other in zip(plain, moved, strict=True)), name
         assert torch.equal(moved[0], images(images="augmented")) and not torch.equal(plain[0], plain[1])
-    digits = next(iter(_load(saved("vit"), pictures).calibration(CalibrationRequest(n=2, source="other_data"))))
+    digits = next(iter(load_folder(saved("vit"), pictures).calibration(CalibrationRequest(n=2, source="other_data"))))
     assert digits.shape == (2, 3, 32, 32) and float(digits.min()) == pytest.approx(-1.0, abs=0.02)
 
 
@@ -210,7 +160,7 @@ def test_images_held_back_from_calibration_are_measured_on(
     saved: Callable[[str], Path], pictures: Path, coco: Path, masks: Path
 ) -> None:
     for name, data in (("vit", pictures), ("detr", coco), ("segformer", masks)):
-        workload = _load(saved(name), data)
+        workload = load_folder(saved(name), data)
         assert workload.held_back is not None
         measure = workload.held_back(2, CalibrationRequest(n=2))
         assert measure is not None and measure(workload.model).keys() == workload.eval_fn(workload.model).keys()
@@ -243,208 +193,6 @@ def test_every_matrix_lies_on_a_tile_and_computes_the_same(name: str, normalizat
         assert len(nabn.calibrate(chip, [images], "population").layers) == normalizations
 
 
-# The folder
-
-
-def test_nothing_is_downloaded_or_said_and_settings_come_back(
-    saved: Callable[[str], Path], pictures: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    from huggingface_hub import constants
-    from transformers.utils import logging
-
-    def refuses(*args: object) -> None:
-        raise AssertionError(f"connects to {args}")
-
-    folder = saved("vit")
-    before = constants.HF_HUB_OFFLINE, logging.get_verbosity(), logging.is_progress_bar_enabled()
-    monkeypatch.setattr(socket.socket, "connect", refuses)
-    capfd.readouterr()
-    _load(folder, pictures)
-    with pytest.raises(NabnError, match=r"there is no folder 'google/vit-base-patch16-224', and nothing is downloaded"):
-        _load("google/vit-base-patch16-224", pictures)
-    assert (constants.HF_HUB_OFFLINE, logging.get_verbosity(), logging.is_progress_bar_enabled()) == before
-    assert capfd.readouterr() == ("", "")
-
-
-def test_weights_in_other_forms_are_the_same_network(
-    tmp_path: Path, saved: Callable[[str], Path], pictures: Path
-) -> None:
-    folder = saved("vit")
-    expected = _load(folder, pictures).model.state_dict()
-
-    def other(name: str) -> Path:
-        shutil.copytree(folder, tmp_path / name, ignore=shutil.ignore_patterns("*.safetensors"))
-        return tmp_path / name
-
-    network = transformers.ViTForImageClassification.from_pretrained(folder)
-    network.save_pretrained(other("shards"), max_shard_size="10KB")
-    state = network.state_dict()
-    torch.save(state, other("pickled") / "pytorch_model.bin")
-    torch.save(state | {"extra.weight": torch.ones(2)}, other("more") / "pytorch_model.bin")
-    for name in ("shards", "pickled", "more"):
-        workload = _load(tmp_path / name, pictures)
-        found = workload.model.state_dict()
-        assert all(torch.equal(found[key], expected[key]) for key in expected)
-        assert ("left out, not of this network: extra.weight" in " ".join(workload.description)) == (name == "more")
-    network.half().save_pretrained(other("half"))
-    assert {p.dtype for p in _load(tmp_path / "half", pictures).model.parameters()} == {torch.float32}
-    next((tmp_path / "shards").glob("model-00002*")).unlink()
-    with pytest.raises(NabnError, match=r"lacks model-00002-of-.*, which model\.safetensors\.index\.json names"):
-        _load(tmp_path / "shards", pictures)
-
-
-def _config(**changes: Any) -> Callable[[Path], None]:
-    def change(folder: Path) -> None:
-        path = folder / "config.json"
-        path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
-
-    return change
-
-
-def _processor(**changes: Any) -> Callable[[Path], None]:
-    def change(folder: Path) -> None:
-        path = folder / "preprocessor_config.json"
-        path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
-
-    return change
-
-
-def _other_weights(folder: Path) -> None:
-    make("resnet", num_labels=3).save_pretrained(folder / "other")
-    shutil.copy(folder / "other/model.safetensors", folder / "model.safetensors")
-
-
-def _pickled_code(folder: Path) -> None:
-    (folder / "model.safetensors").unlink()
-    torch.save({"weight": torch.nn.Linear(2, 2)}, folder / "pytorch_model.bin")
-
-
-def _truncated(folder: Path) -> None:
-    file = folder / "model.safetensors"
-    file.write_bytes(file.read_bytes()[:5000])
-
-
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (lambda f: (f / "config.json").unlink(), r"has no config\.json, which save_pretrained writes"),
-        (lambda f: (f / "config.json").write_text("{"), r"config\.json cannot be read"),
-        (lambda f: (f / "config.json").write_text("[1]"), r"config\.json must hold a mapping, got a list"),
-        (_config(architectures=None), r"must say in architectures which network .* got None"),
-        (
-            _config(architectures=["BertForMaskedLM"]),
-            "holds BertForMaskedLM, which is for none of image classification",
-        ),
-        (_config(architectures=["ViTModel"]), "holds ViTModel, which is for none of .*semantic segmentation"),
-        (_config(architectures=["DetrForSegmentation"]), "holds DetrForSegmentation, which is for none of"),
-        (_config(hidden_size="wide"), r"config\.json cannot be read: .*hidden_size"),
-        (
-            _config(num_hidden_layers=3),
-            r"do not fit ViTForImageClassification of .*: missing vit\.\S+, vit\.\S+, vit\.\S+ and \d+",
-        ),
-        (_config(hidden_size=27), "do not fit ViTForImageClassification of .*: of another shape"),
-        (_config(id2label={0: "circle", 1: "square 2"}), r"do not fit .*: of another shape classifier\.bias"),
-        (
-            lambda f: (f / "model.safetensors").unlink(),
-            "has no weights: neither model.safetensors nor pytorch_model.bin",
-        ),
-        (_other_weights, r"do not fit ViTForImageClassification of .*: missing "),
-        (_truncated, r"weights .*model\.safetensors cannot be loaded into"),
-        (_pickled_code, "holds Python objects besides tensors, which are not loaded because they can run code"),
-        (lambda f: (f / "preprocessor_config.json").unlink(), r"has no preprocessor_config\.json"),
-        (lambda f: (f / "preprocessor_config.json").write_text("no"), r"preprocessor_config\.json cannot be read"),
-        (_processor(image_processor_type="NoSuchProcessor"), r"preprocessor_config\.json cannot be read: "),
-        (_processor(image_mean=[0.5, 0.5]), r"preprocessor_config\.json fails on an image: \w+"),
-        (
-            _processor(size={"shortest_edge": 32}),
-            "must make square images of one size .* got 3 x 32 x 42 and 3 x 42 x 32",
-        ),
-        (_processor(size={"height": 64, "width": 64}), "cannot take images of 64 x 64 pixels"),
-        (
-            _config(id2label={0: "cat", 1: "dog", 2: "eel"}),
-            "2 of the 2 class folders of .* are none of the labels .*cat",
-        ),
-        (
-            _config(id2label={0: "a", 1: "circle", 2: "dog"}),
-            "1 of the 2 class folders of .*: square 2; its id2label has",
-        ),
-    ],
-)
-def test_one_clear_error(
-    damage: Callable[[Path], Any], message: str, tmp_path: Path, saved: Callable[[str], Path], pictures: Path
-) -> None:
-    shutil.copytree(saved("vit"), tmp_path / "vit")
-    damage(tmp_path / "vit")
-    with pytest.raises(NabnError, match=message):
-        _load(tmp_path / "vit", pictures)
-
-
-@pytest.mark.parametrize(
-    ("name", "given", "message"),
-    [
-        (
-            "vit",
-            {"per_class": True},
-            "per_class is for object detection and semantic segmentation, but ViTFor.* is for",
-        ),
-        (
-            "detr",
-            {"ignore_index": 3},
-            "ignore_index is for semantic segmentation, but DetrFor.* is for object detection",
-        ),
-        ("vit", {"checkpoint": "w.pth"}, "takes no checkpoint; use the weights in the folder; it takes data, device"),
-        ("vit", {"image_size": 48}, r"takes no image_size; use preprocessor_config\.json in the folder"),
-        ("vit", {"data": None}, "needs data: the folder; for a classifier train/CLASS/images .* images with masks"),
-        ("vit", {"device": "abacus"}, "device must be one that torch can use"),
-    ],
-)
-def test_options_are_those_of_the_task(
-    name: str, given: dict[str, Any], message: str, saved: Callable[[str], Path], pictures: Path
-) -> None:
-    options = {key: value for key, value in {"data": str(pictures), **given}.items() if value is not None}
-    with pytest.raises(NabnError, match=message):
-        load_workload(f"transformers:{saved(name)}", **options)
-
-
-def test_data_of_detectors_and_segmenters_must_fit_the_labels(
-    tmp_path: Path, saved: Callable[[str], Path], coco: Path, masks: Path
-) -> None:
-    for name, labels in (("numbered", 4), ("by_id", 5)):
-        shutil.copytree(saved("detr"), tmp_path / name)
-        _config(id2label={i: f"LABEL_{i}" for i in range(labels)})(tmp_path / name)
-    with pytest.raises(NabnError, match="has 5 labels without names, but there are 3 categories of"):
-        _load(tmp_path / "by_id", coco)
-    with pytest.raises(NabnError, match="do not fit DetrForObjectDetection .*: of another shape class_labels"):
-        _load(tmp_path / "numbered", coco)  # 4 are the category ids, 1 to 3
-    _config(id2label={i: name for i, name in enumerate("a circle b rectangle d".split())})(tmp_path / "by_id")
-    with pytest.raises(NabnError, match="1 of the 3 categories of .* are none of the labels of .*: triangle"):
-        _load(tmp_path / "by_id", coco)
-    _processor(do_pad=True, pad_size={"height": 96, "width": 96})(tmp_path / "by_id")
-    shutil.copy(saved("detr") / "config.json", tmp_path / "by_id")
-    with pytest.raises(NabnError, match=r"pads images to \{'height': 96, 'width': 96\}.*do_pad must be false"):
-        _load(tmp_path / "by_id", coco)
-    shutil.copytree(masks, tmp_path / "masks")
-    names = ["background", "circle", "triangle", "rectangle"]
-    for listed, message in (
-        (names, "must name them in order: class 2 is 'rectangle', got 'triangle'"),
-        (names[:2], "must name them in order: class 2 is 'rectangle', got missing"),
-        (["sky", *names[1:]], r"1 of the 4 names in .*classes\.txt are none of the labels"),
-    ):
-        (tmp_path / "masks/classes.txt").write_text("\n".join(listed))
-        with pytest.raises(NabnError, match=message):
-            _load(saved("segformer"), tmp_path / "masks")
-
-
-def test_a_network_is_built_without_weights_and_data(tmp_path: Path, saved: Callable[[str], Path]) -> None:
-    (tmp_path / "bare").mkdir()
-    shutil.copy(saved("rt_detr") / "config.json", tmp_path / "bare")
-    kind, name = find_workload(f"transformers:{tmp_path / 'bare'}")
-    assert kind.build is not None
-    first, second = kind.build(name), kind.build(name)
-    assert not first.training and type(first).__name__ == "RTDetrForObjectDetection"
-    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
-
-
 # Training, and the commands
 
 
@@ -453,7 +201,7 @@ def test_a_network_is_built_without_weights_and_data(tmp_path: Path, saved: Call
 def test_training_moves_the_network_and_keeps_its_form(
     name: str, saved: Callable[[str], Path], pictures: Path, coco: Path, masks: Path
 ) -> None:
-    workload = _load(saved(name), {"vit": pictures, "segformer": masks}.get(name, coco), batch=3)
+    workload = load_folder(saved(name), {"vit": pictures, "segformer": masks}.get(name, coco), batch=3)
     assert workload.train is not None
     trained = workload.train(TrainingNoise(std=0.02), None, RECIPE)
     before, after = workload.model.state_dict(), trained.model.state_dict()
